@@ -66,21 +66,25 @@ class Shares(Config):
     """An atom, a bond or a ring of one inserted, deleted or changed."""
     neighbour: float = Field(0.25, ge=0)
     """A mutation that stays similar to its parent: Tanimoto similarity of 0.5 or more."""
+    fragments: float = Field(0, ge=0, exclude_if=lambda share: not share)
+    """A piece of one molecule joined with a piece of another one, at bonds that chemists can make
+    (BRICS)."""
     prior: float = Field(0, ge=0, exclude_if=lambda share: not share)
     """A sample of the prior, which has no parent."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one operator at least."""
         if not any(self.model_dump().values()):
-            yield "", "crossover, mutation, neighbour and prior are all 0: give one of them a share"
+            names = ", ".join(type(self).model_fields)
+            yield "", f"all are 0 ({names}): give one of them a share"
 
 
 class ExplorationConfig(Config):
     """Spends some calls on molecules made of the memory's best.
 
     They are children of the molecules that the diversity filter pays most for today, by the genetic
-    operators of graph GA, or samples of the prior. Each costs its call, joins the batch of its
-    step, and enters the memory.
+    operators of graph GA or by BRICS, or samples of the prior. Each costs its call, joins the batch
+    of its step, and enters the memory.
     """
 
     calls: int = Field(16, ge=1, le=1_000)
@@ -99,7 +103,7 @@ class ExplorationConfig(Config):
     parents: int = Field(100, ge=1)
     """So many molecules of the memory are parents, alike: those that are paid most today."""
     shares: Shares = Shares()
-    """How often each operator is tried: crossover, mutation, neighbour, prior."""
+    """How often each operator is tried: crossover, mutation, neighbour, fragments, prior."""
     optimism: float = Field(1.0, ge=0)
     """The forest's expectation is raised by so many standard deviations between its trees."""
     refit: int = Field(48, ge=1)

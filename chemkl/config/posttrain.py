@@ -287,10 +287,10 @@ class PosttrainConfig(ObjectiveConfig):
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
     clip), without a shaper that compares molecules. null: none."""
     exploration: ExplorationConfig | None = later()
-    """Spends some calls of each step on children of the memory's best molecules, by crossover,
-    mutation and close neighbours, from which the policy learns as from replayed ones; needs a
-    memory, and an estimator that does not weigh old rows (as rloo, ppo and grpo do). null: all
-    calls are for the policy's samples."""
+    """Spends some calls on children of the memory's best molecules (crossover, mutation, close
+    neighbours, fragments), from which the policy learns as from replayed ones; needs a memory, and
+    an estimator that does not weigh old rows (as rloo, ppo and grpo do). null: all calls are for
+    the policy's samples."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
     updates_per_batch: int = later(1, ge=1)

@@ -80,8 +80,8 @@ stage int32: Stage of the run that sampled this row, from 1.
 final_reward bool: Whether the reward is that of the last stage, by which the run is evaluated.
 tau float64: Reward from which on a row was a hit in this step. Null: none, or a batch's quantile.
 beta float64: The target's beta in this step.
-origin string: Who proposed the molecule: policy (sampled), crossover, mutation, neighbour or
-  prior (exploration) or seed; of a replayed one, who did so first.
+origin string: Who proposed the molecule: policy (sampled), crossover, mutation, neighbour,
+  fragments or prior (exploration) or seed; of a replayed one, who did so first.
 """)}  # fmt: skip
 """What runs of several stages, with a target that moves or with exploration have besides."""
 

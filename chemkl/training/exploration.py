@@ -177,7 +177,7 @@ def check_exploration(config: ExplorationConfig) -> None:
     Raises:
         InputError: a line for each package that is not.
     """
-    has_children = any(getattr(config.shares, origin) for origin in SHARES)
+    has_children = any(getattr(config.shares, origin) for origin in SHARES if origin != "fragments")
     lacking = complaints((graph_ga,)) if has_children else []
     amiss = [f"exploration: {line}" for line in lacking]
     InputError.refuse(amiss + (complaints((_forest,)) if config.screen == "surrogate" else []))

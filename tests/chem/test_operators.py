@@ -2,10 +2,12 @@
 
 import builtins
 import time
+from itertools import combinations
 
 import numpy as np
 import pytest
 from rdkit import Chem, rdBase
+from rdkit.Chem import BRICS
 
 from chemkl.chem import operators
 from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
@@ -65,6 +67,38 @@ def test_neighbours_are_similar_and_mutations_need_not_be():
     assert min(similarities("mutation")) < 0.6
 
 
+def test_fragments_join_pieces_of_two_parents_at_bonds_that_brics_knows():
+    found = propose(PARENTS, 10, numbers(), shares={"fragments": 1.0})
+    assert found == propose(PARENTS, 10, numbers(), shares={"fragments": 1.0})
+    assert len(found) == 10
+    for one in found:
+        assert one.origin == "fragments"
+        ours, *theirs = (
+            {text for _, text in operators._pieces(each)} for each in (one.smiles, *one.parents)
+        )
+        assert all(ours & pieces for pieces in theirs)
+
+
+@pytest.mark.parametrize("whole", ["CN1CCC[C@H]1c1cccnc1", "CC(=O)N[C@@H](C)c1ccc(OC)cc1"])
+def test_pieces_have_the_ends_of_brics_and_keep_their_stereo(whole):
+    mol, known, made = Chem.MolFromSmiles(whole), set(), set()
+    for bond in BRICS.FindBRICSBonds(mol):
+        cut = Chem.MolToSmiles(BRICS.BreakBRICSBonds(mol, [bond]), isomericSmiles=True)
+        known |= {unturned(text) for text in cut.split(".")}
+    pieces = operators._pieces(whole)
+    assert {unturned(text.replace("*:1", f"{kind}*")) for kind, text in pieces} == known
+    for (_, one), (_, other) in combinations(pieces, 2):
+        made.add(Chem.MolToSmiles(Chem.molzip(Chem.MolFromSmiles(f"{one}.{other}"))))
+    assert Chem.CanonSmiles(whole) in made
+
+
+def unturned(smiles):
+    """A SMILES without stereocentres, and with isotopes."""
+    mol = Chem.MolFromSmiles(smiles)
+    Chem.RemoveStereochemistry(mol)
+    return Chem.MolToSmiles(mol)
+
+
 def test_the_seed_decides_and_the_parents_are_left_alone(sixty):
     assert propose(list(PARENTS), 60, numbers()) == sixty
     assert propose(PARENTS, 60, numbers(1)) != sixty
@@ -94,7 +128,9 @@ def test_one_parent_has_no_crossover_and_a_poor_one_few_children():
     alone = propose([PARENTS[0]], 10, numbers())
     assert {one.origin for one in alone} <= {"mutation", "neighbour"}
     assert len(alone) == 10
-    assert propose([PARENTS[0]], 3, numbers(), shares={"crossover": 1.0}) == []
+    for two in ("crossover", "fragments"):
+        assert propose([PARENTS[0]], 3, numbers(), shares={two: 1.0}) == []
+    assert propose(["CC", "CCC"], 3, numbers(), shares={"fragments": 1.0}) == []  # nothing to cut
     assert len(propose(["C"], 500, numbers(), shares={"mutation": 1.0})) < 500
 
 

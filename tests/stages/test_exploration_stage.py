@@ -273,7 +273,7 @@ def test_seeds_are_parents(config, tmp_path):
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
-         "exploration.shares: crossover, mutation, neighbour and prior are all 0: give one of"),
+         "exploration.shares: all are 0 (crossover, mutation, neighbour, fragments, prior): give"),
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip
