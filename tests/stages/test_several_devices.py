@@ -65,7 +65,7 @@ def test_two_processes_have_one_memory(config, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("screen", ["prior", "surrogate"])
 def test_two_processes_explore_as_one(config, tmp_path, screen):
-    explores = {"calls": 5, "parents": 20, "refit": 2, "screen": screen}
+    explores = {"calls": 5, "every": 2, "parents": 20, "refit": 2, "screen": screen}
     config |= {"memory": {"capacity": 60, "rows": 7}, "exploration": explores}
     posttrain.run(config, tmp_path / "two")
     posttrain.run(config | ONE, tmp_path / "one")
