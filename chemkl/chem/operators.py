@@ -22,7 +22,7 @@ from chemkl.config.base import install
 
 Origin = Literal["crossover", "mutation", "neighbour", "fragments"]
 SHARES: Mapping[Origin, float] = {
-    "crossover": 0.5, "mutation": 0.25, "neighbour": 0.25, "fragments": 0.0
+    "crossover": 0.25, "mutation": 0.125, "neighbour": 0.125, "fragments": 0.5
 }  # fmt: skip
 OF_TWO = ("crossover", "fragments")
 """Operators that need two parents."""
@@ -112,8 +112,9 @@ def _child(
             if origin == "fragments":
                 child = _joined(parents[0], parents[1], numbers)
             else:
+                crossover, mutate = graph_ga()
                 mols = [Chem.MolFromSmiles(smiles) for smiles in parents]
-                child = graph_ga()[origin != "crossover"](*mols, numbers)
+                child = (mutate if len(mols) == 1 else crossover)(*mols, numbers)
             text = "" if child is None else Chem.MolToSmiles(child)
         except (ValueError, RuntimeError):  # RDKit's, of a graph that it cannot make sense of
             return None
@@ -147,8 +148,8 @@ def _pieces(smiles: str) -> list[tuple[int, str]]:
             labels = labels[::-1]
         cut = Chem.FragmentOnBonds(mol, [bond.GetIdx()], dummyLabels=[labels])
         for text in Chem.MolToSmiles(cut).split("."):
-            kind = int(_END.findall(text)[0])
-            pieces.add((kind, _END.sub("[*:1]", text)))
+            if ends := _END.findall(text):  # else it is a salt beside
+                pieces.add((int(ends[0]), _END.sub("[*:1]", text)))
     return sorted(pieces)
 
 

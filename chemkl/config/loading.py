@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from chemkl.config.base import SAID, InputError, Keys, cut, did_you_mean, shown
-from chemkl.config.document import MOST_LEVELS, QUOTE_HINT, Document, parse
+from chemkl.config.document import MOST_LEVELS, QUOTE_HINT, Document, dump, parse
 from chemkl.config.paths import InputPath
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -87,6 +87,10 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
     if isinstance(data, list | tuple) and isinstance(key, int) and key < len(data):
         return [*data[:key], _replaced(data[key], override, depth + 1), *data[key + 1 :]]
     problem = f"is {shown(data)}, which has no keys inside it"
+    if isinstance(data, str) and depth + 1 == len(override.keys):
+        whole = {"kind": data, key: override.value}
+        names = ".".join(map(str, override.keys[:depth]))
+        problem += f"; of a kind with its keys write {names}='{dump(whole, one_line=True)}'"
     if isinstance(data, list | tuple):
         positions = f"{key!r} is not one of its positions 0 to {len(data) - 1}"
         problem = f"is a list of {len(data)}; {positions}"
@@ -115,6 +119,7 @@ def place_of(
         elif (
             shared > there  # it made a section that was not there
             or (shared == len(wanted) and names[-1] in re.findall(r"\w+", text))
+            or (not ill_fitting and names[:-1] == wanted[:-1] and f" {names[-1]} " in text)
             or (ill_fitting and names == [*wanted[:-1], "kind"])
         ):
             authors.append((number, override))
@@ -292,8 +297,9 @@ class Draft:
 
     def placed(self, key: str, lines: Iterable[str]) -> list[str]:
         """Say where the setting stands that the lines are about."""
+        keys = tuple(int(name) if name.isdigit() else name for name in key.split("."))
         return [
-            f"{place_of((key,), self.document, self.overrides, line)[0]}: {line}" for line in lines
+            f"{place_of(keys, self.document, self.overrides, line)[0]}: {line}" for line in lines
         ]
 
 

@@ -1,9 +1,9 @@
 """Settings of memory and exploration: what a run keeps, and the molecules that are made of it."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from chemkl.config.base import Config
 from chemkl.config.paths import DataPath
@@ -48,29 +48,35 @@ class MemoryConfig(Config):
     """What leaves when it is full. worst: the lowest reward; oldest; scaffold: the lowest reward of
     the scaffold with the most molecules; none: nothing, and what comes later is not kept."""
     selective: bool = True
-    """Molecules for which the diversity filter no longer pays anything leave first (the selective
-    memory purge of Augmented Memory)."""
+    """Molecules for which the diversity filter no longer pays anything leave at once, full or not
+    (the selective memory purge of Augmented Memory); false: rank and uniform still draw them."""
     repeats: bool = Field(True, exclude_if=lambda repeats: repeats)
-    """Whether molecules that the policy has sampled again are still replayed. false: such a one
-    leaves for good, since the policy needs no reminder of it."""
+    """Whether molecules that a sample repeats are still replayed. false: such a one leaves for
+    good, since the policy needs no reminder of it."""
     seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
     """Molecules that it begins with, in a run of stages that of the first one alone; null: none."""
 
 
 class Shares(Config):
-    """How often each operator is tried; they need not sum to 1."""
+    """How often each operator is tried; they need not sum to 1. Those that are not named get 0."""
 
-    crossover: float = Field(0.5, ge=0)
+    crossover: float = Field(0.25, ge=0)
     """A part of one molecule joined with a part of another one."""
-    mutation: float = Field(0.25, ge=0)
+    mutation: float = Field(0.125, ge=0)
     """An atom, a bond or a ring of one inserted, deleted or changed."""
-    neighbour: float = Field(0.25, ge=0)
+    neighbour: float = Field(0.125, ge=0)
     """A mutation that stays similar to its parent: Tanimoto similarity of 0.5 or more."""
-    fragments: float = Field(0, ge=0, exclude_if=lambda share: not share)
+    fragments: float = Field(0.5, ge=0)
     """A piece of one molecule joined with a piece of another one, at bonds that chemists can make
     (BRICS)."""
     prior: float = Field(0, ge=0, exclude_if=lambda share: not share)
     """A sample of the prior, which has no parent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed_get_0(cls, given: Any) -> Any:
+        is_some = isinstance(given, dict) and given
+        return dict.fromkeys(cls.model_fields, 0) | given if is_some else given
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one operator at least."""
@@ -95,7 +101,7 @@ class ExplorationConfig(Config):
     steps."""
     proposals_per_call: int = Field(2, ge=1, le=1_000)
     """Molecules made for each of these calls, of which the screen chooses one; 1 to 1,000. One
-    takes about 3 ms."""
+    takes about 3 ms, of fragments 1."""
     screen: Screen = "surrogate"
     """Which ones. none: as they come; prior: the likeliest under the prior; surrogate: those for
     which a random forest on what was paid so far expects most, times the share that the diversity

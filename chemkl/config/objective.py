@@ -317,7 +317,7 @@ def replay_problems(
     from chemkl.losses import ESTIMATORS, SHAPERS
 
     why = "cannot learn from replayed rows, which the policy of today did not sample"
-    if text := _on_policy(estimator, why):
+    if text := _on_policy(estimator, why, weighing=not (seeded or explores)):
         yield "estimator", f"{text}, or no memory"
     elif not ESTIMATORS[estimator.kind].off_policy:
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].off_policy)
@@ -348,8 +348,11 @@ def update_problems(estimator: EstimatorSettings, *, augment: bool) -> Iterator[
         yield "estimator", text
 
 
-def _on_policy(estimator: EstimatorSettings, why: str) -> str:
-    """Why an estimator cannot learn from rows of older policies, and which can; empty: it can."""
+def _on_policy(estimator: EstimatorSettings, why: str, *, weighing: bool = True) -> str:
+    """Why an estimator cannot learn from rows of older policies, and which can; empty: it can.
+
+    Those that weigh rows by the policy that sampled them are named if `weighing` can be.
+    """
     from chemkl.losses import ESTIMATORS
 
     chosen = ESTIMATORS[estimator.kind]
@@ -357,8 +360,8 @@ def _on_policy(estimator: EstimatorSettings, why: str) -> str:
     if chosen.off_policy or (chosen.weighs_old and clips):
         return ""
     able = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
-    weighing = [name for name in ESTIMATORS if ESTIMATORS[name].weighs_old]
-    clipped = [name for name in weighing if "clip" in ESTIMATORS[name].wanted.options]
-    able += [name for name in weighing if name not in clipped]
+    others = [name for name in ESTIMATORS if weighing and ESTIMATORS[name].weighs_old]
+    clipped = [name for name in others if "clip" in ESTIMATORS[name].wanted.options]
+    able += [name for name in others if name not in clipped]
     able += [f"{name} with clip" for name in clipped]
     return f"{estimator.kind!r} {why}: take {', '.join(able)}"

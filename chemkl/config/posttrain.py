@@ -350,6 +350,9 @@ class PosttrainConfig(ObjectiveConfig):
                 "memory",
                 "replays whole molecules, not parts that are held: leave out one of both",
             )
+        if self.exploration is not None and self.exploration.start >= self.budget:
+            text = f"begins after {self.exploration.start:,} calls, and the run ends with"
+            yield "exploration.start", f"{text} budget = {self.budget:,}: take fewer"
         if self.replayed > self.memory.capacity:
             text = "take fewer rows, or a larger capacity"
             drawn = f"{self.replayed} rows a step{'' if self.memory.rows else ' (half a batch)'}"

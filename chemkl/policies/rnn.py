@@ -4,11 +4,12 @@ Shape legend: B sequences, A of them not ended yet, T tokens (start token includ
 H hidden units.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, Literal
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +23,10 @@ State = tuple[Tensor, Tensor] | Tensor
 
 CELLS: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
 
-_LAID_OUT: "WeakKeyDictionary[RnnPolicy, tuple[Any, Callable[[], Cells | None]]]" = (
-    WeakKeyDictionary()
-)
-"""Each policy's weights as they were laid out last, and which ones they were. Of a policy that
-learns they are there as long as a gradient is to come through them."""
+_FROZEN: "WeakKeyDictionary[RnnPolicy, tuple[Any, Cells]]" = WeakKeyDictionary()
+"""The weights of policies that do not learn, laid out, and which ones they were."""
+_STAYING: "ContextVar[dict[tuple[RnnPolicy, torch.dtype], Cells] | None]" = ContextVar("staying")
+"""The weights, laid out, of policies that learn, where it is said that they stay as they are."""
 _SPARE: "WeakKeyDictionary[RnnPolicy, list[Tensor]]" = WeakKeyDictionary()
 """Memory of each policy for its next walks."""
 
@@ -136,19 +136,35 @@ class RnnPolicy(Policy):
             return None
         rough = torch.is_autocast_enabled("cpu")
         kind = torch.get_autocast_dtype("cpu") if rough else weight.dtype
+        lay_out = partial(
+            Cells, self.embedding, self.rnn, self.linear, kind, _SPARE.setdefault(self, [])
+        )
+        if any(one.requires_grad for one in self.parameters()):
+            staying = _STAYING.get(None)
+            if staying is None:
+                return lay_out()
+            if (self, kind) not in staying:
+                staying[self, kind] = lay_out()
+            return staying[self, kind]
         key = (kind, *((one.data_ptr(), one._version) for one in self.parameters()))
-        last, kept = _LAID_OUT.get(self, (None, None))
-        cells = kept() if kept is not None and last == key else None
-        if cells is None:
-            spare = _SPARE.setdefault(self, [])
-            cells = Cells(self.embedding, self.rnn, self.linear, kind, spare)
-            learns = any(one.requires_grad for one in self.parameters())
-            _LAID_OUT[self] = key, ref(cells) if learns else partial(_same, cells)
+        last, cells = _FROZEN.get(self, (None, None))
+        if cells is None or last != key:
+            cells = lay_out()
+            _FROZEN[self] = key, cells
         return cells
 
 
-def _same(cells: Cells) -> Cells:
-    return cells
+@contextmanager
+def weights_stay() -> Iterator[None]:
+    """Say that no weight changes in this scope: networks that learn lay theirs out once in it.
+
+    Torch does not count the steps of a fused Adam as changes, so nothing tells it of itself.
+    """
+    before = _STAYING.set({})
+    try:
+        yield
+    finally:
+        _STAYING.reset(before)
 
 
 def in_float32(device: torch.device) -> AbstractContextManager[object]:

@@ -47,7 +47,8 @@ smiles string: SMILES string exactly as sampled.
 canonical_smiles string: RDKit canonical SMILES. Null: invalid.
 valid bool: Whether RDKit parses and sanitises the string.
 reason string: Why the row is invalid or which component failed. Null: nothing went wrong.
-repeat bool: Valid, and its canonical SMILES was seen earlier in the run or in this batch.
+repeat bool: Valid, and its canonical SMILES was seen earlier in the run or in this batch, or is
+  replayed.
 scaffold string: Bemis-Murcko scaffold as canonical SMILES; empty for an acyclic molecule. Null:
   invalid.
 n_tokens int32: Length of the sampled sequence in tokens, end token included.

@@ -343,11 +343,11 @@ class _Molecules:
         self.seeds: list[tuple[Seed, list[int]]] = []
         self.notes: list[str] = []
         """What there is to say of a new run."""
-        seed = None if config.memory is None else config.memory.seed
-        if seed is None:
+        memory = config.memory
+        if memory is None or (seed := memory.seed) is None:
             return
         # what the policy cannot write of the memory's seeds is left out, and told
-        read = read_seed(seed, config.budget, self.notes.append)
+        read = read_seed(seed, config.budget, memory.capacity, self.notes.append)
         spelled = [(one, self.spell(one.canonical)) for one in read]
         self.seeds = [(one, ids) for one, ids in spelled if ids is not None]
         lost = [one for one, ids in spelled if ids is None]
@@ -578,8 +578,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
         yield "", complaints((check_generator, generator, header, batch_size, kinds))
         yield "agent", complaints((check_agent, agent, None if unusable else prior))
         memory = view.get("memory")
-        seed = memory.seed if isinstance(memory, MemoryConfig) else None
-        yield "memory.seed", complaints((read_seed, seed, view.get("budget") or math.inf))
+        if isinstance(memory, MemoryConfig):
+            limits = view.get("budget") or math.inf, memory.capacity
+            yield "memory.seed", complaints((read_seed, memory.seed, *limits))
         yield "exploration", complaints((check_exploration, view.get("exploration")))
         yield from here
         return

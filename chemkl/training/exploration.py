@@ -44,7 +44,6 @@ class Candidate(NamedTuple):
 
     smiles: str  # canonical
     origin: Origin | Literal["prior"]
-    parents: tuple[str, ...]
     tokens: tuple[int, ...]  # start and end token included
     logp_ref: float  # nats
 
@@ -57,7 +56,7 @@ class Chosen(NamedTuple):
     n_unspelled: int
     """Those that the policy's tokens cannot write: dropped before they cost a call."""
     n_unpaid: int
-    """Those that the diversity filter would pay nothing for, whatever their reward: dropped too."""
+    """Those in buckets that the diversity filter pays nothing for any more: dropped too."""
 
 
 def explore(
@@ -71,7 +70,7 @@ def explore(
     of_prior: Callable[[int], Sequence[str]] = lambda _: (),
     share: Callable[[str], float] = lambda _: 1.0,
     merit: Callable[[Sequence[str]], np.ndarray] | None = None,
-    proposals_per_call: int = 8,
+    proposals_per_call: int = 2,
     screen: Screen = "surrogate",
     shares: Mapping[Any, float] = SHARES,
     most_atoms: int = MOST_ATOMS,
@@ -124,7 +123,7 @@ def explore(
     with torch.no_grad():
         logp_N = logp_ref(pad([ids for _, ids, _ in paid])).tolist()
     candidates = [
-        Candidate(one.smiles, one.origin, one.parents, tuple(ids), logp)
+        Candidate(one.smiles, one.origin, tuple(ids), logp)
         for (one, ids, _), logp in zip(paid, logp_N, strict=True)
     ]
     if screen == "prior":
@@ -184,7 +183,7 @@ def check_exploration(config: ExplorationConfig) -> None:
 
 
 class Explorer:
-    """Chooses at each step of a run the molecules that it spends calls on beside its samples.
+    """Chooses every so many steps the molecules that a run spends calls on beside its samples.
 
     What it chooses is a function of the seed, the step, the memory and the rows of the trace so
     far; a resumed run trains the forest anew that the interrupted one had.

@@ -89,13 +89,16 @@ class BucketFilter:
         for i, (smiles, scaffold) in enumerate(texts):
             if not isinstance(smiles, str):
                 continue
-            if repeat_B[i]:
+            is_low, is_new = filtered[i] < config.min_score, not repeat_B[i]
+            if not is_new:
                 filtered[i] = 0.0
+            if is_low:
                 continue
-            if filtered[i] < config.min_score:
-                continue
-            bucket = self._bucket_of(smiles, scaffold if isinstance(scaffold, str) else None, True)
-            if bucket is not None:
+            frame = scaffold if isinstance(scaffold, str) else None
+            bucket = self._bucket_of(smiles, frame, is_new)
+            if not is_new and bucket in self._numbers:  # which a memory may ask for
+                self._number_of[smiles] = self._numbers[bucket]
+            if is_new and bucket is not None:
                 self._counts[bucket] += 1
                 share = max(self._share(self._counts[bucket], config.bucket), config.floor)
                 filtered[i] *= share

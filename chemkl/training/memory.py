@@ -96,8 +96,8 @@ class Memory:
         config: capacity, draws and purges.
         diversity_filter: that of the run.
         rows: molecules that are drawn for a step.
-        tau: reward from which on a molecule is a hit; None: the target has no constant one, see
-            ``saw_hits``, or no hits at all.
+        tau: reward from which on a molecule is a hit; None: the target has no constant one (it is
+            set where a schedule moves it; see ``saw_hits``), or no hits at all.
         has_hits: whether the target tells hits from others.
         seed: of the run.
     """
@@ -114,7 +114,7 @@ class Memory:
     ) -> None:
         self._config, self._filter, self._seed = config, diversity_filter, seed
         self._rows, self._has_hits = rows, has_hits
-        self._constant = self._tau = tau
+        self._constant = self.tau = tau
         self._molecules: list[Molecule] = []
         self._place: dict[str, int] = {}
         self._scaffolds: dict[str, int] = {}
@@ -149,7 +149,7 @@ class Memory:
     def saw_hits(self, reward_H: Sequence[float]) -> None:
         """Take the lowest reward of the newest hits for tau, where the target has a quantile."""
         if self._constant is None and len(reward_H):
-            self._tau = float(min(reward_H))
+            self.tau = float(min(reward_H))
 
     def see_repeats(self, canonical: Iterable[str]) -> None:
         """Let go of what a batch repeats, by canonical SMILES, if the config asks for that.
@@ -231,7 +231,7 @@ class Memory:
             "tokens": torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int32),
             "n_tokens": torch.tensor([len(one) for one in tokens]),
             "n_added": self._n_added,
-            "tau": self._tau,
+            "tau": self.tau,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,15 +239,15 @@ class Memory:
         self._molecules, self._place = [], {}
         self._scaffolds = {name: number for number, name in enumerate(state["scaffolds"])}
         tokens = state["tokens"].split(state["n_tokens"].tolist())
+        state = {**state, "tokens": [tuple(row.tolist()) for row in tokens]}
         # a checkpoint of an earlier version knows no logp_policy, and its run needs none
         state = {"logp_policy": torch.zeros(len(tokens)), **state}
-        state = {**state, "tokens": [tuple(row.tolist()) for row in tokens]}
         columns = [state[name] for name in Molecule._fields]
         values = [each.tolist() if isinstance(each, Tensor) else each for each in columns]
         molecules = map(Molecule._make, zip(*values, strict=True))
         for molecule, added in zip(molecules, state["added"].tolist(), strict=True):
             self._append(molecule, self._filter.number_of(molecule.canonical), added)
-        self._n_added, self._tau = state["n_added"], state["tau"]
+        self._n_added, self.tau = state["n_added"], state["tau"]
 
     def _column(self, name: str) -> np.ndarray:
         return self._columns[name][: len(self)]
@@ -308,7 +308,7 @@ class Memory:
             return np.ones(len(self))
         hit_N = np.ones(len(self), dtype=bool)
         if self._has_hits:
-            hit_N = paid_N >= (np.inf if self._tau is None else self._tau)
+            hit_N = paid_N >= (np.inf if self.tau is None else self.tau)
         if draw == "hits":
             return hit_N * 1.0
         scaffold_N = self._column("scaffold")
@@ -353,7 +353,9 @@ class Seed(NamedTuple):
     line: int  # of the file
 
 
-def read_seed(seed: MemorySeed, budget: int, tell: Callable[[str], object] = str) -> list[Seed]:
+def read_seed(
+    seed: MemorySeed, budget: int, capacity: int, tell: Callable[[str], object] = str
+) -> list[Seed]:
     """Read the molecules that a memory begins with, each once: as it stands first.
 
     `tell` is given a line where one stands again with another reward.
@@ -364,7 +366,7 @@ def read_seed(seed: MemorySeed, budget: int, tell: Callable[[str], object] = str
     seeds, wrong, twice = dict[str, Seed](), list[str](), list[str]()
     for line in MoleculeFile(seed.path, seed.column, [] if seed.reward is None else [seed.reward]):
         read = read_molecule(line.smiles or "")
-        value = line.values.get(seed.reward or "")
+        value = next(iter(line.values.values()), None)
         reward = _number(value)
         if read.canonical_smiles is None:
             wrong.append(f"line {line.number}: no molecule ({line.reason or read.reason})")
@@ -388,6 +390,14 @@ def read_seed(seed: MemorySeed, budget: int, tell: Callable[[str], object] = str
             f"{seed.path}: its {len(seeds):,} molecules cost a call each, and budget is "
             f"{budget:,}: raise it, or name the column of their rewards (memory.seed.reward)"
         )
+    if seed.reward is None and len(seeds) > capacity:
+        raise InputError(
+            f"{seed.path}: its {len(seeds):,} molecules cost a call each, and memory.capacity is "
+            f"{capacity:,}: raise it, or give fewer"
+        )
+    if len(seeds) > capacity:
+        text = f"{len(seeds):,} molecules for a capacity of {capacity:,}"
+        tell(f"memory.seed: {seed.path}: {text}: memory.purge says which ones stay")
     if twice:
         more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
         said = f"the same molecule with different rewards in {', '.join(twice[:3])}{more}"

@@ -22,6 +22,7 @@ from chemkl.chem.molecules import randomise
 from chemkl.config import InputError
 from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, pad, stream
+from chemkl.policies.rnn import weights_stay
 from chemkl.results.trace import TraceWriter
 from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import BaseLedger
@@ -129,6 +130,7 @@ class Posttrain(lightning.LightningModule):
         self._learns = True
         """Whether the latest step is learnt from, as its batch was not cut short."""
 
+    @weights_stay()
     def training_step(self, number: int, _batch_index: int) -> Tensor | None:
         """Make one step; a batch that the run's end cuts short is recorded, not learnt from.
 
@@ -188,6 +190,8 @@ class Posttrain(lightning.LightningModule):
         target = self.objective.target
         tau = getattr(target, "tau", None)
         self._moved = {"tau": math.nan if tau is None else tau, "beta": target.beta}
+        if self._phase.memory is not None and tau is not None:
+            self._phase.memory.tau = tau
 
     def _sow(self) -> pd.DataFrame | None:
         """Put the seeds into the memory; the rows of those that cost a call, for the trace."""

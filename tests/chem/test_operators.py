@@ -11,7 +11,7 @@ from rdkit.Chem import BRICS
 
 from chemkl.chem import operators
 from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
-from chemkl.chem.operators import graph_ga, propose
+from chemkl.chem.operators import SHARES, graph_ga, propose
 from chemkl.config import InputError
 
 PARENTS = [
@@ -50,10 +50,10 @@ def test_what_is_proposed_is_new_whole_and_canonical(sixty):
 
 def test_every_operator_is_used_and_names_its_parents(sixty):
     known = {Chem.CanonSmiles(smiles) for smiles in PARENTS}
-    assert {one.origin for one in sixty} == {"crossover", "mutation", "neighbour"}
+    assert {one.origin for one in sixty} == {*SHARES}
     for one in sixty:
         assert set(one.parents) <= known
-        assert len(set(one.parents)) == (2 if one.origin == "crossover" else 1)
+        assert len(set(one.parents)) == (2 if one.origin in operators.OF_TWO else 1)
 
 
 def test_neighbours_are_similar_and_mutations_need_not_be():
@@ -131,6 +131,13 @@ def test_one_parent_has_no_crossover_and_a_poor_one_few_children():
     for two in ("crossover", "fragments"):
         assert propose([PARENTS[0]], 3, numbers(), shares={two: 1.0}) == []
     assert propose(["CC", "CCC"], 3, numbers(), shares={"fragments": 1.0}) == []  # nothing to cut
+
+
+def test_a_salt_has_pieces_too():
+    salts = ["CNC(=O)c1ccccc1.Cl", "CCOC(=O)c1ccncc1.[Na+]"]
+    found = propose(salts, 5, numbers(), shares={"fragments": 1.0})
+    assert found
+    assert not any("." in one.smiles for one in found)
     assert len(propose(["C"], 500, numbers(), shares={"mutation": 1.0})) < 500
 
 

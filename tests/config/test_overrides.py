@@ -85,11 +85,16 @@ def test_a_number_is_a_key_where_there_is_no_list():
     [
         ("parts.2=x", r"parts is a list of 2; 2 is not one of its positions 0 to 1"),
         ("parts.first=x", r"parts is a list of 2; 'first' is not one of its positions"),
-        ("seed.more=1", "seed is 5, which has no keys inside it"),
+        ("seed.more=1", r"seed is 5, which has no keys inside it\.$"),
+        (
+            "loss.top_k=0.3",
+            r"loss is 'ahc', which has no keys inside it; of a kind with its keys "
+            r"write loss='\{kind: ahc, top_k: 0.3\}'",
+        ),
     ],
 )
 def test_an_override_without_a_place_says_what_is_there(text, problem):
-    data = {"parts": [1, 2], "seed": 5}
+    data = {"parts": [1, 2], "seed": 5, "loss": "ahc"}
     with pytest.raises(InputError, match=problem):
         changed(data, text)
-    assert data == {"parts": [1, 2], "seed": 5}
+    assert data == {"parts": [1, 2], "seed": 5, "loss": "ahc"}

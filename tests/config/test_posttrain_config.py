@@ -221,3 +221,17 @@ def test_every_stage_has_to_take_what_is_explored(given, explores):
 def test_every_stage_has_to_take_what_is_replayed(given, changes, says):
     (line,) = problems(given | {"memory": {}} | changes)
     assert line.startswith(f"settings: {says}")
+
+
+def test_a_conflict_names_the_override_that_made_it(given):
+    with pytest.raises(InputError, match=r"override 'memory\.capacity=9': memory\.rows: 32 r"):
+        load_config(PosttrainConfig, given | FREE | {"memory": {}}, ["memory.capacity=9"])
+
+
+def test_what_explores_begins_before_the_run_ends_and_is_told_what_goes_with_it(given, explores):
+    late = {"budget": 50, "exploration": {"start": 50, "screen": "prior"}}
+    (line,) = problems(given | explores | FREE | late)
+    assert "exploration.start: begins after 50 calls, and the run ends with budget = 50" in line
+    (line,) = problems(given | explores | {"estimator": "f_dpg"})
+    assert "grpo with clip" not in line
+    assert "log_variance, trajectory_balance, snis" in line

@@ -108,8 +108,8 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
          "policy of today did not sample: take reinvent, log_variance, trajectory_balance, snis"),
         ({"estimator": "grpo"}, "estimator: 'grpo' cannot learn from replayed rows, which the "
          "policy of today did not sample: take reinvent, "),
-        ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}}, "budget": 9000}, "memory.seed: "
-         "no policy sampled its molecules, and 'ppo' weighs by one that did: take the estimator "),
+        ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}, "capacity": 9000},
+          "budget": 9000}, "memory.seed: no policy sampled its molecules, and 'ppo' weighs by one"),
         ({"estimator": {"kind": "rloo"}, "shaper": "set_diversity"}, "shaper: 'set_diversity' "
          "shapes what is sampled, and a memory replays other rows too: take no shaper (null), di"),
         ({"estimator": {"kind": "ahc", "top_k": 20}}, "estimator.top_k: top_k must lie in (0, 1], "
@@ -299,3 +299,16 @@ def test_show_counts_the_calls_of_seeds_too(seeded, tmp_path, capsys):
 )  # fmt: skip
 def test_a_seed_that_cannot_be_read_is_one_clear_error(seeded, refusal, text, options, says):
     assert says in refusal(seeded(text, **options))
+
+
+def test_hits_are_those_of_the_tau_that_a_schedule_has_come_to(seeded, tmp_path):
+    config = seeded("SMILES,activity\nCCO,0.5\nC1CC1,0.6\nNCCO,0.9\n", reward="activity")
+    config["memory"] |= {"draw": "hits", "capacity": 60}
+    stairs = {"kind": "staircase", "by": "steps", "at": [2], "values": [0.8]}
+    config["target"] = config["target"] | {"tau": 0.55, "schedule": {"tau": stairs}}
+    posttrain.run(config, tmp_path)
+    replayed = read_trace(tmp_path).query("is_replay")
+    lowest = replayed.groupby("step")["reward_filtered"].min()
+    assert {0, 3} <= {*lowest.index}
+    assert lowest[lowest.index < 2].min() >= 0.55
+    assert lowest[lowest.index >= 2].min() >= 0.8

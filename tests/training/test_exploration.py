@@ -1,8 +1,10 @@
 """Which molecules are worth a call: children of given ones, none known before, by each screen."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from rdkit import Chem
@@ -10,7 +12,7 @@ from rdkit import Chem
 from chemkl.chem.operators import graph_ga
 from chemkl.config import InputError
 from chemkl.config.memory import ExplorationConfig
-from chemkl.training.exploration import check_exploration, expected, explore, fitted
+from chemkl.training.exploration import Explorer, check_exploration, expected, explore, fitted
 
 # the more fluorine the better, which a forest on fingerprints can see
 PAID = {f"{'F' * (n % 2)}C{'C' * n}O": (n % 2) / 2 + n / 40 for n in range(12)}
@@ -59,7 +61,6 @@ def test_candidates_are_new_and_can_be_written(screen):
         assert one.smiles not in PAID
         assert list(one.tokens) == spell(one.smiles)
         assert one.logp_ref == -len(one.smiles)
-        assert set(one.parents) <= {*PAID}
     assert chosen(screen) == got
     assert chosen(screen, seed=1) != got
     known = {one.smiles for one in got.candidates}
@@ -81,7 +82,6 @@ def test_samples_of_the_prior_stand_among_children_in_their_share():
     origins = [one.origin for one in got.candidates]
     assert 3 < origins.count("prior") < 13
     assert origins != sorted(origins)
-    assert all(one.parents == () for one in got.candidates if one.origin == "prior")
     alone = chosen("none", n=4, parents=[], **options)
     assert {one.origin for one in alone.candidates} == {"prior"}
     assert chosen("none", n=4, parents=[]).candidates == ()
@@ -130,6 +130,64 @@ def test_the_extra_that_is_missing_is_named(monkeypatch, module, screen, says):
         return
     with pytest.raises(InputError, match=says):
         check_exploration(config)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """An explorer of its settings, and what it has asked of others, by name."""
+    asked = {"parents": [], "fitted": [], "optimism": [], "explore": []}
+
+    class Memory(dict):
+        def best(self, n):
+            asked["parents"].append(n)
+            return best(n)
+
+    def explored(parents, n, _rng, *, merit, **given):
+        asked["explore"].append((list(parents), n, given))
+        merit(["CCO"])
+
+    def fits(paid, rng):
+        asked["fitted"].append(len(paid))
+        return fitted(paid, rng)
+
+    def expects(forest, smiles, optimism):
+        asked["optimism"].append(optimism)
+        return expected(forest, smiles, optimism)
+
+    for name, spy in (("explore", explored), ("fitted", fits), ("expected", expects)):
+        monkeypatch.setattr(f"chemkl.training.exploration.{name}", spy)
+
+    def make(**settings):
+        pays = SimpleNamespace(next_share=lambda _: 1.0)
+        ledger = SimpleNamespace(n_calls=40, has_paid=bool, filter=pays, most_atoms=20)
+        prior = SimpleNamespace(device="cpu", logp_tokens=by_length)
+        explorer = Explorer(ExplorationConfig(**settings), Memory(), ledger, prior, spell)
+        return explorer, asked
+
+    return make
+
+
+def test_an_explorer_does_what_its_settings_say(asked):
+    shares = {"crossover": 0, "mutation": 2, "neighbour": 0, "fragments": 3, "prior": 1}
+    explorer, seen = asked(
+        calls=5, every=3, parents=4, optimism=0.25, refit=4, start=40, screen="surrogate",
+        proposals_per_call=6, shares=shares,
+    )  # fmt: skip
+    paid = pd.DataFrame({"canonical_smiles": PAID.keys(), "reward": PAID.values(), "call": 1})
+    explorer.take_in(paid.assign(origin="policy", hit=False))
+    due = [step for step in range(15) if explorer.is_due(step)]
+    assert due == [2, 5, 8, 11, 14]
+    for step in due:
+        explorer.choose(step)
+    assert seen["parents"] == [4] * 5
+    assert seen["optimism"] == [0.25] * 5
+    assert seen["fitted"] == [len(PAID)] * 3  # at 2, 8 and 14: 4 steps after are not yet due
+    for parents, n, given in seen["explore"]:
+        assert (parents, n) == (best(4), 5)
+        assert given["shares"] == shares
+        assert (given["proposals_per_call"], given["screen"]) == (6, "surrogate")
+        assert given["most_atoms"] == 20
+    assert not asked(start=41, every=1)[0].is_due(0)
 
 
 def test_nothing_comes_of_nothing():

@@ -85,6 +85,17 @@ def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
     assert once(batch.assign(repeat=True)).tolist() == [0.0] * 7
 
 
+def test_a_molecule_that_is_not_paid_again_is_one_of_its_bucket_all_the_same():
+    once = the_filter("murcko", bucket=1, repeats=False)
+    once(rows_of([BENZENE, "CCc1ccccc1"]).assign(repeat=False))
+    assert once.number_of("CCCc1ccccc1") == 0
+    assert once(rows_of(["CCCc1ccccc1"]).assign(repeat=True)).tolist() == [0.0]
+    numbers = [once.number_of(smiles) for smiles in (BENZENE, "CCCc1ccccc1")]
+    assert once.shares(np.array(numbers)).tolist() == [0.0, 0.0]
+    assert once(rows_of([PYRIDINE]).assign(repeat=True)).tolist() == [0.0]
+    assert once(rows_of(["CCc1ccccn1"]).assign(repeat=False)).tolist() == [0.9]  # not counted
+
+
 # ---- each kind
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
+from chemkl.config import InputError
 from chemkl.config.filters import FILTERS
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.memory import MemoryConfig, MemorySeed
 from chemkl.training.filters import NoFilter, build_filter
-from chemkl.training.memory import Memory, Molecule, inclusion
+from chemkl.training.memory import Memory, Molecule, inclusion, log_mixture, read_seed
 
 
 def molecule(name, reward, scaffold="", smiles=None):
@@ -98,6 +99,15 @@ def test_a_soft_penalty_is_that_of_the_newest_of_the_bucket():
     assert memory.paid().tolist() == [newest, newest]
 
 
+def test_the_best_are_those_that_are_paid_most_today():
+    withdraws = murcko(bucket=1)
+    memory = memory_of(diversity_filter=withdraws, selective=False)
+    paid_by(withdraws, "ab")
+    memory.add([molecule("a", 0.9, "x"), molecule("c", 0.2, "y"), molecule("d", 0.3, "y")])
+    assert memory.best(5) == ["d", "c"]  # a is one of two that the bucket is too small for
+    assert memory.best(1) == ["d"]
+
+
 @pytest.mark.parametrize(("repeats", "left"), [(True, ["CC", "CCC", "CCN"]), (False, ["CCC"])])
 def test_without_repeats_what_a_batch_repeats_leaves_and_does_not_come_back(repeats, left):
     memory = memory_of([molecule("CC", 0.9), molecule("CCC", 0.2)], repeats=repeats)
@@ -181,6 +191,19 @@ def test_without_hits_scaffolds_are_those_of_all_molecules():
     )
 
 
+def test_what_is_explored_joins_for_certain():
+    memory = memory_of([molecule("a", 0.9), molecule("b", 0.4)], rows=1, draw="uniform")
+    sampled = memory.draw(0, ["a", "c"], torch.tensor([[1, 5, 6, 0], [1, 5, 5, 0]]))
+    rows = pd.DataFrame({"reward_filtered": [0.7]})
+    drawn = sampled.after([molecule("new", 0.7)], rows)
+    assert drawn.molecules[0].canonical == "new"
+    assert drawn.reward[0] == 0.7
+    assert drawn.chance.tolist() == [0.5, 0, 1, 0.5]
+    logp_B = torch.tensor([-1.0, -2.0, -3.0, -4.0])
+    by_hand = (2 * logp_B.exp() + torch.tensor([0.5, 0, 1, 0.5])) / 4
+    torch.testing.assert_close(log_mixture(logp_B, drawn).exp(), by_hand)
+
+
 def test_the_chance_of_a_sampled_row_is_that_of_its_own_tokens():
     memory = memory_of([molecule("CCO", 0.8), molecule("CCN", 0.2)], rows=1, draw="uniform")
     canonical = ["CCO", "CCO", "CCO", "CCC", None]
@@ -240,3 +263,16 @@ def test_a_checkpoint_of_a_version_that_did_not_keep_log_p_goes_on():
     resumed = memory_of()
     resumed.load_state_dict(state)
     assert resumed.molecules == [one._replace(logp_policy=0.0) for one in whole.molecules]
+
+
+def test_seeds_are_read_by_a_column_in_other_letters_and_paid_only_if_they_are_kept(tmp_path):
+    file = tmp_path / "seed.csv"
+    file.write_text("SMILES,activity\nCCO,0.7\nCC,0.2\nC,1\n")
+    told = []
+    seeds = read_seed(MemorySeed(path=file, reward="Activity"), 9, 2, told.append)
+    assert told == [
+        f"memory.seed: {file}: 3 molecules for a capacity of 2: memory.purge says which ones stay"
+    ]
+    assert [one.reward for one in seeds] == [0.7, 0.2, 1.0]
+    with pytest.raises(InputError, match=r"3 molecules cost a call each, and memory\.cap"):
+        read_seed(MemorySeed(path=file), budget=9, capacity=2)
