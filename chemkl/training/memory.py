@@ -358,11 +358,35 @@ def read_seed(
 ) -> list[Seed]:
     """Read the molecules that a memory begins with, each once: as it stands first.
 
-    `tell` is given a line where one stands again with another reward.
+    `tell` is given a line where one stands again with another reward, and where some cannot stay.
 
     Raises:
         InputError: one line, for all that are invalid or have no reward, or for too many.
     """
+    seeds, wrong, twice = _seeds_of(seed)
+    if wrong:
+        more = f", and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
+        raise InputError(f"{seed.path}: {'; '.join(wrong[:3])}{more}: mend or remove them")
+    if not seeds:
+        raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
+    n, costs = len(seeds), seed.reward is None
+    for key, limit in (("budget", budget - 1), ("memory.capacity", capacity)):
+        if costs and n > limit:
+            text = f"its {n:,} molecules cost a call each, and {key} lets {limit:,} of them in"
+            way = "raise it, or name the column of their rewards (memory.seed.reward)"
+            raise InputError(f"{seed.path}: {text}: {way}")
+    if n > capacity:
+        text = f"{n:,} molecules for a capacity of {capacity:,}"
+        tell(f"memory.seed: {seed.path}: {text}: memory.purge says which ones stay")
+    if twice:
+        more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
+        said = f"the same molecule with different rewards in {', '.join(twice[:3])}{more}"
+        tell(f"memory.seed: {seed.path}: {said}: the first one counts")
+    return list(seeds.values())
+
+
+def _seeds_of(seed: MemorySeed) -> tuple[dict[str, Seed], list[str], list[str]]:
+    """Seeds by canonical SMILES, lines that are none, and pairs of lines that contradict."""
     seeds, wrong, twice = dict[str, Seed](), list[str](), list[str]()
     for line in MoleculeFile(seed.path, seed.column, [] if seed.reward is None else [seed.reward]):
         read = read_molecule(line.smiles or "")
@@ -380,29 +404,7 @@ def read_seed(
             if known is not None and first.reward is not None and known != first.reward:
                 pair = f"lines {first.line} and {line.number} ({first.reward:g} and {known:g})"
                 twice.append(pair)
-    if wrong:
-        more = f", and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
-        raise InputError(f"{seed.path}: {'; '.join(wrong[:3])}{more}: mend or remove them")
-    if not seeds:
-        raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
-    if seed.reward is None and len(seeds) >= budget:
-        raise InputError(
-            f"{seed.path}: its {len(seeds):,} molecules cost a call each, and budget is "
-            f"{budget:,}: raise it, or name the column of their rewards (memory.seed.reward)"
-        )
-    if seed.reward is None and len(seeds) > capacity:
-        raise InputError(
-            f"{seed.path}: its {len(seeds):,} molecules cost a call each, and memory.capacity is "
-            f"{capacity:,}: raise it, or give fewer"
-        )
-    if len(seeds) > capacity:
-        text = f"{len(seeds):,} molecules for a capacity of {capacity:,}"
-        tell(f"memory.seed: {seed.path}: {text}: memory.purge says which ones stay")
-    if twice:
-        more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
-        said = f"the same molecule with different rewards in {', '.join(twice[:3])}{more}"
-        tell(f"memory.seed: {seed.path}: {said}: the first one counts")
-    return list(seeds.values())
+    return seeds, wrong, twice
 
 
 def _number(value: Any) -> float:

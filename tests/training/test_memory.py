@@ -274,5 +274,5 @@ def test_seeds_are_read_by_a_column_in_other_letters_and_paid_only_if_they_are_k
         f"memory.seed: {file}: 3 molecules for a capacity of 2: memory.purge says which ones stay"
     ]
     assert [one.reward for one in seeds] == [0.7, 0.2, 1.0]
-    with pytest.raises(InputError, match=r"3 molecules cost a call each, and memory\.cap"):
+    with pytest.raises(InputError, match=r"its 3 molecules cost a call each, and memory"):
         read_seed(MemorySeed(path=file), budget=9, capacity=2)
