@@ -232,6 +232,8 @@ def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequen
         width = max((len(row.cells) for row in table.sample), default=0)
         names = [f"column_{i}" for i in range(width)] if table.form != BLANKS else []
         names = _unique(first) if header else names
+        if isinstance(column, int) and names and width <= column:
+            find_column(_unique(first), column, table.place)
         key = {name: i for i, name in enumerate(names)}
     else:
         smiles, names = _named_cell(table, column, everything=bool(keep))

@@ -320,6 +320,7 @@ REFUSED = {
         r"no column 'structur'; did you mean 'structure'\? Known"),
     "a number too large": ("a.parquet", {"smiles": ["CC"]}, 1,
         r"no column 1: there are 1, counted from 0\. Known: smil"),
+    "a number too large in CSV": ("a.csv", TABLE, 3, r"no column 3: there are 2, counted from 0\."),
     "a name without header": ("a.smi", "CC\n", "smiles", "'smiles': this format has no header"),
     "a blank first line": ("a.csv", "\nsmiles\nCC\n", None, "the first line is empty; expected"),
     "two columns of molecules": ("a.csv", "CCO,CC\nCN,CO\n", None,
