@@ -22,7 +22,7 @@
      test_patterns_reactions_and_references_are_read_once
      test_every_unparsable_pattern_is_named_with_its_place
 10 a kill loses the run, a checkpoint lacks half of it, to resume cuts off the log
-     test_a_run_of_posttrain
+     test_a_killed_run_ends_as_the_undisturbed_one
      test_a_run_that_goes_on_keeps_what_it_has_logged
 11 the example config is refused by its own schema
      test_every_shipped_file_passes_the_check

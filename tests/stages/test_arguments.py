@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from small_runs import QED
 
 from chemkl.config import InputError
 from chemkl.results import InputFile, Manifest
@@ -18,21 +19,18 @@ STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.85)]]
 def place(tmp_path, monkeypatch, write_run):
     """Two methods with two runs each, and files of molecules."""
     monkeypatch.chdir(tmp_path)
-    prior = tmp_path / "prior.bin"
-    prior.write_bytes(b"weights")
+    Path("prior.bin").write_bytes(b"weights")
     for kind, tau in {"few": 0.88, "many": 0.5}.items():
         for seed in (0, 1):
-            config = {
-                "target": {"kind": kind, "tau": tau},
-                "seed": seed,
-                "budget": 3,
-                "reward": {"components": [{"kind": "qed"}]},
-            }
-            run = write_run(tmp_path / "out" / f"{kind}-seed={seed}", STEPS, config)
+            config = {"target": {"kind": kind, "tau": tau}, "seed": seed, "budget": 3}
+            run = write_run(
+                tmp_path / "out" / f"{kind}-seed={seed}", STEPS, config | {"reward": QED}
+            )
             found = Manifest.load(run)
-            found.seed, found.inputs = seed, {"prior": InputFile.of(prior)}
+            found.seed, found.inputs = seed, {"prior": InputFile.of(tmp_path / "prior.bin")}
             found.save()
     Path("scored.csv").write_text("SMILES,Score\nc1ccccc1,0.9\nCCO,0.2\nC1CCCCC1,0.85\n")
+    Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
     Path("plain.smi").write_text("CCO\nCCN\n")
     Path("other").mkdir()
     Path("other/plain.smi").write_text("CCC\n")
@@ -94,9 +92,12 @@ def test_a_config_file_is_what_it_was(place, given, source, name):
     assert sort_arguments("compare", given).name == f"{name}-compared"
 
 
-def test_a_run_whose_name_has_an_equals_sign_is_no_setting(place):
+def test_what_is_no_file_or_no_setting_by_its_name(place):
     found = sort_arguments("evaluate", ["out/few-seed=0", "every=5"])
     assert (found.source["runs"], [*found.overrides]) == (["out/few-seed=0"], ["every=5"])
+    os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
+    given = sort_arguments("evaluate", ["63", "out/few-seed=0"])
+    assert [each["path"] for each in given.source["samples"]] == ["63"]
 
 
 def test_compare_finds_the_methods(place, chemkl, capsys):
@@ -109,7 +110,6 @@ def test_compare_finds_the_methods(place, chemkl, capsys):
 
 
 def test_settings_of_files_are_those_of_each(place):
-    Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
     found = sort_arguments("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
     assert [*found.overrides] == [
         "samples.0.reward_column=mine", "samples.1.reward_column=mine", "every=2",
@@ -120,7 +120,6 @@ def test_settings_of_files_are_those_of_each(place):
 
 @pytest.mark.parametrize(("column", "first"), [("mine", 2), ("Score", 1)])
 def test_the_column_of_rewards_is_named_on_the_command_line(place, chemkl, column, first):
-    Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
     given = ["odd.csv", f"reward_column={column}", "thresholds=[0.9]", "--out", "e"]
     assert chemkl("evaluate", *given) == 0
     assert pd.read_parquet("e/diversity.parquet")["ob1"].dropna().tolist() == [first]
@@ -147,12 +146,6 @@ def test_report_takes_runs(place, chemkl):
 def test_what_does_not_go_together_is_refused(place, stage, given, problem):
     with pytest.raises(InputError, match=problem):
         sort_arguments(stage, given)
-
-
-def test_a_pipe_is_a_file_of_molecules(place):
-    os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
-    given = sort_arguments("evaluate", ["63", "out/few-seed=0"])
-    assert [each["path"] for each in given.source["samples"]] == ["63"]
 
 
 def test_a_folder_that_is_no_run_and_a_file_that_is_gone_are_named(place, chemkl, capsys):

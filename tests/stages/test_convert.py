@@ -1,6 +1,5 @@
 """`chemkl convert` of model files, and `chemkl show` of them: the same model, and its origin."""
 
-import hashlib
 import io
 import re
 import sys
@@ -16,6 +15,7 @@ from chemkl.config.pretrain import TransformerConfig
 from chemkl.policies import build_policy, load_policy, read_header, reinvent, save_policy
 from chemkl.policies.rnn import RnnPolicy
 from chemkl.policies.tokenizer import Vocabulary
+from chemkl.results import sha256_of
 from chemkl.stages.convert import abilities, convert
 from chemkl.stages.registry import MODELS
 from chemkl.stages.show import show
@@ -29,15 +29,18 @@ def short_fit(monkeypatch):
     monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
 
 
-@pytest.fixture(params=["lstm", "gru"])
+@pytest.fixture
 def model(request, tmp_path):
     torch.manual_seed(0)
-    vocabulary = Vocabulary.of("()=1CNOc")
-    policy = RnnPolicy(
-        vocabulary, cell=request.param, embedding_size=8, hidden_size=16, n_layers=2, max_length=40
-    )
+    sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 40}
+    policy = RnnPolicy(Vocabulary.of("()=1CNOc"), cell=getattr(request, "param", "lstm"), **sizes)
     save_policy(policy.eval(), tmp_path / "model.safetensors", {"corpus": "made up"})
     return tmp_path / "model.safetensors"
+
+
+def same_model(one, other):
+    logps = [load_policy(path).logp(SMILES) for path in (one, other)]
+    torch.testing.assert_close(*logps, rtol=0, atol=1e-5)
 
 
 def printed(what):
@@ -50,23 +53,33 @@ def test_the_endings_of_models_are_those_that_are_read():
     assert (".safetensors", *reinvent.SUFFIXES) == MODELS
 
 
-def test_a_model_is_the_same_after_the_way_there_and_back(model, tmp_path):
+both_cells = pytest.mark.parametrize("model", ["lstm", "gru"], indirect=True)
+
+
+@both_cells
+def test_a_model_is_the_same_after_the_way_there_and_back_and_is_shown(model, tmp_path):
     there, back = tmp_path / "model.prior", tmp_path / "back.safetensors"
     to, _, padding = convert(model, there).partition("; ")
     assert to == convert(there, back)
     assert re.fullmatch(r"90 end tokens behind a molecule cost \d+\.\d\d nats .*", padding)
     wanted = load_policy(model)
-    for path in (there, back):
-        read = load_policy(path)
-        assert read.architecture == wanted.architecture
-        torch.testing.assert_close(read.logp(SMILES), wanted.logp(SMILES), rtol=0, atol=1e-5)
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    assert digest in read_header(there)["provenance"]["metadata"]["origina_data_source"]
+    n = sum(weight.numel() for weight in wanted.parameters())
+    for path in (model, there, back):
+        assert load_policy(path).architecture == wanted.architecture
+        same_model(path, model)
+        text = printed(path)
+        assert f"{n:,}" in text
+        assert "10 tokens: $ ^ ( ) 1 = C N O c" in text
+        assert "embedding.weight   10 x 8" in text
+        assert sha256_of(path) in text
+    assert sha256_of(there) in text
+    assert "made up" in printed(model)
+    assert sha256_of(model) in read_header(there)["provenance"]["metadata"]["origina_data_source"]
     origin = read_header(back)["provenance"]
-    assert origin["sha256"] == hashlib.sha256(there.read_bytes()).hexdigest()
-    assert origin["file"] == "model.prior"
+    assert (origin["sha256"], origin["file"]) == (sha256_of(there), "model.prior")
 
 
+@both_cells
 def test_a_checkpoint_of_a_run_with_its_filter_is_converted(model, tmp_path, monkeypatch):
     """REINVENT4 pickles the filter, with a set and a Counter of its own, into the checkpoint."""
     name = "reinvent.runmodes.RL.memories"
@@ -84,23 +97,7 @@ def test_a_checkpoint_of_a_run_with_its_filter_is_converted(model, tmp_path, mon
     torch.save(content, tmp_path / "a.chkpt")
     convert(tmp_path / "a.chkpt", tmp_path / "a.safetensors")
     assert read_header(tmp_path / "a.safetensors")["provenance"]["of_a_run"] is True
-    wanted = load_policy(model).logp(SMILES)
-    read = load_policy(tmp_path / "a.safetensors").logp(SMILES)
-    torch.testing.assert_close(read, wanted, rtol=0, atol=1e-5)
-
-
-def test_what_a_model_is_can_be_shown(model, tmp_path):
-    convert(model, tmp_path / "a.prior")
-    convert(tmp_path / "a.prior", tmp_path / "b.safetensors")
-    n = sum(weight.numel() for weight in load_policy(model).parameters())
-    for name in ("model.safetensors", "a.prior", "b.safetensors"):
-        text = printed(tmp_path / name)
-        assert f"{n:,}" in text
-        assert "10 tokens: $ ^ ( ) 1 = C N O c" in text
-        assert "embedding.weight   10 x 8" in text
-        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() in text
-    assert hashlib.sha256((tmp_path / "a.prior").read_bytes()).hexdigest() in text
-    assert "made up" in printed(model)
+    same_model(tmp_path / "a.safetensors", model)
 
 
 def test_what_a_prior_of_ours_can_write_is_shown_with_its_card(model, tmp_path, monkeypatch):
@@ -142,13 +139,6 @@ def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, m
     ]  # fmt: skip
 
 
-def bad_files(tmp_path):
-    (tmp_path / "damaged.prior").write_bytes(b"PK\x03\x04 and no more")
-    (tmp_path / "text.safetensors").write_text("not a model")
-    save = {"model_type": "Mol2Mol", "vocabulary": {}, "network_params": {}, "network": {}}
-    torch.save(save, tmp_path / "mol2mol.prior")
-
-
 @pytest.mark.parametrize(
     ("source", "target", "says"),
     [
@@ -161,7 +151,10 @@ def bad_files(tmp_path):
     ],
 )
 def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, says):
-    bad_files(tmp_path)
+    (tmp_path / "damaged.prior").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "text.safetensors").write_text("not a model")
+    save = {"model_type": "Mol2Mol", "vocabulary": {}, "network_params": {}, "network": {}}
+    torch.save(save, tmp_path / "mol2mol.prior")
     before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(InputError, match=says):
         convert(tmp_path / source, tmp_path / target, fresh=True)

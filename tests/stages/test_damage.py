@@ -4,6 +4,8 @@ import hashlib
 import json
 import random
 import shutil
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_runs import CONFIG, QED, SILENT, checkpoint_of, contents
 
 from chemkl.config import InputError, StorageError
 from chemkl.policies import RnnPolicy, Vocabulary, load_policy, save_policy
@@ -24,11 +27,7 @@ SAMPLE = PRIOR.parents[1] / "moses_sample" / "corpus.parquet"
 
 
 def tree(folder):
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+    return {path: hashlib.sha256(content).hexdigest() for path, content in contents(folder).items()}
 
 
 def flip(path, bit):
@@ -44,12 +43,8 @@ def bits_of(path):
 
 
 def posttrain_config(prior):
-    return {
-        "prior": str(prior), "reward": {"components": [{"kind": "qed"}]},
-        "target": {"kind": "gibbs", "beta": 0.1}, "batch_size": 8, "budget": 60,
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 0},
-        "callbacks": {"checkpoint_every": 2, "progress_bar": False},
-    }  # fmt: skip
+    every = {"callbacks": SILENT | {"checkpoint_every": 2}}
+    return CONFIG | every | {"prior": str(prior), "reward": QED, "batch_size": 8, "budget": 60}
 
 
 @pytest.fixture(scope="module")
@@ -167,22 +162,20 @@ def test_absurd_weights_are_refused_by_the_name_of_the_tensor(tmp_path, bad):
 
 def test_so_they_are_in_a_checkpoint(here, made):
     checkpoint = here / "run" / "checkpoints" / "last.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    name = next(iter(saved["state_dict"]))
-    saved["state_dict"][name].view(-1)[0] = float("nan")
-    torch.save(saved, checkpoint)
-    with pytest.raises(InputError, match=rf"last\.ckpt: the weights {name} reach from nan to nan"):
-        go_on(here, made)
-
-
-def test_so_they_are_among_the_moments_of_the_optimiser(here, made):
-    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
-    saved = torch.load(checkpoint, weights_only=True)
-    saved["optimizer_states"][0]["state"][0]["exp_avg"].view(-1)[0] = float("nan")
-    torch.save(saved, checkpoint)
-    told = r"last\.ckpt: the weights of the optimiser\.0\.state\.0\.exp_avg reach from nan to nan"
-    with pytest.raises(InputError, match=told):
-        go_on(here, made)
+    whole = checkpoint.read_bytes()
+    name = next(iter(checkpoint_of(here / "run")["state_dict"]))
+    of_optimiser = ("optimizer_states", 0, "state", 0, "exp_avg")
+    for keys, told in {
+        ("state_dict", name): name,
+        of_optimiser: r"of the optimiser\.0\.state\.0\.exp_avg",
+    }.items():
+        saved = checkpoint_of(here / "run")
+        reduce(getitem, keys, saved).view(-1)[0] = float("nan")
+        torch.save(saved, checkpoint)
+        says = rf"last\.ckpt: the weights {told} reach from nan to nan"
+        with pytest.raises(InputError, match=says):
+            go_on(here, made)
+        checkpoint.write_bytes(whole)
 
 
 @pytest.mark.parametrize(

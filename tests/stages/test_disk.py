@@ -5,20 +5,20 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+from small_runs import CONFIG, QED, SAMPLE, SILENT, TINY
 
 from chemkl import cli
 from chemkl.config import InputError, StorageError
 from chemkl.results import Manifest, write_bytes
 from chemkl.results.atomic import atomic_file, atomic_folder, storage_problem
 from chemkl.stages import evaluate, posttrain, prepare, pretrain, report, sample, score
-from chemkl.stages import sample as sample_stage
+from chemkl.training.trainer import Checkpoint
 
-SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
-QED = {"components": [{"kind": "qed"}]}
-TRAINER = {"accelerator": "cpu", "log_every_n_steps": 0}
+TRAINER = {"trainer": {"accelerator": "cpu", "log_every_n_steps": 0}}
 
 
 def names(folder):
@@ -74,21 +74,37 @@ def run(tiny_prior, tmp_path_factory):
     return out
 
 
-def posttrain_config(prior, **more):
-    return {
-        "prior": str(prior), "reward": QED, "target": {"kind": "gibbs", "beta": 0.1},
-        "batch_size": 16, "budget": 150, "trainer": TRAINER,
-        "callbacks": {"checkpoint_every": 2, "progress_bar": False}, **more,
-    }  # fmt: skip
+@pytest.fixture
+def config_of(tmp_path, tiny_prior, run, smiles):
+    """The settings of a stage, for so many molecules."""
+
+    def get(name, n):
+        file = tmp_path / "molecules.smi"
+        file.write_text("\n".join(smiles[:n]))
+        return {
+            "prepare": {"source": {"kind": "file", "path": str(file)}},
+            "pretrain": PRETRAIN,
+            "posttrain": posttrain_config(tiny_prior),
+            "sample": {"policy": str(tiny_prior), "n": n, "batch_size": 500},
+            "score": {"file": str(file), "reward": QED, "progress_bar": False},
+            "evaluate": {"runs": [str(run)]},
+            "report": {"runs": [str(run)]},
+        }[name]
+
+    return get
 
 
-def pretrain_config(**more):
-    return {
-        "corpus": str(SAMPLE), "epochs": 1, "checkpoint_every": 2,
-        "trainer": {**TRAINER, "enable_progress_bar": False},
-        "model": {"embedding_size": 8, "hidden_size": 64, "n_layers": 1, "max_length": 60},
-        "valid_molecules": 100, "batch_size": 512, "samples_per_epoch": 20, **more,
-    }  # fmt: skip
+def posttrain_config(prior):
+    every = {"callbacks": SILENT | {"checkpoint_every": 2}}
+    return CONFIG | TRAINER | every | {"prior": str(prior), "reward": QED, "budget": 150}
+
+
+PRETRAIN = TINY | {
+    "model": TINY["model"] | {"hidden_size": 64},
+    "epochs": 1,
+    "checkpoint_every": 2,
+    "trainer": TINY["trainer"] | TRAINER["trainer"],
+}
 
 
 STAGES = {
@@ -104,23 +120,13 @@ STAGES = {
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_full_disk_is_one_message(place, tmp_path, tiny_prior, run, smiles, name):
-    file = tmp_path / "molecules.smi"
-    file.write_text("\n".join(smiles))
-    configs = {
-        "prepare": {"source": {"kind": "file", "path": str(file)}},
-        "pretrain": pretrain_config(),
-        "posttrain": posttrain_config(tiny_prior),
-        "sample": {"policy": str(tiny_prior), "n": 3000, "batch_size": 500},
-        "score": {"file": str(file), "reward": QED, "progress_bar": False},
-        "evaluate": {"runs": [str(run)]},
-        "report": {"runs": [str(run)]},
-    }
+def test_a_full_disk_is_one_message(place, config_of, name):
+    config = config_of(name, 3000)
     stage, room, written = STAGES[name]
     fill(place, but=room)
     out = place / "out"
     with pytest.raises(StorageError) as caught:
-        stage.run(configs[name], out)
+        stage.run(config, out)
     message = str(caught.value)
     assert "\n" not in message
     assert written in message
@@ -133,14 +139,12 @@ def test_a_full_disk_is_one_message(place, tmp_path, tiny_prior, run, smiles, na
     assert manifest.ended_by.startswith("StorageError: ")
     (place / "filler").unlink()
     if name != "report":  # a page does not fit into 2 MiB beside nothing
-        stage.run(configs[name], out)
+        stage.run(config, out)
         assert Manifest.load(out).status == "complete"
 
 
 def test_a_disk_that_fills_up_later_names_the_safe_checkpoint(place, tiny_prior, monkeypatch):
     out = place / "out"
-    from chemkl.training.trainer import Checkpoint
-
     save, saved = Checkpoint.save, []
 
     def counted(self, trainer):
@@ -180,39 +184,34 @@ def test_where_not_even_the_manifest_can_be_written_the_message_comes_all_the_sa
 # ---- a folder that goes
 
 
-def vanishing(module, name, out, monkeypatch, after=1):
-    """Take the folder away at the n-th call of a function of a stage."""
-    known, calls = getattr(module, name), []
+VANISHES = {
+    # stage: at whose function's n-th call
+    "posttrain": (Checkpoint, "save", 2),
+    "pretrain": (Checkpoint, "save", 2),
+    "sample": (sample, "_columns", 1),
+    "score": (score, "_rows", 1),
+    "evaluate": (evaluate, "_write_tables", 1),
+    "report": (report, "render_page", 1),
+}
 
-    def wrapped(*arguments, **more):
-        calls.append(1)
-        if len(calls) == after:
+
+@pytest.mark.parametrize("name", VANISHES)
+def test_a_folder_that_vanishes_is_one_message_and_does_not_come_back(
+    tmp_path, config_of, monkeypatch, name
+):
+    out, calls = tmp_path / "out", []
+    owner, function, nth = VANISHES[name]
+    known = getattr(owner, function)
+
+    def vanishing(*arguments, **more):
+        calls.append(name)
+        if len(calls) == nth:
             shutil.rmtree(out)
         return known(*arguments, **more)
 
-    monkeypatch.setattr(module, name, wrapped)
-
-
-@pytest.mark.parametrize("name", ["posttrain", "pretrain", "sample", "score", "evaluate", "report"])
-def test_a_folder_that_vanishes_is_one_message_and_does_not_come_back(
-    tmp_path, tiny_prior, run, smiles, monkeypatch, name
-):
-    out = tmp_path / "out"
-    file = tmp_path / "molecules.smi"
-    file.write_text("\n".join(smiles[:20]))
-    from chemkl.training.trainer import Checkpoint
-
-    stage, config, *where = {
-        "posttrain": (posttrain, posttrain_config(tiny_prior), Checkpoint, "save", 2),
-        "pretrain": (pretrain, pretrain_config(), Checkpoint, "save", 2),
-        "sample": (sample, {"policy": str(tiny_prior), "n": 30}, sample_stage, "_columns"),
-        "score": (score, {"file": str(file), "reward": QED}, score, "_rows"),
-        "evaluate": (evaluate, {"runs": [str(run)]}, evaluate, "_write_tables"),
-        "report": (report, {"runs": [str(run)]}, report, "render_page"),
-    }[name]
-    vanishing(where[0], where[1], out, monkeypatch, *where[2:])
+    monkeypatch.setattr(owner, function, vanishing)
     with pytest.raises(StorageError) as caught:
-        stage.run(config, out)
+        STAGES[name][0].run(config_of(name, 30), out)
     message = str(caught.value)
     assert "\n" not in message
     assert str(out) in message
@@ -267,10 +266,7 @@ def test_other_errors_are_left_as_they_are(tmp_path):
 def test_a_folder_of_a_model_is_moved_in_whole_or_not_at_all(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old.bin").write_bytes(b"old")
-
-    def full(*_):
-        raise FULL
-
+    full = Mock(side_effect=FULL)
     monkeypatch.setattr("chemkl.results.atomic.write_sums", full)
     with (
         pytest.raises(StorageError, match="model: cannot be written"),
@@ -280,11 +276,8 @@ def test_a_folder_of_a_model_is_moved_in_whole_or_not_at_all(tmp_path, monkeypat
     assert names(tmp_path) == ["model", "model/old.bin"]
 
 
-def of_a_full_disk():
-    """What a reader makes of a full disk: an error of the input, which it is not."""
-    error = InputError("cache: database or disk is full")
-    error.__cause__ = FULL
-    return error
+READING_ON_A_FULL_DISK = InputError("cache: database or disk is full")
+READING_ON_A_FULL_DISK.__cause__ = FULL  # so that it is no error of the input
 
 
 @pytest.mark.parametrize(
@@ -293,15 +286,12 @@ def of_a_full_disk():
         (StorageError("a.bin: cannot be written."), 1, "a.bin: cannot be written.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "b"), 1, "b: No space left on device\n"),
         (InputError("mend it"), 2, "mend it\n"),
-        (of_a_full_disk(), 1, "cache: database or disk is full\n"),
+        (READING_ON_A_FULL_DISK, 1, "cache: database or disk is full\n"),
     ],
 )
-def test_the_exit_code_of_a_full_disk_is_1_and_one_line(monkeypatch, capsys, error, code, said):
-    def fail(**_settings):
-        raise error
-
-    monkeypatch.setattr(cli, "app", fail)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    assert caught.value.code == code
+def test_the_exit_code_of_a_full_disk_is_1_and_one_line(
+    monkeypatch, chemkl, capsys, error, code, said
+):
+    monkeypatch.setattr(cli, "app", Mock(side_effect=error))
+    assert chemkl() == code
     assert capsys.readouterr().err == said

@@ -8,18 +8,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_memory_stage import MEMORY, killed_at_entry
-from test_posttrain_stage import CONFIG as PLAIN
-from test_posttrain_stage import (
+from small_runs import CONFIG as PLAIN
+from small_runs import (
+    EXPLORES,
     TAU,
-    KilledError,
+    checkpoint_of,
+    killed_after,
     killed_at_step,
     manifest_of,
     run_and_kill,
     same_run,
 )
 
-from chemkl.chem.operators import SHARES
 from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.policies import load_policy
@@ -31,10 +31,12 @@ from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import Ledger
 from chemkl.training.posttrain import InputBuilder
 
-EXPLORES = MEMORY | {
-    "exploration": {"calls": 5, "every": 1, "proposals_per_call": 5, "parents": 20, "refit": 3}
-}
 CONFIG = PLAIN | EXPLORES
+
+
+def explored_in(trace):
+    """The rows that exploration has made, in the step in which it made them."""
+    return trace[~trace["origin"].isin(["policy", "seed"]) & ~trace["is_replay"]]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_each_proposal_pays_its_call_and_the_budget_is_exact(trace, tiny_prior):
     assert trace["call"].dropna().tolist() == list(range(1, 151))
     paid = trace[trace["call"].notna()]
     assert paid["canonical_smiles"].is_unique
-    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    explored = explored_in(trace)
     assert len(explored) > 15
     assert explored["call"].notna().all()
     assert not explored["repeat"].any()
@@ -74,7 +76,7 @@ def test_rows_stand_in_order_and_say_who_proposed_them(trace):
 
 
 def test_the_policy_learns_from_them_and_the_filter_counts_them(trace):
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    explored = explored_in(trace)
     assert explored["log_target"].notna().all()
     assert (explored["hit"] == (explored["reward_filtered"] >= TAU)).all()
     assert explored["hit"].any()
@@ -113,33 +115,28 @@ def test_a_run_goes_on_to_the_bit_when_it_is_killed_and_made_longer(
     config, tmp_path, monkeypatch, screen
 ):
     config["exploration"] = config["exploration"] | {"screen": screen}
-    posttrain.run(config, tmp_path / "whole")
-    short = config | {"budget": 80}
-    for step in (2, 3):
-        run_and_kill(monkeypatch, killed_at_step(step), short, tmp_path / "run")
-    with monkeypatch.context() as patch:
-        patch.setattr(Explorer, "choose", killed_at_entry(Explorer.choose, 1))
-        with pytest.raises(KilledError):
-            posttrain.run(short, tmp_path / "run")
-    trace = read_trace(tmp_path / "whole")
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    posttrain.run(config, whole)
+    at_choice = killed_after(Explorer, "choose", before=True)
+    for kill in (killed_at_step(2), killed_at_step(3), at_choice):
+        run_and_kill(monkeypatch, kill, config | {"budget": 80}, run)
+    trace = read_trace(whole)
     origin = trace[trace["call"].notna()].set_index("call")["origin"]
     cut = [n for n in range(80, 100) if origin[n] != "policy" != origin[n + 1]]
     end = [n for n in range(80, 100) if origin[n] == "policy" != origin[n + 1]]
     for budget in sorted({80, cut[0], end[0], 100}):
-        posttrain.run(config | {"budget": budget}, tmp_path / "run")
-        assert read_trace(tmp_path / "run")["call"].max() == budget
-    same_run(tmp_path / "run", tmp_path / "whole")
-    saved = [torch.load(tmp_path / each / "checkpoints" / "last.ckpt", weights_only=True)
-             for each in ("run", "whole")]  # fmt: skip
-    assert saved[0]["exploration"] == saved[1]["exploration"]
-    assert saved[0]["exploration"]["counts"]["proposed"] > 0
+        posttrain.run(config | {"budget": budget}, run)
+        assert read_trace(run)["call"].max() == budget
+    same_run(run, whole)
+    explored = checkpoint_of(run)["exploration"]
+    assert explored == checkpoint_of(whole)["exploration"]
+    assert explored["counts"]["proposed"] > 0
 
 
 def test_what_the_reward_does_not_read_is_not_proposed(config, tmp_path):
     config["reward"] = config["reward"] | {"max_atoms": 9}
     posttrain.run(config | {"budget": 60}, tmp_path)
-    trace = read_trace(tmp_path)
-    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    explored = explored_in(read_trace(tmp_path))
     assert len(explored) > 5
     assert explored["call"].notna().all()
 
@@ -166,11 +163,10 @@ def test_the_prior_is_not_asked_by_two_threads_at_once(config, tmp_path, monkeyp
 
 
 def test_it_starts_when_it_is_told_to(config, tmp_path):
-    config["exploration"] = config["exploration"] | {"start": 60, "calls": 2, "shares": {
-        "crossover": 0, "mutation": 1, "neighbour": 0}}  # fmt: skip
+    shares = {"crossover": 0, "mutation": 1, "neighbour": 0}
+    config["exploration"] = config["exploration"] | {"start": 60, "calls": 2, "shares": shares}
     posttrain.run(config, tmp_path)
-    trace = read_trace(tmp_path)
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    explored = explored_in(read_trace(tmp_path))
     assert {*explored["origin"]} == {"mutation"}
     assert explored["call"].min() > 60
     assert explored.groupby("step").size().max() == 2
@@ -194,7 +190,7 @@ def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_pat
     config["exploration"] = config["exploration"] | {"shares": shares, "screen": "none"}
     posttrain.run(config, tmp_path / "whole")
     trace = read_trace(tmp_path / "whole")
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    explored = explored_in(trace)
     assert {*explored["origin"]} == {"prior"}
     assert explored["step"].min() == 0  # the memory is empty then
     assert explored["call"].notna().all()
@@ -208,21 +204,17 @@ def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_pat
 def test_it_is_logged_and_shown(finished, trace, chemkl, capsys):
     (file,) = finished.rglob("metrics.csv")
     logged = pd.read_csv(file).iloc[-1]
-    step = int(logged["step"])
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"] & (trace["step"] <= step)]
+    explored = explored_in(trace[trace["step"] <= logged["step"]])
     assert logged["exploration/calls"] == len(explored)
     assert logged["exploration/hits"] == explored["hit"].sum()
     assert logged["exploration/proposed"] > logged["exploration/calls"]
     assert logged["exploration/unspelled"] > 0
     assert chemkl("show", finished) == 0
-    shown = capsys.readouterr().out
-    assert f"explored  {count(trace).explored}" in " ".join(shown.split()).replace(
-        "explored ", "explored  "
-    )
+    assert f"explored {count(trace).explored}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trace_without_exploration_has_no_such_column(config, tmp_path):
-    posttrain.run({key: config[key] for key in config if key != "exploration"}, tmp_path)
+    posttrain.run(config | {"exploration": None, "budget": 20}, tmp_path)
     assert "origin" not in read_trace(tmp_path)
 
 
@@ -238,7 +230,7 @@ def test_each_stage_explores_by_its_own_reward(config, tmp_path):
     posttrain.run(config, tmp_path / "whole")
     trace = read_trace(tmp_path / "whole")
     assert trace["call"].dropna().tolist() == list(range(1, 131))
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
+    explored = explored_in(trace)
     assert {*explored["stage"]} == {1, 2, 3}
     assert explored["call"].notna().all()
     begins = trace.groupby("stage")["step"].min()
@@ -256,7 +248,7 @@ def test_seeds_are_parents(config, tmp_path):
     trace = read_trace(tmp_path / "run")
     assert trace["origin"].tolist()[:3] == ["seed"] * 3
     assert trace["call"].tolist()[:3] == [1, 2, 3]
-    explored = trace[trace["origin"].isin([*SHARES]) & ~trace["is_replay"]]
+    explored = explored_in(trace)
     assert explored["step"].min() == 0
     assert count(trace).calls == 27
     assert manifest_of(tmp_path / "run")["results"]["calls"] == 30

@@ -5,6 +5,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from small_runs import CONFIG, QED, TINY
 
 from chemkl.config import InputError
 from chemkl.results import InputFile, Manifest
@@ -13,14 +14,12 @@ from chemkl.stages.registry import LAST, STAGES, Stage
 MOLECULES = (
     "CCO\nCCN\nCCC\nc1ccccc1\nCC(=O)O\nCCOC\nOc1ccccc1\nCCNC\nCC(C)C\nNCCO\nc1ccncc1\nCCCl\n"
 )
-QED = {"components": [{"kind": "qed"}]}
-ON_CPU = {"trainer": {"accelerator": "cpu"}, "callbacks": {"progress_bar": False}}
 STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.9)]]
 TEXTS = [[("Q", "one", "1", 1.0), ("Q", "two", "2", 0.0)]]
 
 CHANGED = {
     "prepare": {"split": {"kind": "random", "test": 0.4, "valid": 0}},
-    "pretrain": {"batch_size": 4},
+    "pretrain": {"learning_rate": 0.1},
     "forecast": {"seed": 1},
     "posttrain": {"seed": 1},
     "sample": {"seed": 1},
@@ -56,26 +55,17 @@ def config_of(place):
     """The settings of a stage; most are made in a moment."""
     prior, file = str(place / "prior.safetensors"), str(place / "molecules.smi")
     split = {"kind": "random", "test": 0.3, "valid": 0}
-    target = {"kind": "mara", "beta": 0.1, "tau": 0.4}
-    tiny = {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "dropout": 0}
-    source = {"kind": "file", "path": file}
-    prepared = {"source": source, "split": split, "n_workers": 1}
+    prepared = {"source": {"kind": "file", "path": file}, "split": split, "n_workers": 1}
     if not (place / "corpus").exists():
         STAGES["prepare"].run(prepared, place / "corpus")
-    posttrain = {"prior": prior, "reward": QED, "target": target, "batch_size": 8, "budget": 12}
+    posttrain = CONFIG | {"prior": prior, "batch_size": 8, "budget": 12}
     two = {"few": f"{place}/few-*", "many": f"{place}/many-*"}
+    own = {"corpus": str(place / "corpus"), "valid_split": "test", "batch_size": 128}
     configs = {
         "prepare": prepared,
-        "pretrain": {
-            "corpus": str(place / "corpus"),
-            "valid_split": "test",
-            "model": tiny,
-            "epochs": 1,
-            "samples_per_epoch": 0,
-            "trainer": {**ON_CPU["trainer"], "enable_progress_bar": False},
-        },
-        "forecast": posttrain | ON_CPU | {"n": 20, "sample_batch": 10},
-        "posttrain": posttrain | ON_CPU,
+        "pretrain": TINY | own | {"epochs": 1, "samples_per_epoch": 0},
+        "forecast": posttrain | {"n": 20, "sample_batch": 10},
+        "posttrain": posttrain,
         "sample": {"policy": prior, "n": 6},
         "score": {"file": file, "reward": QED},
         "evaluate": {"runs": [f"{place}/few-*"]},
@@ -99,6 +89,18 @@ def made(config_of, tmp_path_factory):
         return known[stage]
 
     return make
+
+
+@pytest.fixture
+def copy_of(made, tmp_path):
+    """A copy of what a stage has made."""
+    return lambda stage: shutil.copytree(made(stage)[0], tmp_path / "copy")
+
+
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
 def state(folder):
@@ -135,10 +137,8 @@ def test_another_config_is_refused(stage, config_of, made):
 
 
 @pytest.mark.parametrize("stage", [each for each in CHANGED if each != "pretrain"])
-def test_an_output_that_is_gone_is_made_again(stage, config_of, made, tmp_path, capsys):
-    folder, _ = made(stage)
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def test_an_output_that_is_gone_is_made_again(stage, config_of, copy_of, capsys):
+    copy = copy_of(stage)
     gone = next(name for name in Manifest.load(copy).outputs if name != LAST)
     (copy / gone).unlink()
     STAGES[stage].run(config_of(stage), copy)
@@ -152,13 +152,15 @@ def test_an_output_that_is_gone_is_made_again(stage, config_of, made, tmp_path, 
     [("posttrain", "checkpoints/policy.safetensors"), ("sample", "samples.parquet")],
 )
 @pytest.mark.parametrize("damage", ["bit", "empty"])
-def test_a_damaged_output_is_made_again(stage, name, damage, config_of, made, tmp_path, capsys):
-    folder, _ = made(stage)
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    content = bytearray((copy / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (copy / name).write_bytes(b"" if damage == "empty" else content)
+def test_a_damaged_output_is_made_again(stage, name, damage, config_of, copy_of, capsys):
+    copy = copy_of(stage)
+    before = (copy / name).stat().st_mtime_ns
+    if damage == "bit":  # as it rots on the disk
+        flip_a_bit(copy / name)
+        os.utime(copy / name, ns=(before, before))
+    else:
+        (copy / name).write_bytes(b"")
+    assert Manifest.load(copy).lost_outputs() == {name: "damaged"}
     STAGES[stage].run(config_of(stage), copy)
     line = f"{copy}: complete, but {name} is damaged; it is made again\n"
     assert line in capsys.readouterr().err
@@ -166,39 +168,18 @@ def test_a_damaged_output_is_made_again(stage, name, damage, config_of, made, tm
     assert Manifest.load(copy).lost_outputs() == {}
 
 
-def test_an_output_that_rots_on_the_disk_is_seen(made, tmp_path):
-    folder, _ = made("posttrain")
-    shutil.copytree(folder, tmp_path / "copy")
-    policy = tmp_path / "copy" / "checkpoints" / "policy.safetensors"
-    before = policy.stat().st_mtime_ns
-    content = bytearray(policy.read_bytes())
-    content[len(content) // 2] ^= 1
-    policy.write_bytes(content)
-    os.utime(policy, ns=(before, before))
-    lost = Manifest.load(tmp_path / "copy").lost_outputs()
-    assert lost == {"checkpoints/policy.safetensors": "damaged"}
-
-
-def test_a_damaged_part_of_a_trace_cannot_be_made_again(config_of, made, tmp_path):
-    folder, _ = made("posttrain")
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+def test_no_part_of_a_trace_may_be_damaged_but_the_last_checkpoint_gone(config_of, copy_of, capsys):
+    config, copy = config_of("posttrain"), copy_of("posttrain")
     (part,) = (copy / "trace").iterdir()
-    content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 1
-    part.write_bytes(content)
+    flip_a_bit(part)
     before = state(copy)
     with pytest.raises(InputError, match=rf"{part.name}: damaged.* Restore it from a copy"):
-        STAGES["posttrain"].run(config_of("posttrain"), copy)
+        STAGES["posttrain"].run(config, copy)
     assert state(copy) == before
-
-
-def test_the_last_checkpoint_may_be_gone(config_of, made, tmp_path, capsys):
-    copy, (folder, _) = tmp_path / "copy", made("posttrain")
-    shutil.copytree(folder, copy)
-    capsys.readouterr()
+    flip_a_bit(part)
     (copy / LAST).unlink()
-    STAGES["posttrain"].run(config_of("posttrain"), copy)
+    capsys.readouterr()
+    STAGES["posttrain"].run(config, copy)
     assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
 
 

@@ -1,7 +1,6 @@
 """The forecast stage: what it writes and prints, and that training ends where it said."""
 
 import json
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import yaml
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rich.console import Console
 
-from chemkl import cli
 from chemkl.config import InputError
 from chemkl.evaluation.forecast_targets import read_runs
 from chemkl.policies import load_policy, reinvent
@@ -31,9 +29,18 @@ RUN = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny_prior):
     return {**RUN, "prior": str(tiny_prior), "n": 300, "sample_batch": 128, "taus": [0.5]}
+
+
+@pytest.fixture(scope="module")
+def made(config, tmp_path_factory):
+    """The folder of a forecast that many tests look at, and what was printed."""
+    folder, console = tmp_path_factory.mktemp("forecast"), Console(width=120)
+    with console.capture() as captured:
+        assert forecast.run(config, folder, console=console) == folder / "forecast.parquet"
+    return folder, captured.get()
 
 
 @pytest.fixture
@@ -41,26 +48,31 @@ def quiet():
     return Console(quiet=True)
 
 
-def test_it_writes_the_table_the_findings_and_the_samples(config, tmp_path, quiet):
-    path = forecast.run(config, tmp_path, console=quiet)
-    assert path == tmp_path / "forecast.parquet"
-    shown = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
+def test_it_writes_the_table_the_findings_and_the_samples(made):
+    folder, printed = made
+    shown = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
     files = {"forecast.parquet", "forecast.json", "samples.parquet"}
     assert shown == files | {"manifest.json", "log.jsonl"}
     for name in ("forecast.parquet", "samples.parquet"):
-        assert all(field.metadata[b"description"] for field in pq.read_schema(tmp_path / name))
-    rows = pd.read_parquet(path)
+        assert all(field.metadata[b"description"] for field in pq.read_schema(folder / name))
+    rows = pd.read_parquet(folder / "forecast.parquet")
     assert rows.groupby("target").size().to_dict() == {"prior": 1, "gibbs": 4, "mara": 4}
     assert rows[rows["own"]][["target", "beta"]].to_numpy().tolist() == [["gibbs", 0.2]]
-    found = json.loads((tmp_path / "forecast.json").read_text())
+    found = json.loads((folder / "forecast.json").read_text())
     assert found["targets"][0]["sentence"] in found["sentences"]
     assert found["samples"] == 300
-    assert Manifest.load(tmp_path).results["calls"] == found["calls"] <= found["valid"] < 300
+    assert Manifest.load(folder).results["calls"] == found["calls"] <= found["valid"] < 300
+    # what is printed can be read without the files
+    text = " ".join(printed.split())
+    assert all(" ".join(sentence.split()) in text for sentence in found["sentences"])
+    assert any("rossover" in sentence for sentence in found["sentences"])
+    assert "300 samples of the prior," in text
+    assert "At sigma 5 the gibbs target puts" in text
+    assert "The prior hits R >= 0.5 with" in text
 
 
-def test_the_samples_are_the_priors_with_their_rewards(config, tmp_path, quiet):
-    forecast.run(config, tmp_path, console=quiet)
-    rows = pd.read_parquet(tmp_path / "samples.parquet")
+def test_the_samples_are_the_priors_with_their_rewards(config, made):
+    rows = pd.read_parquet(made[0] / "samples.parquet")
     assert len(rows) == 300
     valid = rows[rows["valid"]]
     again = load_policy(config["prior"]).logp(valid["smiles"].tolist()).detach().numpy()
@@ -70,11 +82,10 @@ def test_the_samples_are_the_priors_with_their_rewards(config, tmp_path, quiet):
     assert valid["scaffold"].tolist() == expected
 
 
-def test_a_row_is_the_weighted_mean_of_the_samples(config, tmp_path, quiet):
+def test_a_row_is_the_weighted_mean_of_the_samples(made):
     """By hand: gibbs weighs draws of the prior by exp(R / beta)."""
-    rows = pd.read_parquet(forecast.run(config, tmp_path, console=quiet))
+    rows, samples = (pd.read_parquet(made[0] / f"{n}.parquet") for n in ("forecast", "samples"))
     own = rows[rows["own"]].iloc[0]
-    samples = pd.read_parquet(tmp_path / "samples.parquet")
     weight = np.exp(samples["reward"] / 0.2)
     assert own["mean_reward"] == pytest.approx((weight * samples["reward"]).sum() / weight.sum())
     mass = weight[samples["scaffold"].fillna("") != ""].groupby(samples["scaffold"]).sum()
@@ -83,13 +94,14 @@ def test_a_row_is_the_weighted_mean_of_the_samples(config, tmp_path, quiet):
     assert own["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
 
 
-def test_the_seed_decides(config, tmp_path, quiet):
-    a, b, c = (
-        pd.read_parquet(forecast.run(config | {"seed": seed}, tmp_path / name, console=quiet))
-        for name, seed in (("a", 2), ("b", 2), ("c", 3))
+def test_the_seed_decides(config, made, tmp_path, quiet):
+    rows = pd.read_parquet(made[0] / "forecast.parquet")
+    again, other = (
+        pd.read_parquet(forecast.run(config | {"seed": seed}, tmp_path / f"{seed}", console=quiet))
+        for seed in (0, 3)
     )
-    pd.testing.assert_frame_equal(a, b)
-    assert not a["mean_reward"].equals(c["mean_reward"])
+    pd.testing.assert_frame_equal(again, rows)
+    assert not rows["mean_reward"].equals(other["mean_reward"])
 
 
 def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
@@ -118,17 +130,20 @@ def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
     assert trained["top_share"] == pytest.approx(foretold["top_share"], abs=0.15)
 
 
-def test_a_run_with_another_reward_or_prior_is_refused(config, tmp_path, quiet, write_run):
-    run = tmp_path / "run"
-    with Manifest.start(
-        run,
-        stage="posttrain",
-        config={"target": RUN["target"], "reward": {"components": [{"kind": "qed"}]}},
-        inputs={"prior": __file__},
-    ):
-        pass
-    with pytest.raises(InputError, match="trained with another reward and another prior than"):
-        forecast.run(config | {"runs": [str(run)]}, tmp_path / "out", console=quiet)
+def test_runs_with_another_reward_or_prior_are_named_in_one_line(config, tmp_path, quiet):
+    settings = {"target": RUN["target"], "reward": {"components": [{"kind": "qed"}]}}
+    for name, prior in {"a": __file__, "b": config["prior"], "c": config["prior"]}.items():
+        how = {"stage": "posttrain", "config": settings, "inputs": {"prior": prior}}
+        Manifest.start(tmp_path / name, **how).finish()
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    for runs, says in {
+        (a,): f"{a}: trained with another reward and another prior than",
+        (b, c): f"{b}, {c}: trained with another reward than the config",
+    }.items():
+        with pytest.raises(InputError) as caught:
+            forecast.run(config | {"runs": [*runs]}, tmp_path / "out", console=quiet)
+        (line,) = str(caught.value).splitlines()
+        assert line.startswith(says)
     assert not (tmp_path / "out").exists()
 
 
@@ -146,40 +161,11 @@ def test_a_converted_prior_is_the_one_that_it_was_made_of(tmp_path, tiny_prior, 
             read_runs([run], asked, reward)
 
 
-def test_runs_with_another_reward_are_named_in_one_line(config, tmp_path, quiet):
-    names = [str(tmp_path / f"run{i}") for i in range(3)]
-    for name in names:
-        reward = {"components": [{"kind": "qed"}]}
-        settings = {"target": RUN["target"], "reward": reward}
-        with Manifest.start(
-            name, stage="posttrain", config=settings, inputs={"prior": config["prior"]}
-        ):
-            pass
-    with pytest.raises(InputError) as caught:
-        forecast.run(config | {"runs": names}, tmp_path / "out", console=quiet)
-    (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"{', '.join(names)}: trained with another reward than the config")
-
-
-def test_what_is_printed_can_be_read_without_the_files(config, tmp_path):
-    console = Console(width=120)
-    with console.capture() as captured:
-        forecast.run(config, tmp_path, console=console)
-    text = " ".join(captured.get().split())
-    found = json.loads((tmp_path / "forecast.json").read_text())
-    assert all(" ".join(sentence.split()) in text for sentence in found["sentences"])
-    assert any("rossover" in sentence for sentence in found["sentences"])
-    assert "300 samples of the prior," in text
-    assert "At sigma 5 the gibbs target puts" in text
-    assert "The prior hits R >= 0.5 with" in text
-
-
-def test_the_file_to_train_with_is_the_file_to_forecast(tmp_path, tiny_prior, monkeypatch, capsys):
+def test_the_file_to_train_with_is_the_file_to_forecast(
+    tmp_path, tiny_prior, monkeypatch, chemkl, capsys
+):
     """Both stages take one file; by default each has a folder of its own."""
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump({**RUN, "prior": str(tiny_prior)}))
-    monkeypatch.setattr(sys, "argv", ["chemkl", "forecast", "mine.yaml", "n=100", "betas=0.2"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
+    assert chemkl("forecast", "mine.yaml", "n=100", "betas=0.2") == 0
     assert "output: runs/mine-forecast/forecast.parquet" in capsys.readouterr().out

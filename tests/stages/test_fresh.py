@@ -1,12 +1,11 @@
 """What --fresh moves aside, and what it leaves where it is."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from pydantic import Field
+from small_runs import held
 
 from chemkl.config import Config, InputError, InputPath
 from chemkl.results import Manifest
@@ -41,18 +40,10 @@ def _somewhere(tmp_path, monkeypatch):
 @pytest.fixture
 def running(tmp_path):
     """A folder in which another process is running."""
-    out = tmp_path / "out"
-    code = (
-        "import sys; from chemkl.results import Manifest\n"
-        "held = Manifest.start(sys.argv[1], stage='posttrain', config={})\n"
-        "print('ready', flush=True); sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, out], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        yield out
-        process.stdin.close()
+    manifest = Manifest.start(tmp_path / "out", stage="posttrain", config={})
+    manifest._lock.close()
+    with held(tmp_path / "out"):
+        yield tmp_path / "out"
 
 
 def test_output_is_moved_to_a_free_name_and_the_user_is_told(tmp_path, capsys):
@@ -115,23 +106,19 @@ def test_who_waited_for_the_lock_of_a_moved_folder_gets_the_new_one(tmp_path, mo
 def test_inputs_stay_where_they_are(tmp_path):
     out = output_in(tmp_path / "out")
     inner = output_in(out / "checkpoints" / "model")
-    for config, message in [
-        (Settings(model=out), f"{out}: is an input of this config; choose another --out"),
-        (Settings(runs=[inner]), f"{out}: holds an input of this config, {inner}; choose"),
+    (tmp_path / "link").symlink_to(out)
+    for folder, config, message in [
+        (out, Settings(model=out), f"{out}: is an input of this config; choose another --out"),
+        (out, Settings(runs=[inner]), f"{out}: holds an input of this config, {inner}; choose"),
+        (inner, Settings(runs=[out]), f"model: lies in an input of this config, {out}; choose"),
+        (tmp_path / "link", Settings(model=out), "link: is an input of this config"),
     ]:
         with pytest.raises(InputError, match=message):
-            move_aside(out, config)
-    with pytest.raises(InputError, match=f"model: lies in an input of this config, {out}; choose"):
-        move_aside(inner, Settings(runs=[out]))
-    (tmp_path / "link").symlink_to(out)
-    with pytest.raises(InputError, match="link: is an input of this config"):
-        move_aside(tmp_path / "link", Settings(model=out))
+            move_aside(folder, config)
     assert names(tmp_path) == ["link", "out", "work"]
-    assert move_aside(out, Settings(model="a/b", runs=[tmp_path / "work"])) is not None
-
-
-def test_where_a_config_looks_things_up_is_no_input(tmp_path):
-    assert move_aside(output_in(tmp_path / "out"), Settings(folder=tmp_path)) is not None
+    # where a config looks things up is no input
+    apart = Settings(model="a/b", runs=[tmp_path / "work"], folder=tmp_path)
+    assert move_aside(out, apart) is not None
 
 
 def test_files_that_are_read_stay_where_they_are(tmp_path):

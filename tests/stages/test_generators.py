@@ -6,7 +6,7 @@ import pytest
 import torch
 from rdkit import Chem
 from safetensors.torch import load_file
-from test_posttrain_stage import SHORT, killed_at_step, run_and_kill, same_run
+from small_runs import SHORT, killed_at_step, run_and_kill, same_run, weights_of
 
 from chemkl.chem.parts import Lead, Pair, Scaffold
 from chemkl.config import InputError
@@ -58,9 +58,8 @@ PARTS = {
     "link": [Pair(pair) for pair in PAIRS],
     "analogues": [Lead(smiles) for smiles in SEEDS],
 }
-CONFIG = SHORT | {
-    "generator": {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3},
-}
+GENERATOR = {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3}
+CONFIG = SHORT | {"generator": GENERATOR}
 
 
 def drawn(kind, n):
@@ -92,24 +91,15 @@ def holds(kind, group, mol):
     return any(not one & other for one in matches[0] for other in matches[1])
 
 
-def check_samples(kind, n):
+@pytest.mark.parametrize("kind", GENERATORS)
+@pytest.mark.parametrize("n", [60, pytest.param(1000, marks=pytest.mark.slow)])
+def test_molecules_hold_their_part_and_are_valid_and_many(kind, n):
     rows = drawn(kind, n)
     valid = [(group, mol) for group, mol in rows if mol is not None]
     unique = {Chem.MolToSmiles(mol) for _, mol in valid}
     assert all(holds(kind, group, mol) for group, mol in valid)
     assert len(valid) >= 0.8 * len(rows)
     assert len(unique) >= 0.5 * len(valid)
-
-
-@pytest.mark.parametrize("kind", GENERATORS)
-def test_molecules_hold_their_part_and_are_valid_and_many(kind):
-    check_samples(kind, 60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", GENERATORS)
-def test_a_thousand_molecules_hold_their_part_and_are_valid_and_many(kind):
-    check_samples(kind, 1000)
 
 
 @pytest.mark.slow
@@ -126,10 +116,18 @@ def test_post_training_raises_the_reward_of_molecules_that_hold_a_part(kind, tmp
     assert trace["valid"].mean() >= 0.8
 
 
-def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(config, tmp_path):
-    posttrain.run(config, tmp_path)
-    trace = read_trace(tmp_path)
-    names = config["generator"]["scaffolds"]
+@pytest.fixture(scope="module")
+def finished(tiny_prior, tmp_path_factory):
+    """A run that nothing happened to."""
+    out = tmp_path_factory.mktemp("run")
+    posttrain.run(CONFIG | {"prior": str(tiny_prior)}, out)
+    return out
+
+
+def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(
+    finished, tiny_prior, tmp_path
+):
+    trace, names = read_trace(finished), GENERATOR["scaffolds"]
     assert trace["call"].count() == 60
     assert [names[group] for group in trace["group"]] == trace["prompt"].tolist()
     assert trace["valid"].mean() > 0.3
@@ -147,17 +145,15 @@ def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(config,
     lost = trace["reason"].fillna("").str.startswith("fixed part: ")
     assert trace.loc[lost, "raw_qed"].isna().all()
     assert trace["anchor"].groupby([trace["step"], trace["group"]]).sum().max() <= 1
-    weights = load_file(tmp_path / "checkpoints" / "policy.safetensors")
-    assert weights.keys() == load_file(config["prior"]).keys()
-    evaluate.run({"runs": [str(tmp_path)]}, tmp_path / "evaluated")
+    assert weights_of(finished).keys() == load_file(tiny_prior).keys()
+    evaluate.run({"runs": [str(finished)], "into_runs": False}, tmp_path / "evaluated")
 
 
-def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, monkeypatch):
-    posttrain.run(config, tmp_path / "whole")
-    run_and_kill(monkeypatch, killed_at_step(3), config, tmp_path / "killed")
-    posttrain.run(config, tmp_path / "killed")
-    same_run(tmp_path / "whole", tmp_path / "killed")
-    assert read_trace(tmp_path / "whole")["step"].max() > 3
+def test_a_killed_run_ends_as_the_whole_one(config, finished, tmp_path, monkeypatch):
+    run_and_kill(monkeypatch, killed_at_step(3), config, tmp_path)
+    posttrain.run(config, tmp_path)
+    same_run(tmp_path, finished)
+    assert read_trace(finished)["step"].max() > 3
 
 
 def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monkeypatch, capsys):
@@ -170,12 +166,10 @@ def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monk
     assert capsys.readouterr().err.count(told) == 1
     show(str(tmp_path / "run"))
     assert told[:60] in " ".join(capsys.readouterr().out.split())
-    given = {"policy": config["prior"], "n": 10, "generator": config["generator"]}
+    given = {"policy": config["prior"], "n": 10, "generator": GENERATOR}
     sample.run(given, tmp_path / "samples")
-    assert (
-        "no sample is valid and holds its part (the column problem says why)"
-        in capsys.readouterr().err
-    )
+    told = "no sample is valid and holds its part (the column problem says why)"
+    assert told in capsys.readouterr().err
 
 
 def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):
@@ -243,17 +237,16 @@ def test_a_generator_goes_with_no_memory_and_no_mixture(config, tiny_prior, tmp_
         posttrain.run(config | {"memory": {}}, tmp_path)
     given = {"policy": str(tiny_prior), "prior": str(tiny_prior), "beta_scale": 2.0}
     with pytest.raises(InputError, match="leave out mixture and beta_scale"):
-        sample.run({**given, "generator": CONFIG["generator"]}, tmp_path)
+        sample.run({**given, "generator": GENERATOR}, tmp_path)
 
 
 def test_what_is_forecast_is_the_prior_of_one_part(config, tmp_path):
-    own = {"n": 30, "sample_batch": 30, "min_ess": 1}
-    with pytest.raises(
-        InputError, match=r"generator\.scaffolds: 2 parts, each with a target of its"
-    ):
-        forecast.run(config | own, tmp_path)
+    config |= {"n": 30, "sample_batch": 30, "min_ess": 1}
+    says = r"generator\.scaffolds: 2 parts, each with a target of its"
+    with pytest.raises(InputError, match=says):
+        forecast.run(config, tmp_path)
     generator = {"kind": "decorate", "scaffolds": ["*C1CCCC1"]}
-    forecast.run(config | own | {"generator": generator}, tmp_path)
+    forecast.run(config | {"generator": generator}, tmp_path)
     table = pq.read_table(tmp_path / "samples.parquet").to_pandas()
     prior = freeze(load_policy(config["prior"]))
     policy = ConstrainedPolicy(prior, Constraint([Scaffold("*C1CCCC1")], prior, seed=3))

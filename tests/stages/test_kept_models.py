@@ -1,14 +1,19 @@
 """Runs that begin with a model of REINVENT: converted beside them, and not needed any more."""
 
-import json
 from pathlib import Path
 
-import pandas as pd
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
-from test_posttrain_stage import SHORT, KilledError, killed_at_step, run_and_kill, same_run
+from small_runs import (
+    SHORT,
+    killed_at_step,
+    killed_at_update,
+    run_and_kill,
+    same_run,
+    same_weights,
+    write_corpus,
+)
 
 from chemkl.config import InputError
 from chemkl.policies import load_policy, reinvent
@@ -31,11 +36,6 @@ def config(tiny_prior, tmp_path, monkeypatch):
     return {"prior": str(tmp_path / "my.prior"), **SHORT}
 
 
-def same_weights(one, other):
-    left, right = load_file(one), load_file(other)
-    return left.keys() == right.keys() and all(torch.equal(left[k], right[k]) for k in left)
-
-
 def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
     config, tmp_path, monkeypatch, chemkl, capsys
 ):
@@ -45,8 +45,7 @@ def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
     kept = Manifest.load(tmp_path / "run").inputs["prior"]
     assert (kept.path, kept.sha256) == (str(prior), sha256_of(prior))
     assert (kept.kept, kept.kept_sha256) == (COPY, sha256_of(copy))
-    original = load_policy(prior).state_dict()
-    assert all(torch.equal(original[k], value) for k, value in load_file(copy).items())
+    assert same_weights(load_policy(prior).state_dict(), load_file(copy))
     prior.unlink()
     Path(tmp_path / "in.yaml").write_text(yaml.safe_dump(config))
     assert chemkl("posttrain", str(tmp_path / "in.yaml"), "--out", str(tmp_path / "run")) == 0
@@ -70,7 +69,7 @@ def test_what_is_kept_is_what_the_run_began_with(config, tiny_prior, tmp_path):
     prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
     before = copy.rename(tmp_path / "before.safetensors")
     posttrain.run(config | {"budget": 80}, tmp_path / "run")
-    assert same_weights(copy, before)  # made anew while the original is there
+    assert same_weights(load_file(copy), load_file(before))  # anew, while the original is there
     there, before = prior.read_bytes(), copy.read_bytes()
     prior.unlink()
     copy.write_bytes(tiny_prior.read_bytes())  # sound, but another
@@ -100,7 +99,7 @@ def test_jobs_of_a_pipeline_have_a_copy_each_and_go_on_from_it(config, tmp_path)
     jobs = run_pipeline(data, tmp_path / "two")
     copies = [job.folder / COPY for job in jobs]
     assert len({*copies}) == 2
-    assert same_weights(*copies)
+    assert same_weights(*map(load_file, copies))
     Path(config["prior"]).unlink()
     assert [job.status for job in run_pipeline(data, tmp_path / "two")] == ["skipped"] * 2
     config["budget"] = 80
@@ -111,32 +110,17 @@ def test_jobs_of_a_pipeline_have_a_copy_each_and_go_on_from_it(config, tmp_path)
 
 
 def test_fine_tuning_goes_on_without_the_file_that_it_began_with(config, tmp_path, monkeypatch):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
     smiles = ["CCO", "CCN", "CCC", "CO", "C1CC1", "CCCO"]
-    pd.DataFrame({"smiles": smiles, "split": "train"}).to_parquet(corpus / "corpus.parquet")
-    (corpus / "tokens.json").write_text(json.dumps({"C": 1}))
     tuning = {
-        "corpus": str(corpus), "init": config["prior"], "valid_split": None, "batch_size": 2,
+        "corpus": write_corpus(tmp_path / "corpus", smiles=smiles, split="train"),
+        "init": config["prior"], "valid_split": None, "batch_size": 2,
         "epochs": 3, "learning_rate": 1e-3, "samples_per_epoch": 0, "report_samples": 20,
         "checkpoint_every": 1, "precision": "32-true", "trainer": {"accelerator": "cpu"},
     }  # fmt: skip
-    pretrain.run(tuning, tmp_path / "whole")
-    from chemkl.training.pretrain import Pretrain
-
-    original = Pretrain.training_step
-
-    def training_step(self, batch, index):
-        if self.trainer.global_step == 4:
-            raise KilledError
-        return original(self, batch, index)
-
-    with monkeypatch.context() as inside:
-        inside.setattr(Pretrain, "training_step", training_step)
-        with pytest.raises(KilledError):
-            pretrain.run(tuning, tmp_path / "run")
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    pretrain.run(tuning, whole)
+    run_and_kill(monkeypatch, killed_at_update(4), tuning, run, pretrain)
     Path(config["prior"]).unlink()
-    pretrain.run(tuning, tmp_path / "run")
-    assert same_weights(tmp_path / "whole" / POLICY, tmp_path / "run" / POLICY)
-    results = [Manifest.load(tmp_path / name).results["after"] for name in ("whole", "run")]
-    assert results[0] == results[1]
+    pretrain.run(tuning, run)
+    assert same_weights(*(load_file(out / POLICY) for out in (whole, run)))
+    assert Manifest.load(whole).results["after"] == Manifest.load(run).results["after"]

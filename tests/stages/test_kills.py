@@ -1,19 +1,11 @@
 """Runs killed by SIGKILL in the middle of what matters end, to the bit, as undisturbed ones do."""
 
-import json
-
-import pandas as pd
 import pytest
 import torch
 from kills import Forks, Moment, check_kill, moments
-from safetensors.torch import load_file
-from test_exploration_stage import EXPLORES
-from test_memory_stage import ALL_ON
-from test_posttrain_stage import CONFIG, RUNNING
-from test_pretrain_stage import TINY
+from small_runs import ALL_ON, CONFIG, EXPLORES, RUNNING, TINY, checkpoint_of, manifest_of, same_run
 
 from chemkl.policies import read_header
-from chemkl.results import read_trace
 from chemkl.results.log import read_log
 
 SAMPLING = moments("chemkl.policies.rnn:draw", [1, 20, 45, 70])
@@ -76,11 +68,20 @@ FAST = [
     CHANGES[1],
     CHANGES[3],
     CHANGES[6],
+    SAMPLING[0],
+    SAMPLING[1],  # before the first checkpoint
     SAMPLING[2],
     SCORING[2],
     TRACE[4],
+    CHECKPOINT[0],  # behind the first cut of the trace
     CHECKPOINT[4],
+    CHECKPOINT[5],
     RENAMES[9],
+    END[0],
+    END[1],  # in the middle of the merged trace
+    END[9],  # before the policy has its name, and behind
+    END[10],
+    END[13],  # when both traces are there
 ]
 
 
@@ -122,59 +123,39 @@ def header_of(out):
 
 
 def same(one, other):
-    """Bit for bit: the trace, the policy's file, the checkpoint, the counts."""
-    if (other / "trace").exists():
-        pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
+    """Bit for bit: the run, what the policy's file says, the checkpoint."""
+    same_run(one, other)
     assert header_of(one) == header_of(other)
-    weights, states, results = [], [], []
-    for out in (one, other):
-        weights.append(load_file(out / "checkpoints" / "policy.safetensors"))
-        saved = torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-        kept = ("global_step", "state_dict", "optimizer_states")
-        states.append({key: saved[key] for key in kept})
-        manifest = json.loads((out / "manifest.json").read_text())
-        results.append([manifest[key] for key in ("status", "ended_by", "results", "config_hash")])
-    torch.testing.assert_close(*weights, rtol=0, atol=0)
+    kept = ("global_step", "state_dict", "optimizer_states")
+    states = [{key: saved[key] for key in kept} for saved in map(checkpoint_of, (one, other))]
     torch.testing.assert_close(*states, rtol=0, atol=0)
-    assert results[0] == results[1]
     assert read_log(one)[-1]["event"] == "end"
 
 
-def named(kills):
+def named(name, kills):
     slow = pytest.mark.slow
     return [
-        pytest.param(kill, id="-".join(map(str, kill)), marks=() if kill in FAST else slow)
+        pytest.param(
+            name, kill, id="-".join(map(str, (name, *kill))), marks=() if kill in FAST else slow
+        )
         for kill in kills
     ]
 
 
-@pytest.mark.parametrize("moment", named(POSTTRAIN))
-def test_a_run_of_posttrain(forks, whole, tmp_path, moment):
-    config, undisturbed = whole("posttrain")
-    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
-
-
-@pytest.mark.parametrize("moment", named(FURTHER))
-def test_a_run_with_a_memory_and_further_updates(forks, whole, tmp_path, moment):
-    config, undisturbed = whole("all_on")
-    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
-
-
-@pytest.mark.parametrize("moment", named(EXPLORING))
-def test_a_run_that_explores(forks, whole, tmp_path, moment):
-    config, undisturbed = whole("explores")
-    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
-
-
-@pytest.mark.parametrize("moment", named(CHANGES))
-def test_a_run_of_several_stages(forks, whole, tmp_path, moment):
-    config, undisturbed = whole("staged")
-    stages = json.loads((undisturbed / "manifest.json").read_text())["results"]["stages"]
-    assert [stage["ended_by"] for stage in stages] == ["samples", "calls", "budget"]
-    check_kill(forks, "posttrain", config, tmp_path / "run", moment, undisturbed, same)
-
-
-@pytest.mark.parametrize("moment", named(PRETRAIN))
-def test_a_run_of_pretrain(forks, whole, tmp_path, moment):
-    config, undisturbed = whole("pretrain")
-    check_kill(forks, "pretrain", config, tmp_path / "run", moment, undisturbed, same)
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [
+        *named("posttrain", POSTTRAIN),
+        *named("all_on", FURTHER),
+        *named("explores", EXPLORING),
+        *named("staged", CHANGES),
+        *named("pretrain", PRETRAIN),
+    ],
+)
+def test_a_killed_run_ends_as_the_undisturbed_one(forks, whole, tmp_path, name, moment):
+    config, undisturbed = whole(name)
+    stage = "pretrain" if name == "pretrain" else "posttrain"
+    if name == "staged":
+        stages = manifest_of(undisturbed)["results"]["stages"]
+        assert [each["ended_by"] for each in stages] == ["samples", "calls", "budget"]
+    check_kill(forks, stage, config, tmp_path / "run", moment, undisturbed, same)

@@ -6,16 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_posttrain_stage import CONFIG as PLAIN
-from test_posttrain_stage import (
-    FILTERED,
+from small_runs import (
+    ALL_ON,
+    MEMORY,
     TAU,
-    KilledError,
+    checkpoint_of,
+    killed_after,
     killed_at_step,
     manifest_of,
     run_and_kill,
     same_run,
 )
+from small_runs import CONFIG as PLAIN
 
 from chemkl.losses import Objective
 from chemkl.results import read_trace
@@ -25,7 +27,6 @@ from chemkl.stages.show import show
 from chemkl.training.posttrain import Posttrain
 
 SAMPLE = str(Path(__file__).parents[2] / "data" / "moses_sample.smi")
-MEMORY = FILTERED | {"memory": {"capacity": 60, "rows": 8, "draw": "reward", "purge": "scaffold"}}
 CONFIG = PLAIN | MEMORY
 
 
@@ -91,7 +92,7 @@ def test_what_is_measured_of_a_run_leaves_replayed_rows_out(finished):
 
 
 def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path):
-    posttrain.run({key: config[key] for key in config if key != "memory"}, tmp_path)
+    posttrain.run(config | {"memory": None}, tmp_path)
     trace, plain = read_trace(finished), read_trace(tmp_path)
     first = trace["step"] < 1
     pd.testing.assert_frame_equal(trace[first], plain[plain["step"] < 1], check_exact=True)
@@ -160,19 +161,16 @@ def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
 
 
 def test_a_shaper_that_goes_by_log_p_alone_shapes_replayed_rows_too(config, tmp_path):
-    weighed = config | {"estimator": "rloo"}
-    names = ("entropy", "differential_smoothing", "ucpo")
-    for shaper in (None, *names):
-        posttrain.run(weighed | {"shaper": shaper}, tmp_path / str(shaper))
-    traces = [read_trace(tmp_path / str(shaper)) for shaper in (None, *names)]
+    traces = []
+    for shaper in (None, "entropy", "differential_smoothing", "ucpo"):
+        changes = {"estimator": "rloo", "shaper": shaper, "budget": 60}
+        posttrain.run(config | changes, tmp_path / str(shaper))
+        traces.append(read_trace(tmp_path / str(shaper)))
     assert all(trace["is_replay"].any() for trace in traces)
     assert len({tuple(trace["smiles"]) for trace in traces}) == 4
 
 
 WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
-ALL_ON = MEMORY | {"updates_per_batch": 3, "augment": True}
-ALL_ON["diversity_filter"] = {"kind": "murcko", "bucket": 4, "min_score": 0.2, "repeats": False}
-ALL_ON["memory"] = MEMORY["memory"] | {"repeats": False}
 
 
 @pytest.mark.parametrize("settings", [ALL_ON, WEIGHED], ids=["all", "weighed"])
@@ -180,37 +178,21 @@ def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(
     config, tmp_path, monkeypatch, settings
 ):
     config |= settings
-    n = settings["updates_per_batch"]
-    posttrain.run(config, tmp_path / "whole")
-    for step in (2, 4):
-        run_and_kill(monkeypatch, killed_at_step(step), config | {"budget": 70}, tmp_path / "run")
-    with monkeypatch.context() as patch:  # in the middle of a step
-        patch.setattr(Posttrain, "_again", killed_at_entry(Posttrain._again, n - 1))
-        with pytest.raises(KilledError):
-            posttrain.run(config | {"budget": 70}, tmp_path / "run")
-    posttrain.run(config | {"budget": 70}, tmp_path / "run")
-    posttrain.run(config, tmp_path / "run")
-    same_run(tmp_path / "run", tmp_path / "whole")
-    saved = [torch.load(tmp_path / each / "checkpoints" / "last.ckpt", weights_only=True)
-             for each in ("run", "whole")]  # fmt: skip
-    for name, value in saved[0]["memory"].items():
-        other = saved[1]["memory"][name]
-        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
-    steps = read_trace(tmp_path / "whole")["step"].nunique()
+    n, run, whole = settings["updates_per_batch"], tmp_path / "run", tmp_path / "whole"
+    posttrain.run(config, whole)
+    in_a_step = killed_after(Posttrain, "_again", n - 1, before=True)
+    for kill in (killed_at_step(2), killed_at_step(4), in_a_step):
+        run_and_kill(monkeypatch, kill, config | {"budget": 70}, run)
+    posttrain.run(config | {"budget": 70}, run)
+    posttrain.run(config, run)
+    same_run(run, whole)
+    saved, other = checkpoint_of(run), checkpoint_of(whole)
+    for name, value in saved["memory"].items():
+        kept = other["memory"][name]
+        assert torch.equal(value, kept) if isinstance(value, torch.Tensor) else value == kept
+    steps = read_trace(whole)["step"].nunique()
     # a batch that the end cuts short is one that is not learnt from
-    assert saved[1]["global_step"] in (n * steps, n * (steps - 1) + 1)
-
-
-def killed_at_entry(function, n):
-    entries = []
-
-    def call(*arguments):
-        entries.append(1)
-        if len(entries) == n:
-            raise KilledError
-        return function(*arguments)
-
-    return call
+    assert other["global_step"] in (n * steps, n * (steps - 1) + 1)
 
 
 # ---- molecules to begin with
@@ -232,19 +214,30 @@ def seeded(config, tmp_path):
 SEED = "SMILES,activity\nOCC,0.7\nC1CC1,0.2\nCCO,0.9\nCCBr,0.4\nNCCO,0\n"
 
 
-def test_seeds_with_rewards_cost_no_call(seeded, tmp_path):
-    config = seeded(SEED, reward="activity")
-    posttrain.run(config, tmp_path / "run")
-    trace = read_trace(tmp_path / "run")
+def test_seeds_with_rewards_cost_no_call_and_what_is_wrong_with_them_is_told(
+    seeded, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    posttrain.run(seeded(SEED, reward="activity"), run)
+    trace = read_trace(run)
     first = trace[(trace["step"] == 0) & trace["is_replay"]]
     assert dict(zip(first["canonical_smiles"], first["reward"], strict=True)) == {
         "CCO": 0.7, "C1CC1": 0.2
     }  # fmt: skip
     assert first["call"].isna().all()
     assert trace["call"].dropna().tolist() == list(range(1, 61))
+    lines = capsys.readouterr().err.splitlines()
+    file = f"{run}: memory.seed: {tmp_path / 'seed.csv'}"
+    twice, lost = (n for n, line in enumerate(lines) if line.startswith(file))
+    assert twice < lost < next(n for n, line in enumerate(lines) if "ended by" in line)
+    assert lines[twice] == (
+        f"{file}: the same molecule with different rewards in lines 2 and 4 (0.7 and 0.9): the "
+        "first one counts"
+    )
+    assert lines[lost].startswith(f"{file}: left out are line 5 (CCBr): the policy cannot write")
 
 
-def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch):
+def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch, capsys):
     config = seeded(SEED) | ALL_ON
     config["memory"] = seeded(SEED)["memory"]
     posttrain.run(config, tmp_path / "whole")
@@ -257,31 +250,14 @@ def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch):
     assert count(trace).calls == 57  # of the policy's own
     sampled = trace[~trace["is_replay"]]
     assert manifest_of(tmp_path / "whole")["results"]["samples"] == len(sampled)
+    capsys.readouterr()
+    show(str(tmp_path / "whole"))
+    words = " ".join(capsys.readouterr().out.split())
+    assert " calls 60 of a budget of 60, 3 of them for seeds of the memory " in words
     for step in (0, 2):
         run_and_kill(monkeypatch, killed_at_step(step), config, tmp_path / "run")
     posttrain.run(config, tmp_path / "run")
     same_run(tmp_path / "run", tmp_path / "whole")
-
-
-def test_what_is_left_out_and_what_stands_twice_is_told_at_the_start(seeded, tmp_path, capsys):
-    posttrain.run(seeded(SEED, reward="activity"), tmp_path / "run")
-    lines = capsys.readouterr().err.splitlines()
-    file = f"{tmp_path / 'run'}: memory.seed: {tmp_path / 'seed.csv'}"
-    twice, lost = (n for n, line in enumerate(lines) if line.startswith(file))
-    assert twice < lost < next(n for n, line in enumerate(lines) if "ended by" in line)
-    assert lines[twice] == (
-        f"{file}: the same molecule with different rewards in lines 2 and 4 (0.7 and 0.9): the "
-        "first one counts"
-    )
-    assert lines[lost].startswith(f"{file}: left out are line 5 (CCBr): the policy cannot write")
-
-
-def test_show_counts_the_calls_of_seeds_too(seeded, tmp_path, capsys):
-    posttrain.run(seeded(SEED), tmp_path / "run")
-    capsys.readouterr()
-    show(str(tmp_path / "run"))
-    words = " ".join(capsys.readouterr().out.split())
-    assert " calls 60 of a budget of 60, 3 of them for seeds of the memory " in words
 
 
 @pytest.mark.parametrize(

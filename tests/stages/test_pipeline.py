@@ -1,17 +1,18 @@
 """The pipeline runner, with small stages in place of the real ones."""
 
-import json
-import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
+from small_runs import held
 
-from chemkl import cli
 from chemkl.config import Config, InputError, InputPath
+from chemkl.config.pipeline import StageName
 from chemkl.results import Manifest, read_trace
 from chemkl.stages import pipeline
 from chemkl.stages.registry import STAGES, Stage
@@ -82,6 +83,12 @@ DEMO = {
     ],
 }
 ALL = ["plain-seed=0", "plain-seed=1", "mara", "evaluate"]
+
+
+@pytest.fixture
+def demo():
+    """The pipeline, for tests that change it."""
+    return deepcopy(DEMO)
 
 
 def statuses(outcomes):
@@ -180,9 +187,8 @@ def test_everything_is_checked_before_anything_runs(stages, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, tmp_path):
+def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, demo, tmp_path):
     (tmp_path / "other").mkdir()
-    demo = json.loads(json.dumps(DEMO))
     demo["stages"][2]["config"]["runs"].append("other")
     ours = [tmp_path / "runs" / "demo" / name for name in ALL[:3]]
     for _ in range(2):  # what the folders hold the second time may be made anew as well
@@ -238,9 +244,7 @@ def test_a_dry_run_lists_the_jobs_and_makes_nothing(stages, tmp_path, capsys):
     ]
     assert not (tmp_path / "runs").exists()
     assert stages.posttrain.calls == []
-
-
-def test_the_table_tells_what_would_be_done(stages, capsys):
+    # and what would be done
     pipeline.run(DEMO)
     capsys.readouterr()
     pipeline.run(DEMO, dry_run=True)
@@ -255,25 +259,19 @@ def test_the_table_tells_what_would_be_done(stages, capsys):
     assert [table.count(word) for word in ("complete", "resume", "again")] == [2, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("only", "names"),
-    [
-        ("plain", ALL[:2]),
-        ("plain-seed=1", ALL[1:2]),
-        ("mara", ["mara"]),
-        ("posttrain", ALL[:3]),
-        ("evaluate", ["evaluate"]),
-    ],
-)
-def test_only_takes_an_entry_a_job_or_a_stage(stages, only, names):
-    pipeline.run(DEMO)
-    assert [outcome.name for outcome in pipeline.run(DEMO, only=only)] == names
-
-
-def test_an_array_of_jobs_runs_each_index_once(stages):
+def test_only_takes_an_entry_a_job_or_a_stage_and_index_one_of_them(stages):
     for index in (1, 0):
         pipeline.run(DEMO, only="plain", index=index)
     assert stages.posttrain.calls == ["plain-seed=1", "plain-seed=0"]
+    pipeline.run(DEMO)
+    for only, names in {
+        "plain": ALL[:2],
+        "plain-seed=1": ALL[1:2],
+        "mara": ["mara"],
+        "posttrain": ALL[:3],
+        "evaluate": ["evaluate"],
+    }.items():
+        assert [outcome.name for outcome in pipeline.run(DEMO, only=only)] == names
 
 
 @pytest.mark.parametrize(
@@ -294,18 +292,17 @@ def test_choices_that_cannot_be_run(stages, settings, problem):
     assert stages.posttrain.calls == stages.evaluate.calls == []
 
 
-def test_a_folder_with_another_config_is_left_alone(stages, tmp_path):
+def test_a_folder_with_another_config_is_left_alone(stages, demo, tmp_path):
     pipeline.run(DEMO)
     before = (tmp_path / "runs/demo/mara/manifest.json").read_bytes()
-    other = json.loads(json.dumps(DEMO))
-    other["stages"][1]["set"] = {"seed": 7}
-    other["stages"][2]["set"] = {"threshold": 0.9}
+    demo["stages"][1]["set"] = {"seed": 7}
+    demo["stages"][2]["set"] = {"threshold": 0.9}
     with pytest.raises(InputError, match=r"seed: 0 in the folder, 7 in the new config") as caught:
-        pipeline.run(other)
+        pipeline.run(demo)
     assert "threshold: 0.8 in the folder, 0.9 in the new config" in str(caught.value)
     assert "--fresh" in str(caught.value)
     assert (tmp_path / "runs/demo/mara/manifest.json").read_bytes() == before
-    assert statuses(pipeline.run(other, "elsewhere")) == ["done"] * 4
+    assert statuses(pipeline.run(demo, "elsewhere")) == ["done"] * 4
 
 
 def test_fresh_moves_aside_what_was_there_and_deletes_nothing(stages, tmp_path, capsys):
@@ -320,26 +317,14 @@ def test_fresh_moves_aside_what_was_there_and_deletes_nothing(stages, tmp_path, 
     assert (tmp_path / "runs/demo/mara.old-2/made_by").read_text() == second
 
 
-def test_fresh_moves_nothing_where_one_job_cannot_be_moved(stages, tmp_path):
+def test_fresh_moves_nothing_where_one_job_cannot_be_moved(stages, demo, tmp_path):
     pipeline.run(DEMO)
-    mara = tmp_path / "runs/demo/mara"
-    code = (
-        "import sys; from chemkl.results import Manifest\n"
-        "held = Manifest.start(sys.argv[1], stage='posttrain', config=eval(sys.argv[2]))\n"
-        "print('ready', flush=True); sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, mara, repr(Manifest.load(mara).config)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "ready\n"
-        with pytest.raises(InputError, match="mara: another process is running in this folder"):
-            pipeline.run(DEMO, fresh=True)
-        process.stdin.close()
+    with (
+        held(tmp_path / "runs/demo/mara"),
+        pytest.raises(InputError, match="mara: another process is running in this folder"),
+    ):
+        pipeline.run(DEMO, fresh=True)
     (tmp_path / "runs/demo/evaluate/manifest.json").unlink()
-    demo = json.loads(json.dumps(DEMO))
     demo["stages"][2]["config"]["runs"].append(str(tmp_path / "runs"))
     with pytest.raises(InputError) as caught:
         pipeline.run(demo, fresh=True)
@@ -352,7 +337,7 @@ def test_fresh_moves_nothing_where_one_job_cannot_be_moved(stages, tmp_path):
     assert sorted(p.name for p in (tmp_path / "runs/demo").iterdir()) == sorted(ALL)
 
 
-def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, capsys):
+def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, demo, capsys):
     folder = Path("runs/demo/mara")
 
     def fail_early(config, start):
@@ -366,12 +351,11 @@ def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, ca
     with pytest.raises(InputError, match="mend it"):
         pipeline.run(DEMO, only="mara")
     STAGES["posttrain"] = whole
-    mended = json.loads(json.dumps(DEMO))
-    mended["stages"][1]["set"] = {"seed": 7}
+    demo["stages"][1]["set"] = {"seed": 7}
     capsys.readouterr()
-    pipeline.run(mended, only="mara", dry_run=True)
+    pipeline.run(demo, only="mara", dry_run=True)
     assert "new" in capsys.readouterr().out
-    assert statuses(pipeline.run(mended, only="mara")) == ["done"]
+    assert statuses(pipeline.run(demo, only="mara")) == ["done"]
     out, err = capsys.readouterr()
     assert "mara: posttrain starts in runs/demo/mara\n" in out
     assert "the earlier attempt (failed) left no results" in err
@@ -379,29 +363,23 @@ def test_a_job_that_failed_before_its_first_result_is_mended_in_place(stages, ca
     assert [p.name for p in folder.parent.iterdir()] == ["mara"]
 
 
-def test_what_read_an_older_run_is_made_again(stages, tmp_path, monkeypatch):
-    times = iter(f"2030-01-01T00:00:{second:02d}+00:00" for second in range(60))
+def test_what_read_an_older_run_is_made_again(stages, demo, tmp_path, monkeypatch):
+    times = iter(f"2030-01-01T00:{n // 60:02d}:{n % 60:02d}+00:00" for n in range(600))
     monkeypatch.setattr("chemkl.results.manifest._now", lambda: next(times))
     pipeline.run(DEMO)
     pipeline.run(DEMO, only="mara", fresh=True)
     assert statuses(pipeline.run(DEMO)) == ["skipped", "skipped", "skipped", "done"]
     assert (tmp_path / "runs/demo/evaluate.old-1/made_by").exists()
     assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
-
-
-def test_seeds_that_are_added_later_are_run_and_the_tables_made_again(stages, tmp_path):
-    pipeline.run(DEMO)
-    wider = json.loads(json.dumps(DEMO))
-    wider["stages"][0]["grid"]["seed"].append(2)
-    assert statuses(pipeline.run(wider)) == ["skipped", "skipped", "done", "skipped", "done"]
-    assert (tmp_path / "runs/demo/evaluate.old-1/made_by").exists()
-    wider["stages"][2]["config"] |= {"runs": ["${plain}"], "threshold": 0.7}
+    demo["stages"][0]["grid"]["seed"].append(2)  # a seed that is added later
+    assert statuses(pipeline.run(demo)) == ["skipped", "skipped", "done", "skipped", "done"]
+    assert (tmp_path / "runs/demo/evaluate.old-2/made_by").exists()
+    demo["stages"][2]["config"] |= {"runs": ["${plain}"], "threshold": 0.7}
     with pytest.raises(InputError, match=r"threshold: 0.8 in the folder, 0.7 in the new config"):
-        pipeline.run(wider)
+        pipeline.run(demo)
 
 
-def test_a_folder_named_in_any_setting_is_read(stages):
-    demo = json.loads(json.dumps(DEMO))
+def test_a_folder_named_in_any_setting_is_read(stages, demo):
     demo["stages"][2]["grid"] = {"threshold": [0.1, 0.2]}
     demo["stages"].insert(1, {"stage": "evaluate", "name": "one", "config": {"runs": []}})
     demo["stages"][1]["grid"] = {"runs": [["${plain-seed=0}"], ["${plain-seed=1}/deep"]]}
@@ -415,24 +393,15 @@ def test_a_folder_named_in_any_setting_is_read(stages):
     }
 
 
-def test_input_that_a_finished_job_did_not_write_is_an_input_error(stages):
-    demo = {
-        "name": "demo",
-        "stages": [
-            {"stage": "posttrain", "name": "plain"},
-            {"stage": "evaluate", "config": {"runs": ["${plain}/checkpoints"]}},
-        ],
-    }
+def test_input_that_a_finished_job_did_not_write_is_an_input_error(stages, demo):
+    demo["stages"][0].pop("grid")
+    demo["stages"][1:] = [{"stage": "evaluate", "config": {"runs": ["${plain}/checkpoints"]}}]
     with pytest.raises(InputError, match=r"config\.runs\.0: no such file .*plain/checkpoints"):
         pipeline.run(demo)
     assert stages.posttrain.calls == ["plain"]
 
 
 def test_the_registry_knows_every_stage_that_a_pipeline_may_name():
-    from typing import get_args
-
-    from chemkl.config.pipeline import StageName
-
     assert set(STAGES) == set(get_args(StageName))
 
 
@@ -508,7 +477,7 @@ trainer: {acelerator: cpu, gradient_clip_val: -1}
 """
 
 
-def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch, capsys):
+def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch, chemkl, capsys):
     monkeypatch.chdir(tmp_path)
     Path("junk.safetensors").write_bytes(b"not a model at all")
     Path("posttrain.yaml").write_text(BAD)
@@ -517,9 +486,7 @@ def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch
     )
 
     def said(*arguments):
-        monkeypatch.setattr(sys, "argv", ["chemkl", *arguments])
-        with pytest.raises(SystemExit, match="2"):
-            cli.main()
+        assert chemkl(*arguments) == 2
         return capsys.readouterr().err.splitlines()
 
     lines = said("posttrain", "posttrain.yaml")
@@ -533,8 +500,7 @@ def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch
     ]:
         assert [line for line in lines if line.startswith(start) and what in line], (what, lines)
     assert len(lines) == 6
-    assert said("check", "posttrain.yaml") == lines
-    assert said("check", "p.yaml") == lines
-    assert said("run", "p.yaml") == lines
+    for command in (("check", "posttrain.yaml"), ("check", "p.yaml"), ("run", "p.yaml")):
+        assert said(*command) == lines
     assert said("run", "p.yaml", "--dry-run") == lines
     assert not Path("runs").exists()

@@ -1,7 +1,4 @@
-"""The posttrain stage: what a run leaves behind holds, and a killed run ends as if it had not been.
-
-The kills are exceptions here, raised where a signal may strike; the last test sends real ones.
-"""
+"""The posttrain stage: what a run leaves behind; and a killed run ends as the whole one does."""
 
 import csv
 import json
@@ -14,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import lightning
 import numpy as np
@@ -24,57 +22,54 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from safetensors.torch import load_file
+from small_runs import (
+    BETA,
+    CONFIG,
+    FILTERED,
+    RUNNING,
+    TAU,
+    checkpoint_of,
+    contents,
+    killed_after,
+    killed_at_step,
+    manifest_of,
+    run_and_kill,
+    same_run,
+)
 
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, load_policy, read_header, save_policy
 from chemkl.results import Manifest, read_trace
-from chemkl.results import trace as trace_file
 from chemkl.results.log import read_log
-from chemkl.results.trace import TraceWriter, read_orphans
+from chemkl.results.trace import read_orphans
 from chemkl.stages import evaluate, pipeline, posttrain
 from chemkl.stages.registry import STAGES
-from chemkl.training import trainer as training_trainer
-from chemkl.training.ledger import Ledger
 
-REWARD = {
-    "components": [
-        {"kind": "qed", "weight": 2},
-        {"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 0, "high": 60}},
-    ]
-}
-TAU, BETA = 0.45, 0.05
-
-
-class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs in the stage."""
-
-
-CONFIG = {
-    "reward": REWARD,
-    "target": {"kind": "mara", "beta": BETA, "tau": TAU},
-    "estimator": "log_variance",
-    "precision": "32-true",
-    "batch_size": 16,
-    "learning_rate": 2e-3,
-    "budget": 100,
-    "seed": 3,
-    "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
-    "callbacks": {"checkpoint_every": 3, "progress_bar": False},
-}
-
-
-SHORT = CONFIG | {"budget": 60, "callbacks": {"checkpoint_every": 2, "progress_bar": False}}
-FILTERED = {"diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3}}
-RUNNING = {"target": {"kind": "mara", "sigma": 20, "tau": TAU, "anchor": "running"}, **FILTERED}
+WITH_COUNTED = [
+    *CONFIG["reward"]["components"],
+    {"kind": "counted", "transform": {"kind": "sigmoid", "low": 0, "high": 60}},
+]
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_prior, tmp_path_factory):
+def run_of(tiny_prior, tmp_path_factory):
+    """Runs that nothing happened to, by their settings; made when first asked for."""
+    made = {}
+
+    def get(settings):
+        key = json.dumps(settings)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("run")
+            posttrain.run(settings | {"prior": str(tiny_prior)}, made[key])
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def finished(run_of):
     """One finished run that many tests look at: MARA with a bucket filter."""
-    out = tmp_path_factory.mktemp("run")
-    changes = {"learning_rate": 3e-3, "budget": 250, "seed": 1, "prior": tiny_prior}
-    posttrain.run(CONFIG | FILTERED | changes, out)
-    return out
+    return run_of(CONFIG | FILTERED | {"learning_rate": 3e-3, "budget": 250, "seed": 1})
 
 
 @pytest.fixture(scope="module")
@@ -82,37 +77,15 @@ def trace(finished):
     return read_trace(finished)
 
 
-def manifest_of(out):
-    return json.loads((out / "manifest.json").read_text())
-
-
-def policy_weights(out):
-    return load_file(out / "checkpoints" / "policy.safetensors")
-
-
-def same_run(one, other):
-    """Bit for bit: every column of the trace, every weight, the results."""
-    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
-    left, right = policy_weights(one), policy_weights(other)
-    assert left.keys() == right.keys()
-    assert [name for name in left if not torch.equal(left[name], right[name])] == []
-    for key in ("status", "ended_by", "results", "config_hash"):
-        assert manifest_of(one)[key] == manifest_of(other)[key]
-
-
 # ---- a finished run
 
 
-def test_the_manifest_says_what_was_spent_and_what_ended_the_run(finished, trace):
+def test_the_budget_is_spent_and_the_manifest_says_so(finished, trace):
     manifest = manifest_of(finished)
-    assert manifest["status"] == "complete"
-    assert manifest["ended_by"] == "budget"
+    assert (manifest["status"], manifest["ended_by"]) == ("complete", "budget")
     steps = int(trace["step"].max()) + 1
     assert manifest["results"] == {"calls": 250, "samples": len(trace), "steps": steps}
     assert manifest["inputs"].keys() == {"prior"}
-
-
-def test_the_calls_are_1_to_n_without_gaps_and_n_is_the_budget(trace):
     assert trace["call"].dropna().tolist() == list(range(1, 251))
     assert len(trace) > 260  # some rows were free
 
@@ -212,13 +185,9 @@ def test_the_policy_file_is_the_trained_one_and_says_where_it_comes_from(finishe
     assert provenance["calls"] == 250
     assert provenance["prior_sha256"] == manifest_of(finished)["inputs"]["prior"]["sha256"]
     assert load_policy(path).sample(3, torch.Generator().manual_seed(0)).smiles
-
-
-def test_the_checkpoint_holds_no_prior(finished):
-    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    assert {name.split(".")[0] for name in saved["state_dict"]} == {"policy"}
-    n_weights = sum(value.numel() for value in policy_weights(finished).values())
-    assert sum(value.numel() for value in saved["state_dict"].values()) == n_weights
+    saved = checkpoint_of(finished)["state_dict"]  # holds no prior
+    assert {name.split(".")[0] for name in saved} == {"policy"}
+    assert sum(map(torch.numel, saved.values())) == sum(map(torch.numel, after.values()))
 
 
 def test_the_metrics_stand_in_csv_and_tensorboard_files(finished, trace):
@@ -286,8 +255,8 @@ def test_a_collapsed_policy_is_ended_by_max_samples(config, tmp_path, tiny_prior
     policy.linear.bias.data[0] += 29.5
     save_policy(policy, tmp_path / "collapsed.safetensors", {})
     out = tmp_path / "run"
-    agent = str(tmp_path / "collapsed.safetensors")
-    posttrain.run(config | {"agent": agent, "max_samples": 100, "learning_rate": 1e-9}, out)
+    config |= {"agent": str(tmp_path / "collapsed.safetensors"), "max_samples": 100}
+    posttrain.run(config | {"learning_rate": 1e-9}, out)
     rows, manifest = read_trace(out), manifest_of(out)
     assert manifest["ended_by"] == "max_samples"
     assert manifest["results"]["samples"] == len(rows) == 100
@@ -316,12 +285,13 @@ def test_truncated_rows_are_invalid_and_say_so(config, tmp_path, tiny_prior):
 # ---- one seed, one run
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        posttrain.run(config | FILTERED | {"seed": seed, "budget": 60}, tmp_path / name)
-    same_run(tmp_path / "a", tmp_path / "b")
-    a, c = (read_trace(tmp_path / name) for name in "ac")
-    assert a["smiles"].tolist() != c["smiles"].tolist()
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path, run_of):
+    whole = run_of(CONFIG)
+    posttrain.run(config, tmp_path / "again")
+    same_run(tmp_path / "again", whole)
+    posttrain.run(config | {"seed": 4, "budget": 20}, tmp_path / "other")
+    smiles, others = (read_trace(out)["smiles"].tolist() for out in (whole, tmp_path / "other"))
+    assert smiles[:16] != others[:16]
 
 
 def test_a_policy_that_diverges_is_one_clear_error(config, tmp_path):
@@ -330,141 +300,65 @@ def test_a_policy_that_diverges_is_one_clear_error(config, tmp_path):
     assert manifest_of(tmp_path / "run")["status"] == "failed"
 
 
-def test_a_replaced_prior_is_refused_and_the_run_stays(config, tmp_path, tiny_prior):
-    prior = shutil.copy(tiny_prior, tmp_path / "prior.safetensors")
-    config |= {"prior": str(prior)}
+def test_a_changed_prior_or_file_of_the_reward_is_refused_and_the_run_stays(config, tmp_path):
+    prior, file = tmp_path / "prior.safetensors", tmp_path / "references.smi"
+    whole = shutil.copy(config["prior"], prior).read_bytes()
+    file.write_text("CCO\n")
+    similar = {"kind": "tanimoto", "parameters": {"references_file": str(file)}}
+    reward = {"components": [*CONFIG["reward"]["components"], similar]}
+    config |= {"prior": str(prior), "reward": reward, "budget": 20}
     posttrain.run(config, tmp_path / "run")
-    kept = (tmp_path / "run" / "manifest.json").read_bytes()
+    kept = contents(tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["inputs"].keys() == {"prior", "reward.tanimoto.0"}
     policy = load_policy(prior)
     torch.nn.init.zeros_(policy.linear.bias)
     save_policy(policy, prior, {})
     with pytest.raises(InputError, match=r"prior.safetensors: has changed since .*run was begun"):
         posttrain.run(config, tmp_path / "run")
-    assert (tmp_path / "run" / "manifest.json").read_bytes() == kept
-
-
-def test_a_changed_file_of_the_reward_is_refused_and_the_run_stays(config, tmp_path):
-    file = tmp_path / "references.smi"
-    file.write_text("CCO\n")
-    similar = {"kind": "tanimoto", "parameters": {"references_file": str(file)}}
-    config["reward"] = {"components": [*REWARD["components"], similar]}
-    posttrain.run(config, tmp_path / "run")
-    assert manifest_of(tmp_path / "run")["inputs"].keys() == {"prior", "reward.tanimoto.0"}
+    prior.write_bytes(whole)
     file.write_text("CCN\n")
     with pytest.raises(InputError, match=r"references\.smi: has changed since .*run was begun"):
         posttrain.run(config, tmp_path / "run")
+    assert contents(tmp_path / "run") == kept
 
 
-def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, capsys):
-    posttrain.run(config | {"budget": 40}, tmp_path / "silent")
-    shown = config | {"budget": 40, "callbacks": {"checkpoint_every": 3}}
-    posttrain.run(shown, tmp_path / "shown")
-    assert "40 of 40 calls" in capsys.readouterr().err
-    pd.testing.assert_frame_equal(read_trace(tmp_path / "silent"), read_trace(tmp_path / "shown"))
+def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, run_of, capsys):
+    posttrain.run(config | {"callbacks": {"checkpoint_every": 3}}, tmp_path)
+    assert "100 of 100 calls" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(read_trace(run_of(CONFIG)), read_trace(tmp_path))
 
 
 # ---- killed and resumed
 
 
-def killed_at_step(number):
-    """Between two checkpoints: the rows since the last one are in memory alone."""
-
-    def arrange(patch):
-        original = Ledger.enter
-
-        def enter(self, step, rollout, **how):
-            if step == number:
-                raise KilledError
-            return original(self, step, rollout, **how)
-
-        patch.setattr(Ledger, "enter", enter)
-
-    return arrange
+save_checkpoint = partial(killed_after, lightning.Trainer, "save_checkpoint")
+FOUR_KILLS = [
+    killed_at_step(2),
+    save_checkpoint(nth=2, before=True),  # between a cut of the trace and its checkpoint
+    killed_at_step(5),
+    killed_after(posttrain, "save_policy", before=True),
+]
 
 
-def killed_after(owner, name, nth=1, before=False):
-    """Right after (or before) the n-th call of a function."""
-
-    def arrange(patch):
-        original, count = getattr(owner, name), [0]
-
-        def call(*args, **kwargs):
-            count[0] += 1
-            if before and count[0] == nth:
-                raise KilledError
-            result = original(*args, **kwargs)
-            if count[0] == nth:
-                raise KilledError
-            return result
-
-        patch.setattr(owner, name, call)
-
-    return arrange
-
-
-def run_and_kill(patch, arrange, config, out):
-    with patch.context() as inside:
-        arrange(inside)
-        with pytest.raises(KilledError):
-            posttrain.run(config, out)
-
-
-KILLS = {
-    "before the first step": [killed_at_step(0)],
-    "before the first checkpoint": [killed_at_step(1)],
-    "between checkpoints": [killed_at_step(5)],
-    "right at a checkpoint": [killed_after(training_trainer.Checkpoint, "save", nth=2)],
-    "between the first cut and its checkpoint": [
-        killed_after(lightning.Trainer, "save_checkpoint", nth=1, before=True)
-    ],
-    "between a cut and its checkpoint": [
-        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True)
-    ],
-    "while a checkpoint is renamed": [
-        killed_after(lightning.Trainer, "save_checkpoint", nth=2),
-    ],
-    "before the trace becomes one file": [killed_after(TraceWriter, "compact", before=True)],
-    "while the trace becomes one file": [
-        killed_after(trace_file.shutil, "rmtree", nth=2, before=True)
-    ],
-    "before the policy is written": [killed_after(posttrain, "save_policy", before=True)],
-    "before the manifest is finished": [killed_after(posttrain, "save_policy")],
-    "four times": [
-        killed_at_step(2),
-        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True),
-        killed_at_step(5),
-        killed_after(posttrain, "save_policy", before=True),
-    ],
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tiny_prior, tmp_path_factory):
-    """Runs that nothing happened to, by name; made when first asked for."""
-    made = {}
-
-    def get(name, config):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name)
-            posttrain.run(config, made[name])
-        return made[name]
-
-    return get
-
-
-@pytest.mark.parametrize("kill", KILLS)
-def test_a_killed_run_ends_as_the_whole_one(config, tmp_path, uninterrupted, monkeypatch, kill):
+def test_a_run_killed_four_times_ends_as_the_whole_one(config, tmp_path, monkeypatch):
+    """Of one kill at each moment see test_kills.py."""
     config |= RUNNING
-    for arrange in KILLS[kill]:
-        run_and_kill(monkeypatch, arrange, config, tmp_path)
-    posttrain.run(config, tmp_path)
-    same_run(tmp_path, uninterrupted("running", config))
-    assert len(manifest_of(tmp_path)["resumed"]) == len(KILLS[kill])
+    posttrain.run(config, tmp_path / "whole")
+    for arrange in FOUR_KILLS:
+        run_and_kill(monkeypatch, arrange, config, tmp_path / "run")
+    posttrain.run(config, tmp_path / "run")
+    same_run(tmp_path / "run", tmp_path / "whole")
+    assert len(manifest_of(tmp_path / "run")["resumed"]) == 4
 
 
-def test_a_resumed_run_says_where_it_goes_on(config, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_says_that_it_is_not_complete_and_then_where_it_goes_on(
+    config, tmp_path, monkeypatch, capsys
+):
     run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
     assert "resumes" not in capsys.readouterr().err
+    assert manifest_of(tmp_path)["status"] == "interrupted"
+    assert not (tmp_path / "checkpoints" / "policy.safetensors").exists()
+    assert read_trace(tmp_path)["step"].max() == 2
     posttrain.run(config, tmp_path)  # a checkpoint was written after the steps 0, 1 and 2
     assert f"{tmp_path}: resumes at step 3\n" in capsys.readouterr().err
     events = read_log(tmp_path)
@@ -504,15 +398,8 @@ def test_so_do_other_kinds_of_run(config, tmp_path, monkeypatch, changes):
 
 
 def test_nothing_on_disk_is_scored_twice(config, tmp_path, monkeypatch, asked):
-    config |= {
-        "reward": {"components": [{"kind": "counted", "transform": {"kind": "step", "low": 20}}]}
-    }
-    run_and_kill(
-        monkeypatch,
-        killed_after(lightning.Trainer, "save_checkpoint", nth=2, before=True),
-        config,
-        tmp_path,
-    )
+    config["reward"] = {"components": WITH_COUNTED[-1:]}
+    run_and_kill(monkeypatch, save_checkpoint(nth=2, before=True), config, tmp_path)
     on_disk = read_trace(tmp_path)
     assert on_disk["step"].max() == 5  # three steps more than the checkpoint knows
     asked.clear()
@@ -521,53 +408,38 @@ def test_nothing_on_disk_is_scored_twice(config, tmp_path, monkeypatch, asked):
     assert len(asked) == 100 - on_disk["call"].count()
 
 
-def test_what_another_process_did_meanwhile_is_gone_on_with(config, tmp_path, monkeypatch):
-    build, out = posttrain._Molecules.build_reward, tmp_path / "run"
+def test_what_another_process_did_meanwhile_is_gone_on_with(config, tmp_path, run_of, monkeypatch):
+    build = posttrain._Molecules.build_reward
 
     def after_another(parts):
         monkeypatch.setattr(posttrain._Molecules, "build_reward", build)
-        posttrain.run(config, out)  # as a process that had the folder when this one looked
+        posttrain.run(config, tmp_path)  # as a process that had the folder when this one looked
         return build(parts)
 
     monkeypatch.setattr(posttrain._Molecules, "build_reward", after_another)
-    posttrain.run(config, out)
-    posttrain.run(config, tmp_path / "alone")
-    pd.testing.assert_frame_equal(read_trace(out), read_trace(tmp_path / "alone"), check_exact=True)
-    assert set(read_orphans(out)["step"]) == {6}  # the batch that the end cut short, no other
+    posttrain.run(config, tmp_path)
+    alone = read_trace(run_of(CONFIG))
+    pd.testing.assert_frame_equal(read_trace(tmp_path), alone, check_exact=True)
+    assert set(read_orphans(tmp_path)["step"]) == {6}  # the batch that the end cut short, no other
 
 
-def test_a_killed_run_says_that_it_is_not_complete(config, tmp_path, monkeypatch):
-    run_and_kill(monkeypatch, killed_at_step(4), config, tmp_path)
-    assert manifest_of(tmp_path)["status"] == "interrupted"
-    assert not (tmp_path / "checkpoints" / "policy.safetensors").exists()
-    assert read_trace(tmp_path)["step"].max() == 2
-
-
-@pytest.fixture
-def interrupted(config, tmp_path, monkeypatch):
+def test_a_run_is_not_gone_on_with_by_a_foreign_checkpoint_or_a_trace_without_its_end(
+    config, tmp_path, monkeypatch
+):
     run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
-    return tmp_path
-
-
-def test_a_foreign_checkpoint_is_said_to_be_one(config, interrupted):
-    foreign = {"state_dict": {}, "loops": {}, "optimizer_states": []}
-    torch.save(foreign, interrupted / "checkpoints" / "last.ckpt")
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    own = last.read_bytes()
+    torch.save({"state_dict": {}, "loops": {}, "optimizer_states": []}, last)
     with pytest.raises(InputError, match=r"last\.ckpt: a checkpoint, but not of a posttrain run"):
-        posttrain.run(config, interrupted)
-
-
-def test_a_trace_that_lost_its_end_is_refused(config, interrupted):
-    for part in (interrupted / "trace").iterdir():
+        posttrain.run(config, tmp_path)
+    last.write_bytes(own)
+    for part in (tmp_path / "trace").iterdir():
         part.unlink()
     with pytest.raises(InputError, match=r"ends with step None, but .* with step 3"):
-        posttrain.run(config, interrupted)
+        posttrain.run(config, tmp_path)
 
 
 # ---- what cannot be run
-
-
-def untouched(folder):
-    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -593,7 +465,7 @@ def test_what_does_not_go_together_makes_no_folder(config, tmp_path, changes, sa
 
 RUN_IT = """
 import json, sys
-from chemkl.stages import evaluate, pipeline, posttrain
+from chemkl.stages import posttrain
 posttrain.run(json.loads(sys.argv[1]), sys.argv[2])
 """
 
@@ -643,13 +515,10 @@ LONGER = {
 
 @pytest.mark.parametrize("case", LONGER)
 def test_a_longer_run_equals_one_that_was_as_long_from_the_start(config, tmp_path, asked, case):
-    limits = {"budget": (64, 90), "max_samples": (None, None)}
-    changes = LONGER[case]
-    own = {key: changes.get(key, pair) for key, pair in limits.items()}
-    config |= {key: value for key, value in changes.items() if key not in own}
-    counted = {"kind": "counted", "transform": {"kind": "sigmoid", "low": 0, "high": 60}}
-    config["reward"] = {"components": [*REWARD["components"], counted]}
-    short, long = ({key: pair[end] for key, pair in own.items()} for end in (0, 1))
+    changes = {"budget": (64, 90), "max_samples": (None, None)} | LONGER[case]
+    limits = {key: changes.pop(key) for key in ("budget", "max_samples")}
+    short, long = ({key: pair[end] for key, pair in limits.items()} for end in (0, 1))
+    config |= changes | {"reward": {"components": WITH_COUNTED}}
     posttrain.run(config | long, tmp_path / "whole")
     paid = list(asked)
     assert paid
@@ -658,60 +527,58 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(config, tmp_pat
     first = manifest_of(tmp_path / "run")
     posttrain.run(config | long, tmp_path / "run")
     same_run(tmp_path / "run", tmp_path / "whole")
-    if own["max_samples"] == (None, None):  # else other rows were sampled in the step cut short
+    if limits["max_samples"] == (None, None):  # else others were sampled in the step cut short
         assert asked == paid
-    assert len(asked) == len(set(asked))
+    assert len(asked) == len(set(asked)) > 0
     kept = {key: first[key] for key in ("config_hash", "finished", "ended_by", "results")}
     assert manifest_of(tmp_path / "run")["extended"] == [short | kept]
     assert manifest_of(tmp_path / "run")["run_id"] == first["run_id"]
 
 
-@pytest.mark.parametrize("kill", ["before the first step", "four times"])
-def test_a_longer_run_may_be_killed_too(config, tmp_path, monkeypatch, kill):
-    longer, kills = config | {"budget": 150}, KILLS[kill]
-    posttrain.run(longer, tmp_path / "whole")
-    posttrain.run(config | {"budget": 30}, tmp_path / "run")
-    (tmp_path / "run" / "evaluation").mkdir()
-    (tmp_path / "run" / "evaluation" / "metrics.json").write_text("of 30 calls")
-    if kill == "before the first step":  # of those that are made: the third was cut short
-        kills = [killed_at_step(1), killed_at_step(2)]
+@pytest.mark.parametrize(
+    "kills",
+    [[killed_at_step(1), killed_at_step(2)], FOUR_KILLS],
+    ids=["at the step cut short and the next", "four times"],
+)
+def test_a_longer_run_may_be_killed_too(config, tmp_path, run_of, monkeypatch, kills):
+    longer, run = {"budget": 150}, tmp_path / "run"
+    posttrain.run(config | {"budget": 30}, run)
+    assert read_trace(run)["step"].max() == 1
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "metrics.json").write_text("of 30 calls")
     for arrange in kills:
-        run_and_kill(monkeypatch, arrange, longer, tmp_path / "run")
-        read_trace(tmp_path / "run")
-    posttrain.run(longer, tmp_path / "run")
-    same_run(tmp_path / "run", tmp_path / "whole")
-    assert [each["budget"] for each in manifest_of(tmp_path / "run")["extended"]] == [30]
-    kept = tmp_path / "run" / "evaluation.old-1" / "metrics.json"
-    assert kept.read_text() == "of 30 calls"
-    assert not (tmp_path / "run" / "evaluation").exists()
+        run_and_kill(monkeypatch, arrange, config | longer, run)
+        read_trace(run)
+    posttrain.run(config | longer, run)
+    same_run(run, run_of(CONFIG | longer))
+    assert [each["budget"] for each in manifest_of(run)["extended"]] == [30]
+    assert (run / "evaluation.old-1" / "metrics.json").read_text() == "of 30 calls"
+    assert not (run / "evaluation").exists()
 
 
 def test_a_longer_run_that_is_killed_at_once_makes_no_learnt_step_again(
-    config, tmp_path, monkeypatch
+    config, tmp_path, run_of, monkeypatch
 ):
-    longer = config | {"budget": 80}
-    posttrain.run(longer, tmp_path / "whole")
-    posttrain.run(config | {"budget": 60}, tmp_path / "run")
-    cut = read_trace(tmp_path / "run")["step"].max()
-    run_and_kill(monkeypatch, killed_at_step(cut), longer, tmp_path / "run")
-    posttrain.run(longer, tmp_path / "run")
-    same_run(tmp_path / "run", tmp_path / "whole")
+    posttrain.run(config | {"budget": 60}, tmp_path)
+    cut = read_trace(tmp_path)["step"].max()
+    run_and_kill(monkeypatch, killed_at_step(cut), config, tmp_path)
+    posttrain.run(config, tmp_path)
+    same_run(tmp_path, run_of(CONFIG))
 
 
-def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
+def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, run_of, capsys):
     for budget in (40, 60, 61, 100):
-        posttrain.run(config | {"budget": budget}, tmp_path / "run")
-    posttrain.run(config | {"budget": 100}, tmp_path / "whole")
-    same_run(tmp_path / "run", tmp_path / "whole")
-    kept = manifest_of(tmp_path / "run")["extended"]
+        posttrain.run(config | {"budget": budget}, tmp_path)
+    told = capsys.readouterr().err.splitlines()
+    same_run(tmp_path, run_of(CONFIG))
+    kept = manifest_of(tmp_path)["extended"]
     assert [(each["budget"], each["results"]["calls"]) for each in kept] == [
         (40, 40), (60, 60), (61, 61),
     ]  # fmt: skip
-    was = f"{tmp_path / 'run'}: was complete with a budget of"
-    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(was)]
+    was = f"{tmp_path}: was complete with a budget of"
     pairs = ("40; goes on to 60", "60; goes on to 61", "61; goes on to 100")
-    assert told == [f"{was} {pair}" for pair in pairs]
-    posttrain.run(config | {"budget": 100}, tmp_path / "run")
+    assert [line for line in told if line.startswith(was)] == [f"{was} {pair}" for pair in pairs]
+    posttrain.run(config | {"budget": 100}, tmp_path)
     assert "complete, skipped" in capsys.readouterr().err
 
 
@@ -724,12 +591,12 @@ def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, capsys):
         ({"budget": 200, "batch_size": 8}, "batch_size: 16 in the folder, 8 in the new config"),
     ],
 )
-def test_a_run_is_not_made_shorter_or_another_one(config, tmp_path, changes, problem):
-    posttrain.run(config, tmp_path)
-    before = untouched(tmp_path)
+def test_a_run_is_not_made_shorter_or_another_one(config, run_of, changes, problem):
+    run = run_of(CONFIG)
+    before = contents(run)
     with pytest.raises(InputError, match=re.escape(problem)):
-        posttrain.run(config | changes, tmp_path)
-    assert untouched(tmp_path) == before
+        posttrain.run(config | changes, run)
+    assert contents(run) == before
 
 
 LENGTHENED = """\

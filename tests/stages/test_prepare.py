@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from rdkit import Chem
+from small_runs import killed_after, manifest_of
 
 from chemkl.config import InputError
 from chemkl.corpus import cleaning
@@ -49,8 +50,11 @@ def files_in(folder):
     return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
+def of_file(tmp_path, text, out="out", **settings):
+    """Prepare a file of these lines."""
+    path = tmp_path / "a.smi"
+    path.write_text(text)
+    return prepare.run(config_for(path, **settings), tmp_path / out)
 
 
 # ---- what it writes
@@ -95,6 +99,15 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
     assert "3 molecules, 6 tokens" in " ".join(shown.split())
     for reason, n in [("kept in train", 3), ("dropped: duplicate", 2), ("dropped: empty", 1)]:
         assert any(reason in line and f" {n} " in line for line in shown.splitlines())
+    manifest = manifest_of(out)
+    results = manifest["results"]
+    assert (results["molecules"], results["splits"]) == (3, {"train": 3})
+    one = ("empty", "not parsable", "not ASCII", "too many tokens", "reserved token")
+    assert results["dropped"] == {"duplicate": 2} | dict.fromkeys(one, 1)
+    assert manifest["inputs"]["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["status"] == "complete"
+    assert 0 < results["seconds"] < 60
+    assert 50 < results["peak_memory_mib"] < 8000
 
 
 def test_names_are_kept_from_tables_and_sd_files_and_left_out_where_there_are_none(tmp_path):
@@ -107,34 +120,20 @@ def test_names_are_kept_from_tables_and_sd_files_and_left_out_where_there_are_no
         writer.write(mol)
     kept = molecules(prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf"))
     assert kept[["smiles", "name", "line"]].values.tolist() == [["CCO", "ethanol", 1]]
-    (tmp_path / "a.smi").write_text("OCC\nCC\n")
-    kept = molecules(prepare.run(config_for(tmp_path / "a.smi"), tmp_path / "smi"))
+    kept = molecules(of_file(tmp_path, "OCC\nCC\nC\n", limit=2))  # only so many lines are read
     assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
-
-
-def test_the_manifest_counts_what_was_kept_and_dropped(tmp_path, many):
-    text = many.read_text() + "C1\n\n" + many.read_text().splitlines()[0] + "\n"
-    path = tmp_path / "a.smi"
-    path.write_text(text)
-    prepare.run(config_for(path), tmp_path / "out")
-    manifest = manifest_of(tmp_path / "out")
-    results = manifest["results"]
-    kept = molecules(tmp_path / "out")
-    assert results["molecules"] == len(kept) == kept["smiles"].nunique()
-    assert results["splits"] == {"train": len(kept)}
-    assert results["dropped"] == {"duplicate": 1, "empty": 1, "not parsable": 1}
-    assert manifest["inputs"]["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert manifest["status"] == "complete"
-    assert 0 < results["seconds"] < 60
-    assert 50 < results["peak_memory_mib"] < 8000
+    assert kept["line"].tolist() == [1, 2]
 
 
 def test_molecules_are_canonical_unique_and_what_rdkit_makes_of_the_lines(tmp_path, many):
+    (tmp_path / ".corpus.parquet.tmp").write_bytes(b"half a file")  # of a kill: does no harm
     prepare.run(config_for(many), tmp_path)
     expected = list(dict.fromkeys(map(Chem.CanonSmiles, many.read_text().split())))
     kept = molecules(tmp_path)
     assert kept["smiles"].tolist() == expected
     assert kept["n_tokens"].tolist() == [len(tokenize(s)) for s in expected]
+    tables = ["corpus.parquet", "dropped.parquet"]
+    assert files_in(tmp_path) == [*tables, "log.jsonl", "manifest.json", "tokens.json"]
 
 
 @pytest.mark.parametrize(
@@ -157,23 +156,17 @@ def test_one_and_two_workers_write_the_same(tmp_path, many, monkeypatch, setting
 
 
 def test_filters_standardise_and_then_duplicates_are_found(tmp_path):
-    path = tmp_path / "a.smi"
-    path.write_text("CC[C@H](N)C(=O)[O-].[Na+]\nCC[C@@H](N)C(=O)O\n[Na+].[Cl-]\nC[Si](C)C\n")
+    text = "CC[C@H](N)C(=O)[O-].[Na+]\nCC[C@@H](N)C(=O)O\n[Na+].[Cl-]\nC[Si](C)C\n"
     filters = [
         {"name": "get_largest_fragment"},
         {"name": "neutralise_charges"},
         {"name": "allowed_atom_type", "parameters": {"element_list": [6, 7, 8]}},
     ]
-    prepare.run(config_for(path, standardise=filters), tmp_path / "out")
-    assert molecules(tmp_path / "out")["smiles"].tolist() == [Chem.CanonSmiles("CCC(N)C(=O)O")]
-    reasons = [reason for _, _, reason in dropped(tmp_path / "out")]
+    out = of_file(tmp_path, text, standardise=filters)
+    assert molecules(out)["smiles"].tolist() == [Chem.CanonSmiles("CCC(N)C(=O)O")]
+    reasons = [reason for _, _, reason in dropped(out)]
     assert reasons[0] == "duplicate: of line 1"
     assert reasons[1:] == ["dropped by filter allowed_atom_type"] * 2
-
-
-def test_only_so_many_lines_are_read(tmp_path, many):
-    prepare.run(config_for(many, limit=10), tmp_path)
-    assert molecules(tmp_path)["line"].tolist() == list(range(1, 11))
 
 
 def test_the_embedded_sample_is_what_its_config_makes(tmp_path, monkeypatch):
@@ -190,24 +183,22 @@ def test_the_embedded_sample_is_what_its_config_makes(tmp_path, monkeypatch):
 
 @pytest.fixture
 def small_moses(tmp_path, monkeypatch):
-    """The MOSES source with a wheel of six molecules in a cache."""
+    """The MOSES source with a wheel of seven lines in a cache."""
     lines = {
         "train": ["OCC,train", "C1CC1,train", "C1CC,train"],
         "test": ["CCO", "CCN"],
         "test_scaffolds": ["C1CCC1", "NCC"],
     }
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    path = cache / "molsets-0.3.1-py3-none-any.whl"
+    path = tmp_path / "cache" / "molsets-0.3.1-py3-none-any.whl"
+    path.parent.mkdir()
     with zipfile.ZipFile(path, "w") as archive:
         for split, rows in lines.items():
             packed = gzip.compress("\n".join(["SMILES,SPLIT", *rows]).encode())
             archive.writestr(f"moses/dataset/data/{split}.csv.gz", packed)
     wheel = Wheel("molsets", "0.3.1", hashlib.sha256(path.read_bytes()).hexdigest())
-    monkeypatch.setitem(
-        sources._MEMBERS, "moses", [(wheel, *member[1:]) for member in sources._MEMBERS["moses"]]
-    )
-    return {"source": "moses", "cache": str(cache), "n_workers": 1}
+    members = [(wheel, *member[1:]) for member in sources._MEMBERS["moses"]]
+    monkeypatch.setitem(sources._MEMBERS, "moses", members)
+    return {"source": "moses", "cache": str(path.parent), "n_workers": 1}
 
 
 def test_a_public_corpus_keeps_its_splits(tmp_path, small_moses):
@@ -221,12 +212,9 @@ def test_a_public_corpus_keeps_its_splits(tmp_path, small_moses):
         [2, "test", "CCO", "duplicate: of line 2 of train"],
         [3, "test_scaffolds", "NCC", "duplicate: of line 3 of test"],
     ]
-
-
-def test_a_new_split_leaves_the_sources_own_in_the_table_of_dropped(tmp_path, small_moses):
-    prepare.run(small_moses | {"split": "random"}, tmp_path / "out")
-    rows = pd.read_parquet(tmp_path / "out" / "dropped.parquet")
-    assert rows["split"].tolist() == ["train", "test", "test_scaffolds"]
+    prepare.run(small_moses | {"split": "random"}, tmp_path / "new")
+    rows = pd.read_parquet(tmp_path / "new" / "dropped.parquet")
+    assert rows["split"].tolist() == ["train", "test", "test_scaffolds"]  # the source's own
 
 
 # ---- what cannot be used
@@ -266,36 +254,16 @@ def test_a_file_that_breaks_off_leaves_no_half_corpus(tmp_path, many):
 
 
 def test_a_file_without_a_single_molecule_says_what_is_wrong_with_its_lines(tmp_path):
-    path = tmp_path / "a.smi"
-    path.write_text("ethanol\nmethanol\n\n")
     expected = r"no line holds a usable molecule\. Reasons: 2 x not parsable \(first line 1: 'etha"
     with pytest.raises(InputError, match=expected):
-        prepare.run(config_for(path), tmp_path / "out")
+        of_file(tmp_path, "ethanol\nmethanol\n\n")
     assert not (tmp_path / "out" / "corpus.parquet").exists()
-
-
-def test_a_leftover_of_a_kill_does_no_harm(tmp_path, many):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / ".corpus.parquet.tmp").write_bytes(b"half a file")
-    prepare.run(config_for(many), out)
-    tables = ["corpus.parquet", "dropped.parquet"]
-    expected = [*tables, "log.jsonl", "manifest.json", "tokens.json"]
-    assert files_in(out) == expected
 
 
 def test_an_interrupted_run_leaves_no_half_corpus(tmp_path, many, monkeypatch):
     monkeypatch.setattr(cleaning, "CHUNK", 100)
-    clean = cleaning.Cleaner.__call__
-    calls = []
-
-    def interrupted(self, lines):
-        calls.append(lines)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return clean(self, lines)
-
-    monkeypatch.setattr(cleaning.Cleaner, "__call__", interrupted)
+    kill = killed_after(cleaning.Cleaner, "__call__", nth=4, before=True, error=KeyboardInterrupt)
+    kill(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         prepare.run(config_for(many), tmp_path)
     assert files_in(tmp_path) == ["log.jsonl", "manifest.json"]

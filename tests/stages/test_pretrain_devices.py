@@ -6,47 +6,26 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from small_runs import TAGGED as LM
+from small_runs import TINY, manifest_of, same_run, weights_of, write_corpus
 
 from chemkl.config import InputError
 from chemkl.stages import pipeline
 from chemkl.stages.registry import STAGES
 
-SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 TRAINER = {"accelerator": "cpu", "devices": 2, "enable_progress_bar": False}
-SMALL = {
-    "corpus": str(SAMPLE),
-    "model": {"embedding_size": 8, "hidden_size": 32, "n_layers": 1, "max_length": 60},
+SMALL = TINY | {
     "valid_molecules": 30,
     "epochs": 1,
-    "precision": "32-true",
-    "batch_size": 512,
-    "learning_rate": 1e-2,
     "samples_per_epoch": 10,
     "checkpoint_every": 3,
     "trainer": TRAINER,
 }
-TAGGED = SMALL | {
-    "conditions": [{"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}],
-    "model": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "max_length": 60},
-    "train_molecules": 640,
-    "batch_size": 64,
-    "samples_per_epoch": 6,
-}
+TAGGED = SMALL | {key: LM[key] for key in ("conditions", "model", "train_molecules", "batch_size")}
 ONE = {"trainer": TRAINER | {"devices": 1}}
-
-
-def weights_of(folder):
-    return load_file(next((folder / "checkpoints").rglob("*.safetensors")))
-
-
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
 
 
 def test_in_a_pipeline_it_runs_once_and_what_follows_takes_its_model(tmp_path, capfd):
@@ -68,8 +47,8 @@ def test_in_a_pipeline_it_runs_once_and_what_follows_takes_its_model(tmp_path, c
     starts = [json.loads(line) for line in (tmp_path / "prior/log.jsonl").read_text().splitlines()]
     assert [line["event"] for line in starts].count("start") == 1
     STAGES["pretrain"].run(short | {"trainer": ONE["trainer"] | {"max_steps": 4}}, tmp_path / "one")
-    for name, value in weights_of(tmp_path / "one").items():
-        torch.testing.assert_close(value, weights_of(tmp_path / "prior")[name], rtol=0, atol=1e-5)
+    one, two = (weights_of(tmp_path / name) for name in ("one", "prior"))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -94,25 +73,18 @@ def test_a_run_that_is_ended_goes_on_to_the_same_model(tmp_path, stage, settings
     STAGES[stage].run(settings, out)
     STAGES[stage].run(settings, tmp_path / "whole")
     assert (manifest_of(out)["status"], len(manifest_of(out)["resumed"])) == ("complete", 1)
-    one, other = weights_of(out), weights_of(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in other)
-    results = [manifest_of(folder)["results"] for folder in (out, tmp_path / "whole")]
-    assert results[0]["valid/nll"] == results[1]["valid/nll"]
+    same_run(out, tmp_path / "whole", but=("train/", "lr-"))
 
 
 @pytest.fixture
 def tuning(tmp_path):
     """Settings that fine-tune a model, by weights, until the validation NLL falls no more."""
-    corpus = tmp_path / "few"
-    corpus.mkdir()
     smiles = ["CCO", "CCN", "CCC", "CCCC", "NCCO", "CCCl", "c1ccncc1", "CCCN", "CCCO", "COC"] * 2
     weights = [1.0 + (i % 3) for i in range(len(smiles))]
-    table = pd.DataFrame({"smiles": smiles, "split": "train", "weight": weights})
-    table.to_parquet(corpus / "corpus.parquet")
-    (corpus / "tokens.json").write_text('{"C": 1}')
+    corpus = write_corpus(tmp_path / "few", smiles=smiles, split="train", weight=weights)
     short = SMALL | {"trainer": ONE["trainer"] | {"max_steps": 4}}
     prior = STAGES["pretrain"].run(short, tmp_path / "prior")
-    own = {"corpus": str(corpus), "init": str(prior), "valid_split": None, "patience": 2}
+    own = {"corpus": corpus, "init": str(prior), "valid_split": None, "patience": 2}
     own |= {"batch_size": 6, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
     return {name: value for name, value in SMALL.items() if name != "model"} | own
 
@@ -129,8 +101,7 @@ def test_fine_tuning_by_weights_with_patience_is_that_of_one(
     two, one = map(manifest_of, folders)
     assert two["ended_by"] == one["ended_by"] == "patience"
     assert two["results"]["valid/nll"] == pytest.approx(one["results"]["valid/nll"], abs=1e-4)
-    for name, value in weights_of(folders[1]).items():
-        torch.testing.assert_close(value, weights_of(folders[0])[name], rtol=0, atol=1e-4)
+    torch.testing.assert_close(*map(weights_of, folders), rtol=0, atol=1e-4)
 
 
 def test_patience_does_not_go_with_processes_that_are_forked(tuning, tmp_path):

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -12,14 +11,27 @@ import sys
 import time
 from pathlib import Path
 
-import lightning
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 from rdkit.Chem import MolFromSmiles
 from rdkit.Chem.Crippen import MolLogP
-from safetensors.torch import load_file
+from small_runs import (
+    LOGP,
+    SAMPLE,
+    TAGGED,
+    TINY,
+    checkpoint_of,
+    contents,
+    killed_at_update,
+    manifest_of,
+    run_and_kill,
+    same_run,
+    same_weights,
+    weights_of,
+    write_corpus,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from chemkl.config import InputError, load_config
@@ -34,52 +46,12 @@ from chemkl.stages.convert import convert
 from chemkl.stages.pretrain import AsAsked, SampleQuality
 from chemkl.stages.registry import POLICY, STAGES
 from chemkl.stages.show import show
-from chemkl.training import trainer
 
-SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
-TINY = {
-    "corpus": str(SAMPLE),
-    "model": {"embedding_size": 8, "hidden_size": 32, "n_layers": 1, "max_length": 60},
-    "valid_molecules": 100,
-    "epochs": 2,
-    "precision": "32-true",
-    "batch_size": 512,
-    "learning_rate": 1e-2,
-    "warmup_steps": 2,
-    "samples_per_epoch": 20,
-    "checkpoint_every": 5,
-    "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 5},
-}
-LOGP = {"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}
-TAGGED = TINY | {
-    "conditions": [LOGP],
-    "model": {"hidden_size": 16, "n_layers": 1, "n_heads": 2, "max_length": 60},
-    "train_molecules": 640,
-    "valid_molecules": 30,
-    "batch_size": 64,
-    "samples_per_epoch": 7,
-}
 CONFIGS = {"pretrain": TINY, "pretrain_llm": TAGGED}
 RESULTS = {"pretrain": "checkpoints/policy.safetensors", "pretrain_llm": "checkpoints/model"}
 STEPS_AN_EPOCH = {"pretrain": 14, "pretrain_llm": 10}
+PROGRESS = ("train/", "lr-")  # counted from the last start
 both = pytest.mark.parametrize("stage", CONFIGS)
-
-
-def manifest_of(folder):
-    return json.loads((folder / "manifest.json").read_text())
-
-
-def weights_of(folder):
-    return load_file(next((folder / "checkpoints").rglob("*.safetensors")))
-
-
-def same_weights(one, other):
-    one, other = weights_of(one), weights_of(other)
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def contents(folder):
-    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -117,30 +89,24 @@ def provenance_of(stage, folder):
 
 
 @both
-def test_the_model_knows_where_it_comes_from(stage, run_of):
-    provenance = provenance_of(stage, run_of(stage))
-    assert provenance["stage"] == stage
-    assert provenance["run_id"] == manifest_of(run_of(stage))["run_id"]
-    assert provenance["corpus_sha256"] == sha256_of(SAMPLE / "corpus.parquet")
+def test_the_model_and_the_manifest_say_how_it_went(stage, run_of):
+    manifest, provenance = manifest_of(run_of(stage)), provenance_of(stage, run_of(stage))
+    assert provenance["stage"] == manifest["stage"] == stage
+    assert provenance["run_id"] == manifest["run_id"]
+    corpus = sha256_of(SAMPLE / "corpus.parquet")
+    assert provenance["corpus_sha256"] == manifest["inputs"]["corpus"]["sha256"] == corpus
     assert provenance["config"]["batch_size"] == CONFIGS[stage]["batch_size"]
     assert "corpus" not in provenance["config"]  # a path of this machine
     assert provenance["versions"]["torch"] == torch.__version__
     assert ("transformers" in provenance["versions"]) == (stage == "pretrain_llm")
     assert provenance["metrics"]["valid/nll"] > 0
-
-
-@both
-def test_the_manifest_says_how_it_went(stage, run_of):
-    manifest = manifest_of(run_of(stage))
-    assert (manifest["stage"], manifest["status"]) == (stage, "complete")
-    assert (manifest["ended_by"], manifest["seed"]) == ("epochs", 0)
-    assert manifest["inputs"]["corpus"]["sha256"] == sha256_of(SAMPLE / "corpus.parquet")
+    assert (manifest["status"], manifest["ended_by"]) == ("complete", "epochs")
+    assert manifest["seed"] == 0
     shares = {"samples/validity", "samples/uniqueness", "samples/novelty"}
     shares |= {"samples/as_asked"} if stage == "pretrain_llm" else set()
     assert {"train/nll", "valid/nll", *shares} <= manifest["results"].keys()
     assert all(0 <= manifest["results"][name] <= 1 for name in shares)
-    saved = torch.load(run_of(stage) / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 2 * STEPS_AN_EPOCH[stage]
+    assert checkpoint_of(run_of(stage))["global_step"] == 2 * STEPS_AN_EPOCH[stage]
 
 
 # ---- a SMILES model
@@ -156,15 +122,12 @@ def test_the_model_loads_with_the_tokens_of_the_corpus(finished):
 def test_the_validation_nll_is_the_models_own(finished):
     frame = pd.read_parquet(SAMPLE / "corpus.parquet")
     molecules = frame.loc[frame["split"] == "valid", "smiles"].head(100)
-    policy = load_policy(finished / "checkpoints" / "policy.safetensors")
-    with torch.no_grad():
-        by_hand = -sum(policy.logp([s]).item() for s in molecules) / 100
+    by_hand = nll_of(finished / POLICY, molecules)
     assert manifest_of(finished)["results"]["valid/nll"] == pytest.approx(by_hand, abs=1e-4)
 
 
 def test_learning_lowers_the_validation_nll(finished):
-    with (finished / "logs/csv/version_0/metrics.csv").open() as file:
-        nll = [float(row["valid/nll"]) for row in csv.DictReader(file) if row["valid/nll"]]
+    nll = validations(finished)
     assert len(nll) == 2
     frame = pd.read_parquet(SAMPLE / "corpus.parquet")
     n_tokens = frame.loc[frame["split"] == "valid", "n_tokens"].head(100).mean() + 1  # and the end
@@ -172,33 +135,32 @@ def test_learning_lowers_the_validation_nll(finished):
     assert 0.8 * ignorant > nll[0] > nll[1] + 1
 
 
-def test_the_same_seed_gives_the_same_prior_and_another_another(finished, tmp_path):
-    short = TINY | {"epochs": 1, "samples_per_epoch": 0}
+def test_the_same_seed_gives_the_same_prior_and_another_another(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        pretrain.run(short | {"seed": seed}, tmp_path / name)
-    assert same_weights(tmp_path / "a", tmp_path / "b")
-    assert not same_weights(tmp_path / "a", tmp_path / "c")
+        pretrain.run(steps(3, samples_per_epoch=0, seed=seed), tmp_path / name)
+    a, b, c = (weights_of(tmp_path / name) for name in "abc")
+    assert same_weights(a, b)
+    assert not same_weights(a, c)
+
+
+def steps(number, **changes):
+    """Settings of a training of so many steps."""
+    return TINY | changes | {"trainer": TINY["trainer"] | {"max_steps": number}}
 
 
 @pytest.mark.bf16
 def test_a_gru_in_bf16_with_spellings(tmp_path):
-    config = TINY | {
-        "model": TINY["model"] | {"cell": "gru"},
-        "precision": "bf16-mixed",
-        "randomise": True,
-        "trainer": TINY["trainer"] | {"max_steps": 3},
-    }
-    pretrain.run(config, tmp_path)
+    model = TINY["model"] | {"cell": "gru"}
+    pretrain.run(steps(3, model=model, precision="bf16-mixed", randomise=True), tmp_path)
     assert {value.dtype for value in weights_of(tmp_path).values()} == {torch.float32}
 
 
 def test_a_limit_of_steps_is_named_and_the_model_is_validated_at_its_end(tmp_path):
-    pretrain.run(TINY | {"trainer": TINY["trainer"] | {"max_steps": 3}}, tmp_path)
+    pretrain.run(steps(3), tmp_path)
     manifest = manifest_of(tmp_path)
     assert (manifest["status"], manifest["ended_by"]) == ("complete", "max_steps")
     assert {"train/nll", "valid/nll", "samples/validity"} <= manifest["results"].keys()
-    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["global_step"] == 3
+    assert checkpoint_of(tmp_path)["global_step"] == 3
 
 
 def test_quality_of_samples_by_hand():
@@ -207,6 +169,12 @@ def test_quality_of_samples_by_hand():
     found = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
     assert found == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
+    quality = AsAsked(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
+    # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
+    # cut off, and what is no molecule is neither as asked nor otherwise
+    found = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
+    assert (found["as_asked"], found["validity"]) == (3 / 5, 5 / 6)
+    assert quality(["C1"] * 3)["as_asked"] == 0
 
 
 # ---- fine-tuning
@@ -217,15 +185,10 @@ SMALL += ["NCCO", "CCCCl", "c1ccncc1"]
 
 @pytest.fixture
 def small(tmp_path):
-    """A small corpus with a name and molecules of its own, all in one split."""
+    """Write a small corpus with a name and molecules of its own, all in one split."""
 
     def write(smiles=SMALL, name="small"):
-        folder = tmp_path / name
-        folder.mkdir()
-        frame = pd.DataFrame({"smiles": smiles, "split": "train"})
-        frame.to_parquet(folder / "corpus.parquet")
-        (folder / "tokens.json").write_text(json.dumps({"C": 1}))  # of no account
-        return str(folder)
+        return write_corpus(tmp_path / name, smiles=smiles, split="train")
 
     return write
 
@@ -296,11 +259,13 @@ def test_molecules_of_another_corpus_are_validated_on(tuning, small, tmp_path):
     manifest = manifest_of(tmp_path / "run")
     assert manifest["results"]["valid/nll"] == pytest.approx(nll_of(model, ["CCCCO", "CCCN"]), 1e-4)
     assert manifest["inputs"]["valid_corpus"]["path"].endswith("other/corpus.parquet")
-    small(["CCO", "CC[Se]C"], "third")
-    with pytest.raises(InputError, match=r"third: line 2: 'CC\[Se\]C': token '\[Se\]' at position"):
-        pretrain.run(tuning | {"valid_corpus": str(tmp_path / "third")}, tmp_path / "more")
-    with pytest.raises(InputError, match="valid_corpus: name the valid_split of it that is to be"):
-        pretrain.run(tuning | {"valid_split": None}, tmp_path / "more")
+    third = small(["CCO", "CC[Se]C"], "third")
+    for changes, says in [
+        ({"valid_corpus": third}, r"third: line 2: 'CC\[Se\]C': token '\[Se\]' at position"),
+        ({"valid_split": None}, "valid_corpus: name the valid_split of it that is to be"),
+    ]:
+        with pytest.raises(InputError, match=says):
+            pretrain.run(tuning | changes, tmp_path / "more")
 
 
 def test_patience_is_not_taken_for_the_end_of_a_run_that_learns_on(tuning, tmp_path):
@@ -319,31 +284,25 @@ def test_replay_keeps_the_model_from_forgetting(tuning, tmp_path):
     assert forgotten["with"] < 0.2 * forgotten["without"]
     # and it learns all the same
     assert moved["with"]["after"]["nll_set"] < moved["with"]["before"]["nll_set"] - 3
-    with pytest.raises(InputError, match="replay: for init alone: what is replayed are its sampl"):
-        pretrain.run(TINY | {"replay": {"share": 0.5}}, tmp_path / "other")
-    with pytest.raises(InputError, match=r"replay\.share: should be less than 1"):
-        pretrain.run(tuning | {"replay": {"share": 1}}, tmp_path / "other")
 
 
 @pytest.mark.parametrize(("steps_from_end", "replay"), [(1, None), (7, None), (7, {"share": 0.3})])
 def test_killed_fine_tuning_makes_the_same_model(
-    tuning, tmp_path, killed_at, steps_from_end, replay
+    tuning, tmp_path, monkeypatch, steps_from_end, replay
 ):
     tuning |= {"checkpoint_every": 1, "randomise": True, "replay": replay}
-    pretrain.run(tuning, tmp_path / "whole")
-    saved = torch.load(tmp_path / "whole/checkpoints/last.ckpt", weights_only=True)
-    killed_at("pretrain", tuning, tmp_path / "cut", saved["global_step"] - steps_from_end)
-    pretrain.run(tuning, tmp_path / "cut")
-    assert same_weights(tmp_path / "cut", tmp_path / "whole")
-    whole, cut = manifest_of(tmp_path / "whole"), manifest_of(tmp_path / "cut")
-    assert whole["results"]["valid/nll"] == cut["results"]["valid/nll"]
-    assert whole["results"]["after"] == cut["results"]["after"]
-    assert whole["ended_by"] == cut["ended_by"] == "patience"
-    (tmp_path / "cut" / POLICY).unlink()  # killed behind the end of the training
-    (tmp_path / "cut/manifest.json").write_text(json.dumps(cut | {"status": "running"}))
-    pretrain.run(tuning, tmp_path / "cut")
-    assert same_weights(tmp_path / "cut", tmp_path / "whole")
-    assert manifest_of(tmp_path / "cut")["ended_by"] == "patience"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    pretrain.run(tuning, whole)
+    kill = killed_at_update(checkpoint_of(whole)["global_step"] - steps_from_end)
+    run_and_kill(monkeypatch, kill, tuning, cut, pretrain)
+    pretrain.run(tuning, cut)
+    same_run(cut, whole, but=PROGRESS)
+    assert manifest_of(cut)["ended_by"] == "patience"
+    (cut / POLICY).unlink()  # killed behind the end of the training
+    (cut / "manifest.json").write_text(json.dumps(manifest_of(cut) | {"status": "running"}))
+    pretrain.run(tuning, cut)
+    assert same_weights(weights_of(cut), weights_of(whole))
+    assert manifest_of(cut)["ended_by"] == "patience"
 
 
 def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
@@ -362,6 +321,7 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
         ({"tokens": {"merges": 5}}, SMALL, r"tokens.merges: init has tokens of its own"),
         ({"init": "none.safetensors"}, SMALL, r"init: no such file or folder"),
         ({"patience": 0}, SMALL, r"patience: should be greater than or equal to 1"),
+        ({"replay": {"share": 1}}, SMALL, r"replay\.share: should be less than 1"),
         *(
             (
                 {"seed": seed},
@@ -395,19 +355,17 @@ def test_a_damaged_model_is_not_fine_tuned(tuning, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_new_tokens_are_learnt_where_they_may_be(tuning, finished, small, tmp_path):
+def test_new_tokens_are_learnt_where_they_may_be(tuning, finished, tmp_path):
     new = ["C[Se]C", "CC[Se]C", "CC[Se]CC", "C[Se]CCC", "CI", "CCI", "CCCI", "CC(C)I"]
-    corpus = small(new, "new")
-    Path(corpus, "tokens.json").write_text(json.dumps({"C": 9, "[Se]": 4, "I": 4, "(": 1, ")": 1}))
-    tuning |= {"corpus": corpus, "extend_vocabulary": True, "epochs": 30, "patience": None}
+    tokens = ["C", "[Se]", "I", "(", ")"]
+    tuning["corpus"] = write_corpus(tmp_path / "new", tokens, smiles=new, split="train")
+    tuning |= {"extend_vocabulary": True, "epochs": 30, "patience": None}
     written = pretrain.run(tuning, tmp_path / "run")
     policy = load_policy(written)
     known = load_policy(finished / POLICY).vocabulary.tokens
     assert policy.vocabulary.tokens == (*known, "I", "[Se]")
     n_tokens = 5  # with the end
     assert nll_of(written, new) < n_tokens * math.log(len(policy.vocabulary)) - 3
-    with pytest.raises(InputError, match="extend_vocabulary: for init alone"):
-        pretrain.run(TINY | {"extend_vocabulary": True}, tmp_path / "other")
 
 
 # ---- weights
@@ -440,11 +398,9 @@ def test_weights_are_the_shares_that_are_learnt(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
-def test_a_weight_that_is_none_is_refused(small, tmp_path, weight):
-    corpus = small()
-    frame = pd.read_parquet(f"{corpus}/corpus.parquet")
-    frame["weight"] = [1.0, weight, *[2.0] * (len(SMALL) - 2)]
-    frame.to_parquet(f"{corpus}/corpus.parquet")
+def test_a_weight_that_is_none_is_refused(tmp_path, weight):
+    weights = [1.0, weight, *[2.0] * (len(SMALL) - 2)]
+    corpus = write_corpus(tmp_path / "corpus", smiles=SMALL, split="train", weight=weights)
     with pytest.raises(InputError, match=r"weight .* of molecule 2 of split 'train': expected num"):
         pretrain.run(TINY | {"corpus": corpus, "valid_split": None}, tmp_path / "run")
 
@@ -457,96 +413,84 @@ def level_of(smiles):
     return "low" if logp < 2 else "mid" if logp < 3 else "high"
 
 
-def test_the_validation_nll_is_that_of_the_text_under_the_saved_model(tagged):
-    folder = tagged / "checkpoints" / "model"
+def logp_under(folder):
+    """The log-probability of a molecule behind a tag, which itself is not predicted."""
     network = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
-    total = 0.0
-    for smiles in frame.loc[frame["split"] == "valid", "smiles"].head(30):
-        ids = tokenizer(f"<logp_{level_of(smiles)}> {smiles}<end>", return_tensors="pt")
-        ids = ids["input_ids"][0]
+
+    def logp(tag, smiles):
+        ids = tokenizer(f"<logp_{tag}> {smiles}<end>", return_tensors="pt")["input_ids"][0]
         with torch.no_grad():
             logp_BV = network(ids[None]).logits[0, :-1].log_softmax(-1)
-        total -= logp_BV.gather(1, ids[1:, None]).sum().item()  # the tag itself is not predicted
-    assert manifest_of(tagged)["results"]["valid/nll"] == pytest.approx(total / 30, abs=1e-3)
+        return logp_BV.gather(1, ids[1:, None]).sum().item()
+
+    return logp
 
 
-def test_the_model_says_which_prompts_it_takes(tagged):
-    about = json.loads((tagged / "checkpoints/model/chemkl.json").read_text())
+def test_the_validation_nll_is_that_of_the_text_under_the_saved_model(tagged):
+    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
+    molecules = frame.loc[frame["split"] == "valid", "smiles"].head(30)
+    logp = logp_under(tagged / "checkpoints" / "model")
+    nll = -sum(logp(level_of(smiles), smiles) for smiles in molecules) / 30
+    assert manifest_of(tagged)["results"]["valid/nll"] == pytest.approx(nll, abs=1e-3)
+
+
+def test_the_model_says_which_prompts_it_takes_and_post_training_takes_them(tagged):
+    folder = tagged / "checkpoints" / "model"
+    about = json.loads((folder / "chemkl.json").read_text())
     assert about["prompts"] == ["<logp_low>", "<logp_mid>", "<logp_high>"]
     assert about["provenance"]["config"]["conditions"][0]["cuts"] == [2, 3]
+    reward = {"kind": "smiles", "reward": {"components": [{"kind": "qed"}]}}
+    tags = ["<logp_low>", "<logp_high>"]
+    config = load_config(LlmPosttrainConfig, {
+        "model": str(folder), "adapter": "full", "template": "none", "max_new_tokens": 50,
+        "prompts": tags, "reward": reward, "target": {"kind": "mara", "tau": 0.8, "beta": 0.1},
+    })  # fmt: skip
+    policy = build_policy(config)
+    ids = policy.tokenizer.convert_tokens_to_ids(tags)
+    assert [prompt.token_ids for prompt in policy.prompts] == [(id_,) for id_ in ids]
+    assert policy.end_id == 0
 
 
-def test_how_many_molecules_each_prompt_has_is_said(tmp_path, capsys):
-    pretrain_llm.run(TAGGED | {"trainer": TAGGED["trainer"] | {"max_steps": 1}}, tmp_path)
-    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
-    levels = frame.loc[frame["split"] == "train", "smiles"].head(640).map(level_of).value_counts()
-    said = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
-    assert f"{tmp_path}: molecules to learn from: {said}\n" in capsys.readouterr().err
-
-
-def test_molecules_without_a_value_are_left_out_and_counted(tmp_path, capsys, monkeypatch):
-    level = pretrain.Conditions.prompts_of
+def test_molecules_of_each_prompt_and_those_without_a_value_are_counted(
+    tmp_path, capsys, monkeypatch
+):
+    prompts_of = pretrain.Conditions.prompts_of
 
     def all_but_five(self, smiles):
-        number = level(self, smiles)
+        number = prompts_of(self, smiles)
         number[:5] = pretrain.NO_PROMPT
         return number
 
     monkeypatch.setattr(pretrain.Conditions, "prompts_of", all_but_five)
-    pretrain_llm.run({**TAGGED, "epochs": 1, "samples_per_epoch": 0}, tmp_path / "run")
-    said = " ".join(capsys.readouterr().err.split())
-    assert "5 of 640 molecules of split 'train' are left out" in said
-    counts = re.findall(r"(\d+) <logp_", said)
-    assert sum(map(int, counts)) == 635
+    pretrain_llm.run(TAGGED | {"trainer": TAGGED["trainer"] | {"max_steps": 1}}, tmp_path / "run")
+    frame = pd.read_parquet(SAMPLE / "corpus.parquet")
+    learnt = frame.loc[frame["split"] == "train", "smiles"].head(640)[5:]
+    levels = learnt.map(level_of).value_counts()
+    said = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
+    lines = capsys.readouterr().err
+    assert f"{tmp_path / 'run'}: molecules to learn from: {said}\n" in lines
+    assert "5 of 640 molecules of split 'train' are left out" in " ".join(lines.split())
     monkeypatch.setattr(
         pretrain.Conditions,
         "prompts_of",
-        lambda self, smiles: level(self, smiles) * 0 + pretrain.NO_PROMPT,
+        lambda self, smiles: prompts_of(self, smiles) * 0 + pretrain.NO_PROMPT,
     )
     monkeypatch.setattr(pretrain.Conditions, "without", lambda *_: [])
     with pytest.raises(InputError, match="no molecule of split 'train' has all of the conditions'"):
         pretrain_llm.run(TAGGED, tmp_path / "none")
 
 
-def test_post_training_takes_it_with_its_prompts(tagged):
-    folder = str(tagged / "checkpoints" / "model")
-    reward = {"kind": "smiles", "reward": {"components": [{"kind": "qed"}]}}
-    config = load_config(LlmPosttrainConfig, {
-        "model": folder, "adapter": "full", "template": "none", "max_new_tokens": 50,
-        "prompts": ["<logp_low>", "<logp_high>"], "reward": reward,
-        "target": {"kind": "mara", "tau": 0.8, "beta": 0.1},
-    })  # fmt: skip
-    policy = build_policy(config)
-    assert [prompt.token_ids for prompt in policy.prompts] == [
-        tuple(policy.tokenizer.convert_tokens_to_ids([tag]))
-        for tag in ("<logp_low>", "<logp_high>")
-    ]
-    assert policy.end_id == 0
-
-
-def test_quality_by_hand():
-    quality = AsAsked(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
-    # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
-    # cut off, and what is no molecule is neither as asked nor otherwise
-    found = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
-    assert found["as_asked"] == 3 / 5
-    assert found["validity"] == 5 / 6
-    assert quality(["C1"] * 3)["as_asked"] == 0
+LOGP_OF_TWO = LOGP | {"cuts": [2], "names": ["a", "b"]}
 
 
 def test_learning_makes_molecules_as_asked(tmp_path):
     # two molecules, one a level: what a prompt asks for is all that there is to learn
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    frame = pd.DataFrame({"smiles": ["CCO"] * 32 + ["CCCCCCCC"] * 32 + ["CCO", "CCCCCCCC"]})
-    frame["split"] = ["train"] * 64 + ["valid"] * 2
-    frame.to_parquet(corpus / "corpus.parquet")
-    (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1}))
+    smiles = ["CCO"] * 32 + ["CCCCCCCC"] * 32 + ["CCO", "CCCCCCCC"]
+    splits = ["train"] * 64 + ["valid"] * 2
     config = TAGGED | {
-        "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
-        "precision": "32-true", "batch_size": 16, "epochs": 30, "samples_per_epoch": 40,
+        "corpus": write_corpus(tmp_path / "corpus", "CO", smiles=smiles, split=splits),
+        "conditions": [LOGP_OF_TWO], "batch_size": 16, "epochs": 30, "samples_per_epoch": 40,
     }  # fmt: skip
     pretrain_llm.run(config, tmp_path / "run")
     assert manifest_of(tmp_path / "run")["results"]["samples/as_asked"] > 0.9
@@ -555,29 +499,19 @@ def test_learning_makes_molecules_as_asked(tmp_path):
 @pytest.fixture
 def weighted(tmp_path):
     """A config of tags on a corpus with weights."""
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
     weight_of = {"CCO": 1.0, "CCN": 3.0, "CCCCCCCC": 2.0}
-    frame = pd.DataFrame({"smiles": [*weight_of] * 17, "split": ["train"] * 48 + ["valid"] * 3})
-    frame["weight"] = frame["smiles"].map(weight_of)
-    frame.to_parquet(corpus / "corpus.parquet")
-    (corpus / "tokens.json").write_text(json.dumps({"C": 1, "O": 1, "N": 1}))
+    columns = {"smiles": [*weight_of] * 17, "weight": [*weight_of.values()] * 17}
+    splits = ["train"] * 48 + ["valid"] * 3
     return TAGGED | {
-        "corpus": str(corpus), "conditions": [{"kind": "logp", "cuts": [2], "names": ["a", "b"]}],
-        "batch_size": 16, "epochs": 40, "samples_per_epoch": 0,
+        "corpus": write_corpus(tmp_path / "corpus", "CON", split=splits, **columns),
+        "conditions": [LOGP_OF_TWO], "batch_size": 16, "epochs": 40, "samples_per_epoch": 0,
     }  # fmt: skip
 
 
 def test_weights_count_within_each_prompt(weighted, tmp_path, capsys):
-    folder = pretrain_llm.run(weighted, tmp_path / "run")
-    network = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    for smiles, share in {"CCO": 0.25, "CCN": 0.75}.items():
-        ids = tokenizer(f"<logp_a> {smiles}<end>", return_tensors="pt")["input_ids"][0]
-        with torch.no_grad():
-            logp_BV = network(ids[None]).logits[0, :-1].log_softmax(-1)
-        p = logp_BV.gather(1, ids[1:, None]).sum().exp().item()
-        assert p == pytest.approx(share, abs=0.05)
+    logp = logp_under(pretrain_llm.run(weighted, tmp_path / "run"))
+    assert math.exp(logp("a", "CCO")) == pytest.approx(0.25, abs=0.05)
+    assert math.exp(logp("a", "CCN")) == pytest.approx(0.75, abs=0.05)
     # the square of 96 over the sum of squares, 16 * 14
     assert "; 48 molecules with weights, in effect 41.1 of equal weight" in capsys.readouterr().err
 
@@ -585,49 +519,20 @@ def test_weights_count_within_each_prompt(weighted, tmp_path, capsys):
 # ---- continuing
 
 
-class Killed(BaseException):
-    """Ends a run as a signal would: nothing catches it."""
-
-
-@pytest.fixture
-def killed_at(monkeypatch):
-    """Run until a step, and no further."""
-
-    def run(stage, config, folder, step):
-        class Kill(lightning.Callback):
-            def on_train_batch_end(self, lightning_trainer, *_):
-                if lightning_trainer.global_step == step:
-                    raise Killed
-
-        build = trainer.build_trainer
-
-        def build_with_kill(out, settings, callbacks, **fixed):
-            return build(out, settings, [*callbacks, Kill()], **fixed)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(trainer, "build_trainer", build_with_kill)
-            with pytest.raises(Killed):
-                STAGES[stage].run(config, folder)
-
-    return run
-
-
 def test_a_run_that_was_begun_without_the_weights_of_its_corpus_is_refused(
-    weighted, tmp_path, killed_at
+    weighted, tmp_path, monkeypatch
 ):
-    config = weighted | {"epochs": 4}
-    killed_at("pretrain_llm", config, tmp_path / "run", 8)
-    file = tmp_path / "run" / "manifest.json"
-    manifest = json.loads(file.read_text())
+    config, out = weighted | {"epochs": 4}, tmp_path / "run"
+    run_and_kill(monkeypatch, killed_at_update(8), config, out, pretrain_llm)
+    manifest = manifest_of(out)
     for key in ("beside", "sha256"):  # as earlier versions wrote it
         del manifest[key]
-    file.write_text(json.dumps(manifest))
+    (out / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"run: this run began without the weights of .*corpus"):
-        pretrain_llm.run(config, tmp_path / "run")
-    manifest["beside"] = {"weights": True}
-    file.write_text(json.dumps(manifest))
-    pretrain_llm.run(config, tmp_path / "run")
-    assert manifest_of(tmp_path / "run")["status"] == "complete"
+        pretrain_llm.run(config, out)
+    (out / "manifest.json").write_text(json.dumps(manifest | {"beside": {"weights": True}}))
+    pretrain_llm.run(config, out)
+    assert manifest_of(out)["status"] == "complete"
 
 
 # no checkpoint is written behind the last batch of an epoch, but one step later
@@ -642,18 +547,18 @@ def test_a_run_that_was_begun_without_the_weights_of_its_corpus_is_refused(
         ("pretrain_llm", 13, 11),
     ],
 )
-def test_a_killed_run_makes_the_same_model(run_of, tmp_path, killed_at, stage, step, saved, capsys):
-    killed_at(stage, CONFIGS[stage], tmp_path, step)
+def test_a_killed_run_makes_the_same_model(
+    run_of, tmp_path, monkeypatch, stage, step, saved, capsys
+):
+    run_and_kill(monkeypatch, killed_at_update(step), CONFIGS[stage], tmp_path, STAGES[stage])
     assert manifest_of(tmp_path)["status"] == "interrupted"
     assert not (tmp_path / RESULTS[stage]).exists()
     assert "resumes" not in capsys.readouterr().err
     STAGES[stage].run(CONFIGS[stage], tmp_path)
     assert f"{tmp_path}: resumes at step {saved}\n" in capsys.readouterr().err
-    assert same_weights(tmp_path, run_of(stage))
-    manifest, whole = manifest_of(tmp_path), manifest_of(run_of(stage))["results"]
-    assert (manifest["status"], len(manifest["resumed"])) == ("complete", 1)
-    names = [name for name in whole if name.startswith(("valid/", "samples/"))]
-    assert {name: manifest["results"][name] for name in names} == {n: whole[n] for n in names}
+    same_run(tmp_path, run_of(stage), but=PROGRESS)
+    assert manifest_of(tmp_path)["status"] == "complete"
+    assert len(manifest_of(tmp_path)["resumed"]) == 1
 
 
 @both
@@ -664,24 +569,24 @@ def test_a_run_killed_between_its_last_step_and_its_model_is_finished(stage, run
     manifest = manifest_of(tmp_path) | {"status": "running", "results": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     STAGES[stage].run(CONFIGS[stage], tmp_path)
-    assert same_weights(tmp_path, run_of(stage))
+    assert same_weights(weights_of(tmp_path), weights_of(run_of(stage)))
     before, after = manifest_of(run_of(stage)), manifest_of(tmp_path)
     for name in ("valid/nll", "samples/validity"):
         assert after["results"][name] == before["results"][name]
     assert after["ended_by"] == "epochs"
 
 
-def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, killed_at):
-    corpus = tmp_path / "corpus"
+def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, monkeypatch):
+    corpus, out = tmp_path / "corpus", tmp_path / "run"
     shutil.copytree(SAMPLE, corpus)
     config = TINY | {"corpus": str(corpus)}
-    killed_at("pretrain", config, tmp_path / "run", 7)
+    run_and_kill(monkeypatch, killed_at_update(7), config, out, pretrain)
     frame = pd.read_parquet(corpus / "corpus.parquet")
     frame.iloc[::-1].to_parquet(corpus / "corpus.parquet", index=False)
-    before = contents(tmp_path / "run")
+    before = contents(out)
     with pytest.raises(InputError, match=r"corpus\.parquet: has changed since .* was begun"):
-        pretrain.run(config, tmp_path / "run")
-    assert contents(tmp_path / "run") == before
+        pretrain.run(config, out)
+    assert contents(out) == before
 
 
 @pytest.mark.slow
@@ -709,12 +614,10 @@ def test_a_run_that_is_really_killed_continues_to_the_same_model(stage, tmp_path
         time.sleep(delay)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-        steps.append(torch.load(last, weights_only=True)["global_step"])
+        steps.append(checkpoint_of(tmp_path / "killed")["global_step"])
     assert 0 < steps[0] < steps[1] < steps[2] < 4 * STEPS_AN_EPOCH[stage]
     STAGES[stage].run(config, tmp_path / "killed")
-    assert same_weights(tmp_path / "whole", tmp_path / "killed")
-    whole, killed = (manifest_of(tmp_path / name)["results"] for name in ("whole", "killed"))
-    assert killed["valid/nll"] == whole["valid/nll"]
+    same_run(tmp_path / "killed", tmp_path / "whole", but=PROGRESS)
     leftover = [p.name for p in last.parent.iterdir()]
     assert sorted(leftover) == ["last.ckpt", Path(RESULTS[stage]).name]
 
@@ -737,6 +640,8 @@ MISTAKES = [
     ({"model": {"kind": "mingrU"}}, r"kind: 'mingrU' is not known; did you mean 'mingru'\? Known"),
     ({"model": {"kind": "transformer", "n_heads": 3}}, r"= 256 should be a multiple of 6"),
     ({"tokens": {"merges": -1}}, r"tokens\.merges: should be greater than or equal to 0"),
+    ({"extend_vocabulary": True}, "extend_vocabulary: for init alone"),
+    ({"replay": {"share": 0.5}}, "replay: for init alone: what is replayed are its sampl"),
 ]  # fmt: skip
 MISTAKES_OF_TAGS = [
     ({"conditions": []}, r"conditions: should have at least 1 entry"),

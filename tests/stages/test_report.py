@@ -1,6 +1,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from itertools import count
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +19,9 @@ STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0)],
     [("CCc1ccccc1", 0.95), ("CC1CCCCC1", 0.85), ("OCC", 0.3)],
 ]
+
+
+GIBBS = {"batch_size": 4, "target": {"kind": "gibbs"}}
 
 
 class Page(HTMLParser):
@@ -49,17 +53,32 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def runs(tmp_path, write_run):
-    other = {"batch_size": 4, "target": {"kind": "gibbs"}}
     return [
         write_run(tmp_path / "mara", STEPS),
-        write_run(tmp_path / "gibbs", [[("CCO", 0.1)]], other),
+        write_run(tmp_path / "gibbs", [[("CCO", 0.1)]], GIBBS),
     ]
 
 
 @pytest.fixture
-def page(runs, tmp_path):
-    config = {"runs": [str(r) for r in runs], "title": "A < B & C"}
-    return report.run(config, tmp_path / "out").read_text()
+def reported(tmp_path):
+    """Make a page of these settings in a folder of its own; give its text."""
+    folders = (tmp_path / f"out{n}" for n in count())
+
+    def make(**config):
+        return report.run(config, next(folders)).read_text()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def page(write_run, tmp_path_factory):
+    """The page of two runs, which many tests look at."""
+    folder = tmp_path_factory.mktemp("page")
+    runs = [
+        str(write_run(folder / "mara", STEPS)),
+        str(write_run(folder / "gibbs", [[("CCO", 0.1)]], GIBBS)),
+    ]
+    return report.run({"runs": runs, "title": "A < B & C"}, folder / "out").read_text()
 
 
 def test_the_page_is_whole_and_needs_no_network(page):
@@ -75,6 +94,16 @@ def test_the_page_is_whole_and_needs_no_network(page):
     assert all(("w3.org" in n) or ("rdkit.org/xml" in n) for n in namespaces)
 
 
+def inside(page, name):
+    """One section, in HTML."""
+    return re.search(rf'<section id="{name}">(.*?)</section>', page, re.S)[1]
+
+
+def section(page, name):
+    """The text of one section, tags taken out."""
+    return re.sub(r"\s+", " ", Page(inside(page, name)).text)
+
+
 def test_the_page_shows_what_the_runs_did(page):
     parsed = Page(page)
     assert "A < B & C" in parsed.text
@@ -86,12 +115,6 @@ def test_the_page_shows_what_the_runs_did(page):
     assert "batch_size" in section(page, "settings")
 
 
-def section(page, name):
-    """The text of one section, tags taken out."""
-    inner = re.search(rf'<section id="{name}">(.*?)</section>', page, re.S)[1]
-    return re.sub(r"\s+", " ", Page(inner).text)
-
-
 def test_every_section_is_there_and_in_the_contents(page, report_sections):
     ids = re.findall(r'<section id="([^"]*)">', page)
     assert ids == report_sections
@@ -101,8 +124,7 @@ def test_every_section_is_there_and_in_the_contents(page, report_sections):
 
 
 def test_the_largest_scaffolds_show_their_best_molecules(page):
-    inner = re.search(r'<section id="scaffolds">(.*?)</section>', page, re.S)[1]
-    codes = re.findall(r'<code title="([^"]*)">', inner)
+    codes = re.findall(r'<code title="([^"]*)">', inside(page, "scaffolds"))
     # benzene: two hits of two molecules, R = 0.95 before 0.9; then cyclohexane; ethanol has no ring
     benzene = ["c1ccccc1", "CCc1ccccc1", "Cc1ccccc1"]
     assert codes == [*benzene, "C1CCCCC1", "CC1CCCCC1"]
@@ -112,10 +134,8 @@ def test_the_largest_scaffolds_show_their_best_molecules(page):
     assert "No molecule with a ring." in text  # gibbs
 
 
-def test_equal_inputs_give_equal_bytes(runs, tmp_path):
-    config = {"runs": [str(r) for r in runs]}
-    first = report.run(config, tmp_path / "a").read_bytes()
-    assert report.run(config, tmp_path / "b").read_bytes() == first
+def test_equal_inputs_give_equal_bytes(runs, reported):
+    assert reported(runs=[*map(str, runs)]) == reported(runs=[*map(str, runs)])
 
 
 NO_HIT = "No run has a hit: none with R ≥ 0.8."
@@ -133,9 +153,10 @@ NO_RING = "No molecule has a ring."
         ([[("Cc1ccccc1", 0.9)] * 1000], {}),
     ],
 )
-def test_a_section_without_data_says_so(tmp_path, write_run, report_sections, steps, empty):
-    run = write_run(tmp_path / "run", steps)
-    text = report.run({"runs": str(run)}, tmp_path / "out").read_text()
+def test_a_section_without_data_says_so(
+    tmp_path, write_run, reported, report_sections, steps, empty
+):
+    text = reported(runs=str(write_run(tmp_path / "run", steps)))
     assert Page(text).open == []
     assert re.findall(r'<section id="([^"]*)">', text) == report_sections
     for name, sentence in empty.items():
@@ -144,15 +165,10 @@ def test_a_section_without_data_says_so(tmp_path, write_run, report_sections, st
     assert bool(empty) or "missing" not in text.split("</style>")[1]
 
 
-def test_a_run_without_a_manifest_is_reported(runs, tmp_path):
+def test_parts_can_be_switched_off_and_the_manifest_may_be_gone(runs, reported):
     (runs[0] / "manifest.json").unlink()
-    text = report.run({"runs": [str(runs[0])]}, tmp_path / "out").read_text()
+    text = reported(runs=[str(runs[0])], n_scaffolds=0, n_top=0, n_map=0)
     assert "This run has no manifest" in text
-
-
-def test_parts_can_be_switched_off(runs, tmp_path):
-    off = {"n_scaffolds": 0, "n_top": 0, "n_map": 0}
-    text = report.run({"runs": [str(runs[0])], **off}, tmp_path / "out").read_text()
     for name in ("scaffolds", "top", "map", "families"):
         assert "Switched off" in section(text, name)
     assert "<script" not in text
@@ -215,10 +231,9 @@ MORE = [("CC1CCCCC1", 0.85), ("CCC1CCCCC1", 0.85)]
 
 @pytest.fixture
 def methods(tmp_path, write_run):
-    gibbs = {"batch_size": 4, "target": {"kind": "gibbs"}}
     write_run(tmp_path / "mara-0", [HITS])
     write_run(tmp_path / "mara-1", [HITS, MORE])
-    write_run(tmp_path / "gibbs-0", [[("CCO", 0.1)]], gibbs)
+    write_run(tmp_path / "gibbs-0", [[("CCO", 0.1)]], GIBBS)
     return {"MARA": str(tmp_path / "mara-*"), "plain": [str(tmp_path / "gibbs-0")]}
 
 
@@ -229,8 +244,8 @@ def cells(table):
     return [[re.sub(r"<[^>]*>|&ensp;", " ", cell).split() for cell in row] for row in texts]
 
 
-def test_tables_show_means_and_each_run(methods, tmp_path):
-    text = report.run({"methods": methods}, tmp_path / "out").read_text()
+def test_tables_show_means_and_each_run(methods, reported):
+    text = reported(methods=methods)
     assert "2 methods, 3 runs" in text
     tables = re.findall(r"<table>(.*?)</table>", text, re.S)
     captions = [re.search(r"<caption>(.*?)</caption>", table) for table in tables]
@@ -240,19 +255,17 @@ def test_tables_show_means_and_each_run(methods, tmp_path):
     # 2 and 4 hits: mean 3, sd sqrt(2)
     assert mara[:2] == [["MARA", "n", "=", "2"], ["3.0", "±", "1.4"]]
     assert plain[:2] == [["plain", "n", "=", "1"], ["0"]]
-    runs = cells(tables[hits + 1])[1:]
-    names, yields = (["mara-0", "mara-1", "gibbs-0"], ["2", "4", "0"])
-    assert [row[:2] for row in runs] == [[[n], [y]] for n, y in zip(names, yields, strict=True)]
+    runs = [row[:2] for row in cells(tables[hits + 1])[1:]]
+    assert runs == [[["mara-0"], ["2"]], [["mara-1"], ["4"]], [["gibbs-0"], ["0"]]]
     assert "Line: mean over the runs of a method" in text
     assert text.count("(2 runs)") == 1
 
 
-def test_the_prior_is_the_ground_of_the_families(methods, tmp_path):
+def test_the_prior_is_the_ground_of_the_families(methods, reported, tmp_path):
     prior = tmp_path / "prior.smi"
     prior.write_text("Cc1ccccc1\nCC1CCCC1\nCCC1CCCC1\nCCO\nnonsense\n")
-    config = {"methods": methods, "prior": str(prior)}
-    text = report.run(config, tmp_path / "out").read_text()
-    inner = re.search(r'<section id="families">(.*?)</section>', text, re.S)[1]
+    text = reported(methods=methods, prior=str(prior))
+    inner = inside(text, "families")
     assert "its share in the sample of the prior (4 valid)" in inner
     assert "first 1,000" not in inner
     shares = re.findall(r'title="([^"]*)".*?"shares">([\d.%]+) → <b>([\d.%]+)</b>', inner, re.S)
@@ -260,69 +273,49 @@ def test_the_prior_is_the_ground_of_the_families(methods, tmp_path):
     assert shares[:2] == [("C1CCCCC1", "33.3%", "100.0%"), ("C1CCCC1", "66.7%", "0.0%")]
     assert "of prior" in text  # the column of the coverage
     with pytest.raises(InputError, match=r"prior.*nowhere"):
-        report.run(config | {"prior": "nowhere.smi"}, tmp_path / "other")
-
-
-def test_without_a_prior_the_halves_of_a_short_run_are_compared(methods, tmp_path):
-    text = report.run({"methods": {"MARA": methods["MARA"]}}, tmp_path / "out").read_text()
-    inner = re.search(r'<section id="families">(.*?)</section>', text, re.S)[1]
-    assert "its share among its first 1,000 valid samples" in inner
+        reported(methods=methods, prior="nowhere.smi")
+    text = reported(methods={"MARA": methods["MARA"]})  # without a prior
+    assert "its share among its first 1,000 valid samples" in inside(text, "families")
     assert "of prior" not in text
 
 
 def comparison_of(file, method, baseline):
-    row = dict.fromkeys(COMPARISON_SCHEMA.names) | {
-        "method": method,
-        "baseline": baseline,
-        "metric": "yield",
-        "threshold": 0.8,
-        "n": 6,
-        "difference": 12.0,
-        "p_holm": 0.004,
-        "verdict": "better",
-    }
+    row = dict.fromkeys(COMPARISON_SCHEMA.names) | {"method": method, "baseline": baseline}
+    row |= {"metric": "yield", "threshold": 0.8, "n": 6, "difference": 12.0, "p_holm": 0.004}
+    row["verdict"] = "better"
     pq.write_table(pa.Table.from_pylist([row], schema=COMPARISON_SCHEMA), file)
     return str(file)
 
 
-def test_the_verdict_of_a_comparison_enters_the_summary(methods, tmp_path):
+def test_the_verdict_of_a_comparison_enters_the_summary(methods, reported, tmp_path):
     in_order = {name: methods[name] for name in ("plain", "MARA")}
     table = comparison_of(tmp_path / "comparison.parquet", "MARA", "plain")
-    config = {"methods": in_order, "comparison": table}
-    text = report.run(config, tmp_path / "out").read_text()
-    summary = re.search(r'<section id="summary">(.*?)</section>', text, re.S)[1]
+    summary = inside(reported(methods=in_order, comparison=table), "summary")
     assert "Over 6 shared seeds MARA has 12 more hits than plain: this is more than" in summary
-    other = comparison_of(tmp_path / "other.parquet", "mara", "plain")
-    with pytest.raises(InputError, match="compares mara, plain; this page has the methods plain"):
-        report.run(config | {"comparison": other}, tmp_path / "out2")
-
-
-def test_a_comparison_must_be_one(methods, tmp_path):
     (tmp_path / "text.parquet").write_text("not Parquet")
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    comparison_of(tmp_path / "else.parquet", "mara", "plain")
     for name, message in {
+        "else.parquet": "compares mara, plain; this page has the methods plain",
         "text.parquet": r"comparison: .*: not a readable .* Give the comparison\.parquet of",
         "other.parquet": "not the comparison.parquet of a compare stage: it has the columns a",
     }.items():
-        config = {"methods": methods, "comparison": str(tmp_path / name)}
         with pytest.raises(InputError, match=message):
-            report.run(config, tmp_path / "out")
+            reported(methods=in_order, comparison=str(tmp_path / name))
 
 
-def test_names_of_methods_are_one_line_and_escaped(methods, tmp_path):
+def test_a_method_has_a_name_of_one_line_and_runs_that_differ_in_the_seed_alone(
+    methods, reported, tmp_path, write_run
+):
     with pytest.raises(InputError, match="methods"):
-        report.run({"methods": {" a": methods["plain"]}}, tmp_path / "out")
-    text = report.run({"methods": {"<i>": methods["plain"]}}, tmp_path / "out").read_text()
+        reported(methods={" a": methods["plain"]})
+    text = reported(methods={"<i>": methods["plain"]})
     assert "<i>" not in text
     assert "&lt;i&gt;" in text
-
-
-def test_the_runs_of_a_method_differ_in_the_seed_alone(methods, tmp_path, write_run):
-    clipped = {"batch_size": 4, "target": {"kind": "gibbs"}, "trainer": {"gradient_clip_val": 1}}
+    clipped = GIBBS | {"trainer": {"gradient_clip_val": 1}}
     write_run(tmp_path / "gibbs-1", [[("CCO", 0.1)]], clipped)
-    config = {"methods": methods | {"plain": [str(tmp_path / "gibbs-*")]}}
     with pytest.raises(InputError, match=r"methods\.plain: its runs differ(.|\n)*clip_val|trainer"):
-        report.run(config, tmp_path / "out")
+        reported(methods=methods | {"plain": [str(tmp_path / "gibbs-*")]})
 
 
 @pytest.mark.parametrize(
@@ -334,25 +327,25 @@ def test_the_runs_of_a_method_differ_in_the_seed_alone(methods, tmp_path, write_
         ({"a": None}, "R ≥ 0.8, as no run has a target with a fixed tau;"),
     ],
 )
-def test_hits_are_counted_at_the_tau_of_the_runs(write_run, tmp_path, taus, said):
+def test_hits_are_counted_at_the_tau_of_the_runs(write_run, reported, tmp_path, taus, said):
     for name, tau in taus.items():
         target = {"kind": "gibbs"} if tau is None else {"kind": "mara", "tau": tau}
         write_run(tmp_path / name, [HITS], {"target": target, "budget": 300})
-    config = {"runs": [str(tmp_path / name) for name in taus]}
-    text = report.run(config, tmp_path / "out").read_text()
+    runs = [str(tmp_path / name) for name in taus]
+    text = reported(runs=runs)
     assert f"Hits are counted at {said} the setting threshold takes another." in text
     assert f"Hits: {said[:7]}" in text
     assert "AUC: over 300 calls" in text  # of the budget of 300 two were made
     assert "10,000 calls" not in text
-    given = report.run(config | {"threshold": 0.85}, tmp_path / "given").read_text()
+    given = reported(runs=runs, threshold=0.85)
     assert "Hits are counted at" not in given
     assert "Hits: R ≥ 0.85" in given
 
 
-def test_without_a_hit_there_is_a_sentence_and_no_empty_table(write_run, tmp_path):
+def test_without_a_hit_there_is_a_sentence_and_no_empty_table(write_run, reported, tmp_path):
     target = {"kind": "mara", "tau": 0.99, "sigma": 8}
-    run = write_run(tmp_path / "a", [HITS], {"target": target, "budget": 300})
-    text = report.run({"runs": str(run)}, tmp_path / "out").read_text()
+    write_run(tmp_path / "a", [HITS], {"target": target, "budget": 300})
+    text = reported(runs=str(tmp_path / "a"))
     assert "No run has a hit: none with R ≥ 0.99." in text
     assert "<caption>Hits" not in text
     assert ">Yield<" not in text

@@ -1,6 +1,8 @@
 """The sample stage: how many rows, that they repeat, and what they say."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from small_runs import manifest_of
 
 from chemkl.config import InputError, load_config
 from chemkl.config.prepare import SampleConfig
@@ -18,37 +21,39 @@ from chemkl.stages import sample
 from chemkl.stages.registry import STAGES
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def config(tiny_prior):
     return {"policy": str(tiny_prior), "n": 50, "batch_size": 20, "seed": 2}
 
 
-def test_n_need_not_be_a_multiple_of_the_batch_size(config, tmp_path):
-    path = sample.run(config, tmp_path)
-    assert path == tmp_path / "samples.parquet"
-    rows = pd.read_parquet(path)
+@pytest.fixture(scope="module")
+def sampled(config, tmp_path_factory):
+    """Where the samples of that config are, which many tests look at."""
+    return sample.run(config, tmp_path_factory.mktemp("samples"))
+
+
+def test_the_table_says_of_each_sample_what_it_is(sampled, tiny_prior):
+    assert sampled.name == "samples.parquet"
+    rows = pd.read_parquet(sampled)
     assert list(rows.columns) == ["smiles", "logp", "n_tokens", "truncated"]
-    assert len(rows) == 50
+    assert len(rows) == 50  # no whole batches
     assert rows["smiles"].nunique() > 30
-    shown = {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")}
+    shown = {p.name for p in sampled.parent.iterdir() if not p.name.startswith(".")}
     assert shown == {"samples.parquet", "manifest.json", "log.jsonl"}
-
-
-def test_every_column_says_what_it_means(config, tmp_path):
-    schema = pq.read_schema(sample.run(config, tmp_path))
+    schema = pq.read_schema(sampled)
     assert all(field.metadata[b"description"] for field in schema)
     assert [str(field.type) for field in schema] == ["string", "float", "int32", "bool"]
-
-
-def test_log_probabilities_and_lengths_are_those_of_the_text(config, tmp_path, tiny_prior):
-    rows = pd.read_parquet(sample.run(config | {"n": 200}, tmp_path))
-    policy = load_policy(tiny_prior)
-    start_inside = rows["smiles"].str.contains("^", regex=False)  # cannot be encoded
-    whole = rows[~rows["truncated"] & ~start_inside]
-    assert len(whole) > 180
+    # log-probabilities and lengths are those of the text
+    whole = rows[~rows["truncated"] & can_be_encoded(rows)]
+    assert len(whole) > 45
     assert (whole["n_tokens"] == whole["smiles"].str.len() + 1).all()
-    again = policy.logp(whole["smiles"].tolist()).detach().numpy()
+    again = load_policy(tiny_prior).logp(whole["smiles"].tolist()).detach().numpy()
     np.testing.assert_allclose(whole["logp"], again, rtol=0, atol=1e-4)
+
+
+def can_be_encoded(rows):
+    """Which samples have no start token inside."""
+    return ~rows["smiles"].str.contains("^", regex=False)
 
 
 def test_truncated_rows_are_marked(config, tmp_path, tiny_prior):
@@ -61,7 +66,7 @@ def test_truncated_rows_are_marked(config, tmp_path, tiny_prior):
     cut = rows[rows["truncated"]]
     assert 5 < len(cut) < 50
     assert (cut["n_tokens"] == 6).all()
-    results = json.loads((out / "manifest.json").read_text())["results"]
+    results = manifest_of(out)["results"]
     assert (results["samples"], results["truncated"]) == (50, len(cut))
     tokens = results["tokens_a_molecule"]
     assert tokens == pytest.approx(rows["n_tokens"].mean())
@@ -69,31 +74,25 @@ def test_truncated_rows_are_marked(config, tmp_path, tiny_prior):
     assert results["molecules_a_processor_second"] > 0
 
 
-def test_the_seed_decides(config, tmp_path):
-    a, b, c = (
-        pd.read_parquet(sample.run(config | {"seed": seed}, tmp_path / name))
-        for name, seed in (("a", 2), ("b", 2), ("c", 3))
-    )
-    pd.testing.assert_frame_equal(a, b)
-    assert a["smiles"].tolist() != c["smiles"].tolist()
-
-
-def test_more_samples_of_one_seed_begin_with_the_same_ones(config, tmp_path):
+def test_the_seed_decides_and_more_samples_begin_with_the_same_ones(config, sampled, tmp_path):
+    rows = pd.read_parquet(sampled)
     few = pd.read_parquet(sample.run(config | {"n": 40}, tmp_path / "few"))
-    more = pd.read_parquet(sample.run(config | {"n": 60}, tmp_path / "more"))
-    pd.testing.assert_frame_equal(few, more[:40])
+    pd.testing.assert_frame_equal(few, rows[:40])
+    other = pd.read_parquet(sample.run(config | {"seed": 3}, tmp_path / "other"))
+    assert rows["smiles"].tolist() != other["smiles"].tolist()
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
-def test_worker_processes_draw_what_one_process_draws(config, tmp_path, monkeypatch, n_workers):
-    alone = pd.read_parquet(sample.run(config, tmp_path / "alone"))
+def test_worker_processes_draw_what_one_process_draws(
+    config, sampled, tmp_path, monkeypatch, n_workers
+):
     monkeypatch.setattr(sample, "ALONE", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: n_workers)
     monkeypatch.setattr(sample, "GROUP", 30)
     path = sample.run(config, tmp_path / "together")
-    pd.testing.assert_frame_equal(pd.read_parquet(path), alone)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), pd.read_parquet(sampled))
     assert pq.ParquetFile(path).num_row_groups == 2
-    results = json.loads((tmp_path / "together" / "manifest.json").read_text())["results"]
+    results = manifest_of(tmp_path / "together")["results"]
     assert (results["workers"], results["precision"]) == (n_workers, "32-true")
 
 
@@ -105,20 +104,20 @@ def test_a_worker_that_dies_is_one_clear_line(config, tmp_path, monkeypatch):
 
 
 @pytest.mark.bf16
-def test_products_may_be_rounded(config, tmp_path):
-    exact = pd.read_parquet(sample.run(config, tmp_path / "exact"))
+def test_products_may_be_rounded(config, sampled, tmp_path):
+    exact = pd.read_parquet(sampled)
     rough = pd.read_parquet(sample.run(config | {"precision": "bf16-mixed"}, tmp_path / "rough"))
     same = rough["smiles"] == exact["smiles"]
     assert same.mean() > 0.5
     assert 0 < (rough["logp"] - exact["logp"])[same].abs().max() < 0.5
 
 
-def test_again_into_the_same_folder_gives_the_same_file(config, tmp_path):
-    first = sample.run(config, tmp_path).read_bytes()
-    (tmp_path / ".samples.parquet.tmp").write_bytes(b"what a kill left")
-    (tmp_path / "samples.parquet").unlink()
-    assert sample.run(config, tmp_path).read_bytes() == first
-    assert not (tmp_path / ".samples.parquet.tmp").exists()
+def test_again_into_the_same_folder_gives_the_same_file(config, sampled, tmp_path):
+    folder = shutil.copytree(sampled.parent, tmp_path / "copy")
+    (folder / ".samples.parquet.tmp").write_bytes(b"what a kill left")
+    (folder / "samples.parquet").unlink()
+    assert sample.run(config, folder).read_bytes() == sampled.read_bytes()
+    assert not (folder / ".samples.parquet.tmp").exists()
 
 
 @pytest.mark.parametrize(
@@ -144,23 +143,17 @@ def test_a_language_model_is_told_from_a_smiles_model(config, tmp_path, inside, 
 # ---- mixtures
 
 
-def changed_prior(prior, path, bias, provenance):
-    """The prior, fonder of one token."""
-    policy = load_policy(prior)
-    with torch.no_grad():
-        policy.linear.bias[policy.vocabulary.tokens.index(bias)] += 2
-    save_policy(policy, path, provenance)
-    return str(path)
-
-
-@pytest.fixture
-def fond_of(tiny_prior, tmp_path):
+@pytest.fixture(scope="module")
+def fond_of(tiny_prior, tmp_path_factory):
     """Two policies from one prior, by the atom that they are fond of."""
-    from_here = {"prior_sha256": sha256_of(tiny_prior)}
-    return {
-        atom: changed_prior(tiny_prior, tmp_path / f"{atom}.safetensors", atom, from_here)
-        for atom in "NO"
-    }
+    folder = tmp_path_factory.mktemp("fond")
+    for atom in "NO":
+        policy = load_policy(tiny_prior)
+        with torch.no_grad():
+            policy.linear.bias[policy.vocabulary.tokens.index(atom)] += 2
+        from_here = {"prior_sha256": sha256_of(tiny_prior)}
+        save_policy(policy, folder / f"{atom}.safetensors", from_here)
+    return {atom: str(folder / f"{atom}.safetensors") for atom in "NO"}
 
 
 @pytest.fixture
@@ -186,32 +179,25 @@ def test_a_mixture_reports_its_own_logp_and_that_of_each_member(mixture, fond_of
         "smiles", "logp", "n_tokens", "truncated", "logp_fond_of_n", "logp_fond_of_o",
     ]  # fmt: skip
     assert len(rows) == 60
-    whole = rows[~rows["truncated"] & ~rows["smiles"].str.contains("^", regex=False)]
+    whole = rows[~rows["truncated"] & can_be_encoded(rows)]
     assert len(whole) > 40
-    smiles = whole["smiles"].tolist()
     members = {f"fond_of_{atom.lower()}": load_policy(fond_of[atom]) for atom in "NO"}
     both = Mixture(members, {"fond_of_n": 0.4, "fond_of_o": 0.6}, kind=kind)
     columns = {"logp": both, **{f"logp_{name}": policy for name, policy in members.items()}}
     for column, policy in columns.items():
-        again = policy.logp(smiles).detach().numpy()
+        again = policy.logp(whole["smiles"].tolist()).detach().numpy()
         np.testing.assert_allclose(whole[column], again, rtol=0, atol=1e-4)
-    field = pq.read_schema(path).field("logp_fond_of_n")
-    said = field.metadata[b"description"].decode()
+    said = pq.read_schema(path).field("logp_fond_of_n").metadata[b"description"].decode()
     assert f"under fond_of_n alone, whose weight in the {kind} is 0.4" in said
+    # the manifest lists every model
+    roles = {f"fond_of_{atom.lower()}": fond_of[atom] for atom in "NO"}
+    assert manifest_of(tmp_path / "out")["inputs"] == inputs_of(roles)
 
 
-def test_the_manifest_lists_every_model(mixture, scaled, fond_of, tiny_prior, tmp_path):
-    expected = {
-        "mixed": (mixture, {"fond_of_n": fond_of["N"], "fond_of_o": fond_of["O"]}),
-        "scaled": (scaled, {"policy": fond_of["N"], "prior": tiny_prior}),
+def inputs_of(models):
+    return {
+        role: {"path": str(path), "sha256": sha256_of(Path(path))} for role, path in models.items()
     }
-    for name, (config, models) in expected.items():
-        sample.run(config, tmp_path / name)
-        inputs = json.loads((tmp_path / name / "manifest.json").read_text())["inputs"]
-        assert inputs == {
-            role: {"path": str(path), "sha256": sha256_of(tmp_path / path)}
-            for role, path in models.items()
-        }
 
 
 def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
@@ -223,6 +209,8 @@ def test_beta_scale_moves_toward_the_prior(scaled, tmp_path):
 
     near, itself, far = nitrogens(1e6), nitrogens(1.0), nitrogens(0.7)
     assert near < nitrogens(2.0) < itself < far
+    models = {role: scaled[role] for role in ("policy", "prior")}
+    assert manifest_of(tmp_path / "2.0")["inputs"] == inputs_of(models)
     for role, scale in {"policy": 1.0, "prior": 1e6}.items():  # the ends are the models themselves
         path = sample.run({"policy": scaled[role], "n": 400}, tmp_path / role)
         alone, mixed = pd.read_parquet(path), pd.read_parquet(tmp_path / str(scale) / path.name)
@@ -240,14 +228,13 @@ def test_the_option_is_the_setting(scaled, tmp_path, chemkl, capsys):
     assert command("b", "n=40", "beta_scale=3.5") == 0
     a, b = (tmp_path / out / "samples.parquet" for out in "ab")
     assert a.read_bytes() == b.read_bytes()
-    assert json.loads((tmp_path / "a" / "manifest.json").read_text())["config"]["beta_scale"] == 3.5
+    assert manifest_of(tmp_path / "a")["config"]["beta_scale"] == 3.5
     assert command("c", "--beta-scale", "-1") == 2
     capsys.readouterr()
-    assert command("c", "--beta-scale", "abc") == 2
-    by_option = capsys.readouterr().err
-    assert by_option == "override 'beta_scale=abc': beta_scale: should be a number (got 'abc')\n"
-    assert command("c", "beta_scale=abc") == 2
-    assert capsys.readouterr().err == by_option
+    for arguments in (("--beta-scale", "abc"), ("beta_scale=abc",)):
+        assert command("c", *arguments) == 2
+        said = "override 'beta_scale=abc': beta_scale: should be a number (got 'abc')\n"
+        assert capsys.readouterr().err == said
     assert not (tmp_path / "c").exists()
 
 
@@ -267,57 +254,43 @@ def test_the_option_is_the_setting(scaled, tmp_path, chemkl, capsys):
         ({"mixture.policies": {}}, "policies: .* at least 2"),
     ],
 )
-def test_mixtures_that_do_not_fit(mixture, fond_of, tmp_path, changes, says):
-    changed = {**mixture}
-    overrides = []
-    for key, value in changes.items():
-        value = fond_of["N"] if value == "fond_of_n" else value
-        if "." in key:
-            overrides.append(f"{key}={json.dumps(value)}")
-        else:
-            changed[key] = value
+def test_mixtures_that_do_not_fit(mixture, fond_of, changes, says):
+    changes = {k: fond_of["N"] if v == "fond_of_n" else v for k, v in changes.items()}
+    overrides = [f"{key}={json.dumps(value)}" for key, value in changes.items() if "." in key]
+    plain = {key: value for key, value in changes.items() if "." not in key}
     with pytest.raises(InputError, match=says):
-        load_config(SampleConfig, changed, overrides)
+        load_config(SampleConfig, mixture | plain, overrides)
 
 
-def test_a_policy_needs_a_name_that_can_be_a_column(mixture, fond_of):
-    mixture["mixture"]["policies"]["fond of o"] = {"policy": fond_of["O"], "weight": 0}
+def test_the_name_of_a_policy_can_be_a_column(mixture, fond_of, tiny_prior, tmp_path):
+    policies = mixture["mixture"]["policies"]
+    policies["fond of o"] = {"policy": fond_of["O"], "weight": 0}
     with pytest.raises(InputError, match=r"letters, digits and _.*\(got 'fond of o'\)"):
         load_config(SampleConfig, mixture)
+    policies["prior"] = policies.pop("fond of o")  # may be, where beta is not scaled
+    rows = pd.read_parquet(sample.run(mixture, tmp_path / "out"))
+    assert list(rows.columns)[-3:] == ["logp_fond_of_n", "logp_fond_of_o", "logp_prior"]
+    scaled = mixture | {"prior": str(tiny_prior), "beta_scale": 2}
+    with pytest.raises(InputError, match="a policy of the mixture is called 'prior'"):
+        load_config(SampleConfig, scaled)
 
 
-def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, tmp_path):
-    tokens = {"more": "CNO1S", "other": "CNS1"}
-    for name, spoken in tokens.items():
+def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, fond_of, tmp_path):
+    policies = mixture["mixture"]["policies"]
+    for name, spoken in {"more": "CNO1S", "other": "CNS1"}.items():
         policy = RnnPolicy(Vocabulary.of(spoken), hidden_size=8, n_layers=1)
         save_policy(policy, tmp_path / name, {})
-        entry = {"policy": str(tmp_path / name), "weight": 0}
-        mixture["mixture"]["policies"][name] = entry
+        policies[name] = {"policy": str(tmp_path / name), "weight": 0}
     with pytest.raises(InputError) as caught:
         sample.run(mixture, tmp_path / "out")
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
-    first = f"fond_of_n ({mixture['mixture']['policies']['fond_of_n']['policy']})"
+    first = f"fond_of_n ({policies['fond_of_n']['policy']})"
     assert f"more ({tmp_path}/more): speaks another vocabulary than {first} (it has " in lines[0]
     assert "(it has also S, and it lacks O)" in lines[1]
-    assert not (tmp_path / "out").exists()
+    other = load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
     with pytest.raises(InputError, match=r"prior \(.*more\): speaks another vocabulary than"):
-        STAGES["sample"].check(
-            load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
-        )
-
-
-def test_beta_scale_refuses_another_prior_than_that_of_training(scaled, fond_of, tmp_path):
+        STAGES["sample"].check(other)
     with pytest.raises(InputError, match=r"O.safetensors is not the one that policy .* was post"):
         sample.run(scaled | {"prior": fond_of["O"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_member_may_be_called_prior_where_beta_is_not_scaled(mixture, tiny_prior, tmp_path):
-    policies = mixture["mixture"]["policies"]
-    policies["prior"] = policies.pop("fond_of_o")
-    rows = pd.read_parquet(sample.run(mixture, tmp_path / "out"))
-    assert list(rows.columns)[-2:] == ["logp_fond_of_n", "logp_prior"]
-    scaled = mixture | {"prior": str(tiny_prior), "beta_scale": 2}
-    with pytest.raises(InputError, match="a policy of the mixture is called 'prior'"):
-        load_config(SampleConfig, scaled)

@@ -23,15 +23,19 @@ REWARD = {
     ]
 }
 SMILES = ["OCC", "not a molecule", "", "c1ccccc1", "C(C)O", "[Na+].[Cl-]", "CC(=O)é"]
+LINES = [smiles.replace(" ", "_") for smiles in SMILES]
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = [s.replace(" ", "_") for s in SMILES]
-    Path("mols.smi").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Path("mols.smi").write_text("\n".join(LINES) + "\n", encoding="utf-8")
     Path("reward.yaml").write_text(json.dumps(REWARD))
     return tmp_path
+
+
+def results_of(out):
+    return json.loads((out / "manifest.json").read_text())["results"]
 
 
 @pytest.fixture
@@ -47,12 +51,12 @@ def settings(**changes):
 # ---- the table
 
 
-def test_every_line_is_kept_in_order_with_the_columns_of_a_trace(folder):
+def test_every_line_is_kept_in_order_with_the_columns_of_a_trace(folder, capsys):
     path = score.run(settings(), folder / "out")
     rows = pd.read_parquet(path)
     assert path == folder / "out" / "scores.parquet"
     assert rows["line"].tolist() == [1, 2, 3, 4, 5, 6, 7]
-    assert rows["smiles"].tolist() == [s.replace(" ", "_") for s in SMILES]
+    assert rows["smiles"].tolist() == LINES
     assert rows["valid"].tolist() == [True, False, False, True, True, True, False]
     assert rows["raw_mol_wt"][0] == Descriptors.MolWt(Chem.MolFromSmiles("CCO"))
     assert rows["score_qed"][3] == QED.qed(Chem.MolFromSmiles("c1ccccc1"))
@@ -65,23 +69,33 @@ def test_every_line_is_kept_in_order_with_the_columns_of_a_trace(folder):
     for name in ("canonical_smiles", "valid", "reason", "scaffold", "raw_qed", "reward"):
         assert schema.field(name).equals(trace.field(name), check_metadata=True)
     assert all(field.metadata[b"description"] for field in schema)
+    # the manifest sums up
+    results = results_of(folder / "out")
+    ethanol, benzene = (QED.qed(Chem.MolFromSmiles(s)) for s in ("CCO", "c1ccccc1"))
+    salt = QED.qed(Chem.MolFromSmiles("[Na+].[Cl-]"))
+    rewards = [ethanol**0.5, benzene**0.5, ethanol**0.5, salt**0.5]
+    assert (results["lines"], results["valid"]) == (7, 4)
+    assert results["mean_reward"] == pytest.approx(sum(rewards) / 4, abs=1e-12)
+    assert list(results["best"]) == ["c1ccccc1", "CCO", "[Cl-].[Na+]"]
+    assert results["components"]["qed"]["asked"] == 3
+    assert results["components"]["mol_wt"]["failed"] == 0
+    out = capsys.readouterr().out
+    assert "valid    4" in out
+    assert "c1ccccc1" in out
+    # a table in CSV holds the same
+    path = score.run(settings(format="csv"), folder / "csv")
+    assert path.name == "scores.csv"
+    table = pd.read_csv(path, keep_default_na=False, na_values={"raw_qed": "", "raw_mol_wt": ""})
+    for name in ("line", "smiles", "valid", "raw_qed", "raw_mol_wt", "reward"):
+        assert table[name].equals(rows[name].astype(table[name].dtype)), name
+    assert [p.name for p in path.parent.iterdir() if p.name.startswith(".scores")] == []
 
 
 def test_the_numbers_are_the_rewards_own_whatever_the_batch_size(folder):
-    expected = RewardModel.from_config(REWARD).score([s.replace(" ", "_") for s in SMILES])
+    expected = RewardModel.from_config(REWARD).score(LINES)
     for size in (1, 3, 256):
         rows = pd.read_parquet(score.run(settings(batch_size=size), folder / f"by{size}"))
         pd.testing.assert_frame_equal(rows.drop(columns="line"), expected, check_dtype=False)
-
-
-def test_csv_holds_the_same(folder):
-    parquet = pd.read_parquet(score.run(settings(), folder / "a"))
-    path = score.run(settings(format="csv"), folder / "b")
-    assert path.name == "scores.csv"
-    rows = pd.read_csv(path, keep_default_na=False, na_values={"raw_qed": "", "raw_mol_wt": ""})
-    for name in ("line", "smiles", "valid", "raw_qed", "raw_mol_wt", "reward"):
-        assert rows[name].equals(parquet[name].astype(rows[name].dtype)), name
-    assert [p.name for p in (folder / "b").iterdir() if p.name.startswith(".scores")] == []
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
@@ -98,6 +112,8 @@ def test_names_and_columns_are_carried_along_and_overwrite_nothing(folder, form)
     assert kept["note"].fillna("").tolist() == ["a", "", "c d"]
     some = read(score.run(settings(**changes, keep_columns=["note"]), folder / "some"))
     assert list(some.columns) == [*plain.columns, "note"]
+    with pytest.raises(InputError, match=r"no column 'nota'; did you mean 'note'"):
+        score.run(settings(file="m.csv", keep_columns=["nota"]), folder / "out")
 
 
 def read(table):
@@ -122,12 +138,6 @@ def test_columns_of_parquet_keep_their_types(folder):
     assert rows["tags"].fillna("").tolist() == ['["a", "b"]', ""]
 
 
-def test_a_column_to_keep_that_is_not_there_is_an_error(folder):
-    Path("m.csv").write_text("smiles,note\nCC,x\n")
-    with pytest.raises(InputError, match=r"no column 'nota'; did you mean 'note'"):
-        score.run(settings(file="m.csv", keep_columns=["nota"]), folder / "out")
-
-
 def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch, capsys):
     def pipe(text):
         monkeypatch.setattr(paths, "_copies", {})
@@ -146,38 +156,18 @@ def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch,
     assert "-: has changed since runs/stdin-scores was begun" in capsys.readouterr().err
 
 
-def test_the_manifest_sums_up(folder, capsys):
-    score.run(settings(), folder / "out")
-    results = json.loads((folder / "out" / "manifest.json").read_text())["results"]
-    ethanol, benzene = (QED.qed(Chem.MolFromSmiles(s)) for s in ("CCO", "c1ccccc1"))
-    salt = QED.qed(Chem.MolFromSmiles("[Na+].[Cl-]"))
-    rewards = [ethanol**0.5, benzene**0.5, ethanol**0.5, salt**0.5]
-    assert (results["lines"], results["valid"]) == (7, 4)
-    assert results["mean_reward"] == pytest.approx(sum(rewards) / 4, abs=1e-12)
-    assert list(results["best"]) == ["c1ccccc1", "CCO", "[Cl-].[Na+]"]
-    assert results["components"]["qed"]["asked"] == 3
-    assert results["components"]["mol_wt"]["failed"] == 0
-    out = capsys.readouterr().out
-    assert "valid    4" in out
-    assert "c1ccccc1" in out
-
-
 def test_failures_are_counted_and_explained(folder, capsys):
     Path("mine.py").write_text("def f(smiles: str): return 1 / (smiles != 'CCO')\n")
-    own = {
-        "kind": "python_function",
-        "name": "mine",
-        "parameters": {"function": "mine.py:f"},
-        "transform": {"kind": "step", "low": 0},
-    }
-    score.run(settings(reward={"components": [own]}), folder / "out")
-    results = json.loads((folder / "out" / "manifest.json").read_text())["results"]
+    own = {"kind": "python_function", "name": "mine", "parameters": {"function": "mine.py:f"}}
+    reward = {"components": [own | {"transform": {"kind": "step", "low": 0}}]}
+    score.run(settings(reward=reward), folder / "out")
     means = {"mean_raw": 1.0, "mean_score": 1.0}
-    assert results["components"]["mine"] == {"asked": 3, "failed": 1, **means}
+    mine = results_of(folder / "out")["components"]["mine"]
+    assert mine == {"asked": 3, "failed": 1, **means}
     assert "division by zero" in capsys.readouterr().out
 
 
-def test_the_best_molecules_are_shown_with_their_names(folder, capsys):
+def test_the_best_molecules_are_shown_with_their_names_if_they_have_some(folder, capsys):
     Path("named.smi").write_text("CCO ethanol\nc1ccccc1 benzene\nC1CCCCC1\nOCC twice\n")
     score.run(settings(file="named.smi"), folder / "out")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
@@ -185,12 +175,9 @@ def test_the_best_molecules_are_shown_with_their_names(folder, capsys):
     assert [row[1:] for row in best if row] == [
         ["benzene", "c1ccccc1"], ["C1CCCCC1"], ["ethanol", "CCO"],
     ]  # fmt: skip
-
-
-def test_best_molecules_without_names_have_no_column_of_them(folder, capsys):
-    score.run(settings(), folder / "out")
-    lines = capsys.readouterr().out.splitlines()
-    assert ["reward", "best", "molecules"] in [line.split() for line in lines]
+    score.run(settings(), folder / "without")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["reward", "best", "molecules"] in lines
 
 
 def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
@@ -224,38 +211,36 @@ def test_bad_settings_are_explained_and_nothing_is_written(folder, changes, says
 
 
 def test_the_command_takes_a_reward_file(chemkl, capsys):
-    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "s.csv") == 0
+    command = ("score", "mols.smi", "--config", "reward.yaml")
+    assert chemkl(*command, "--out", "s.csv") == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "output: s.csv"
     assert "scoring" in err
     assert len(pd.read_csv("s.csv")) == 7
     assert not Path("runs").exists()
     assert not Path("manifest.json").exists()
-
-
-def test_the_default_output_is_a_folder_of_its_own(chemkl):
-    assert chemkl("score", "mols.smi", "--config", "reward.yaml") == 0
+    assert chemkl(*command) == 0  # by default into a folder of its own
     assert Path("runs/mols-scores/scores.parquet").exists()
     assert Path("runs/mols-scores/manifest.json").exists()
-    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "there") == 0
+    assert chemkl(*command, "--out", "there") == 0
     assert Path("there/scores.parquet").exists()
 
 
-@pytest.mark.parametrize("place", ["score.yaml", "posttrain.yaml"])
-def test_the_command_takes_any_config_with_a_reward(chemkl, place):
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"column": 0, "reward": "own.yaml"},
+        {"prior": "x", "budget": 5, "reward": "own.yaml"},
+        REWARD,
+    ],
+    ids=["score", "posttrain", "reward"],
+)
+def test_the_command_takes_any_config_with_a_reward(chemkl, config):
     Path("sub").mkdir()
     Path("sub/own.yaml").write_text(json.dumps(REWARD))
-    others = {"score.yaml": {"column": 0}, "posttrain.yaml": {"prior": "x", "budget": 5}}[place]
-    Path("sub", place).write_text(json.dumps({**others, "reward": "own.yaml"}))
-    assert chemkl("score", "mols.smi", "--config", f"sub/{place}", "--out", "s.parquet") == 0
-    assert len(pd.read_parquet("s.parquet")) == 7
-
-
-def test_the_file_on_the_command_line_is_from_the_working_directory(chemkl):
-    Path("sub").mkdir()
-    Path("sub/mols.smi").write_text("C\n")
-    Path("sub/reward.yaml").write_text(json.dumps(REWARD))
-    assert chemkl("score", "mols.smi", "--config", "sub/reward.yaml", "--out", "s.parquet") == 0
+    Path("sub/mols.smi").write_text("C\n")  # the file is from the working directory
+    Path("sub/it.yaml").write_text(json.dumps(config))
+    assert chemkl("score", "mols.smi", "--config", "sub/it.yaml", "--out", "s.parquet") == 0
     assert len(pd.read_parquet("s.parquet")) == 7
 
 
@@ -304,15 +289,24 @@ def test_what_is_there_is_kept_unless_fresh(chemkl, capsys, name):
         (["mols.smi", "--config", "reward.yaml", "--out", "mols.smi"], "no table is written in th"),
         (["own.csv", "--config", "reward.yaml", "--out", "own.csv"], "this is the file to be sco"),
         (["mols.smi", "--config", "reward.yaml", "--column", "x"], "has no header; give a column"),
+        (
+            ["one.smi", "--config", "reward.yaml", "--column", "7", "--out", "n.csv"],
+            "no line has the column 7",
+        ),
         (["mols.smi"], "--config"),
         (["--config", "reward.yaml"], "FILE"),
         (["empty.smi", "--config", "reward.yaml"], "empty.smi: the file is empty"),
+        (
+            ["mols.smi", "--config", "reward.yaml", "--out", "own.csv/n.csv"],
+            "own.csv/n.csv: cannot be written: ",
+        ),
     ],
 )
 def test_mistakes_are_exit_code_2_and_write_nothing(chemkl, capsys, arguments, says):
     Path("empty.yaml").write_text("seed: 1\n")
     Path("bad.yaml").write_text("# a reward\ncomponents:\n  - kind: qde\n")
     Path("own.csv").write_text("smiles\nCCO\n")
+    Path("one.smi").write_text("CCO\nCCC\n")
     Path("empty.smi").write_text("")
     before = sorted(Path().rglob("*"))
     assert chemkl("score", *arguments) == 2
@@ -330,19 +324,3 @@ def test_a_file_without_a_valid_molecule_is_refused_with_the_reasons(chemkl, cap
         said = capsys.readouterr().err.splitlines()[-1]
         assert f"{Path('none.smi').absolute()}: no line holds a valid molecule. Reasons: " in said
         assert "1 x empty (first: line 4)" in said
-
-
-def test_a_column_that_no_line_has_is_an_error(chemkl, capsys):
-    Path("one.smi").write_text("CCO\nCCC\n")
-    asked = ("score", "one.smi", "--column", "7", "--config", "reward.yaml", "--out", "n.csv")
-    assert chemkl(*asked) == 2
-    assert "no line has the column 7" in capsys.readouterr().err
-    assert not Path("n.csv").exists()
-
-
-def test_a_place_that_cannot_be_written_is_one_line(chemkl, capsys):
-    Path("there").write_text("a file")
-    assert chemkl("score", "mols.smi", "--config", "reward.yaml", "--out", "there/n.csv") == 2
-    err = capsys.readouterr().err
-    assert "there/n.csv: cannot be written: " in err
-    assert "Traceback" not in err

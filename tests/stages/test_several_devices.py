@@ -14,26 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
+from small_runs import CONFIG as PLAIN
+from small_runs import FILTERED, QED, manifest_of, same_run, weights_of
 
 from chemkl.config import InputError
 from chemkl.results import read_trace
 from chemkl.stages import posttrain
 
-QED = {"components": [{"kind": "qed"}]}
-CONFIG = {
-    "reward": QED,
-    "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
-    "estimator": "log_variance",
-    "diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3},
-    "precision": "32-true",
-    "batch_size": 16,
-    "learning_rate": 2e-3,
-    "budget": 70,
-    "seed": 3,
-    "trainer": {"accelerator": "cpu", "devices": 2},
-    "callbacks": {"checkpoint_every": 3, "progress_bar": False},
-}
+CONFIG = PLAIN | FILTERED | {"reward": QED, "budget": 70}
+CONFIG["trainer"] = {"accelerator": "cpu", "devices": 2}
 ONE = {"trainer": {"accelerator": "cpu"}}
 
 
@@ -44,52 +33,51 @@ def config(tiny_prior, monkeypatch):
     return {"prior": str(tiny_prior), **CONFIG}
 
 
-def same_run(one, other, *, exactly=True):
-    """Every column of the trace, to the bit or to rounding, and the weights."""
-    tolerance = {"check_exact": True} if exactly else {"rtol": 0, "atol": 1e-3}
-    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), **tolerance)
-    left, right = (load_file(out / "checkpoints" / "policy.safetensors") for out in (one, other))
-    for name, value in left.items():
-        atol = 0 if exactly else 1e-4
-        torch.testing.assert_close(value, right[name], rtol=0, atol=atol)
+def nearly_same_run(one, other):
+    """Every column of the trace and the weights, to rounding."""
+    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), rtol=0, atol=1e-3)
+    torch.testing.assert_close(weights_of(one), weights_of(other), rtol=0, atol=1e-4)
 
 
-def test_two_processes_have_one_memory(config, tmp_path):
-    config |= {"memory": {"capacity": 60, "rows": 7}, "updates_per_batch": 2, "augment": True}
-    posttrain.run(config, tmp_path / "two")
-    posttrain.run(config | ONE, tmp_path / "one")
-    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
-    assert read_trace(tmp_path / "two")["is_replay"].sum() > 20
+@pytest.fixture
+def as_one(config, tmp_path):
+    """Make a run in two processes, and in one; they are the same. Give the trace."""
+
+    def make(changes):
+        posttrain.run(config | changes, tmp_path / "two")
+        posttrain.run(config | changes | ONE, tmp_path / "one")
+        nearly_same_run(tmp_path / "one", tmp_path / "two")
+        return read_trace(tmp_path / "two")
+
+    return make
+
+
+def test_two_processes_have_one_memory(as_one):
+    memory = {"memory": {"capacity": 60, "rows": 7}, "updates_per_batch": 2, "augment": True}
+    assert as_one(memory)["is_replay"].sum() > 20
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("screen", ["prior", "surrogate"])
-def test_two_processes_explore_as_one(config, tmp_path, screen):
+def test_two_processes_explore_as_one(as_one, screen):
     explores = {"calls": 5, "every": 2, "parents": 20, "refit": 2, "screen": screen}
-    config |= {"memory": {"capacity": 60, "rows": 7}, "exploration": explores}
-    posttrain.run(config, tmp_path / "two")
-    posttrain.run(config | ONE, tmp_path / "one")
-    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
-    trace, of_one = read_trace(tmp_path / "two"), read_trace(tmp_path / "one")
-    n_two, n_one = ((t["origin"].ne("policy") & ~t["is_replay"]).sum() for t in (trace, of_one))
-    assert n_two == n_one > 0
+    trace = as_one({"memory": {"capacity": 60, "rows": 7}, "exploration": explores})
+    assert (trace["origin"].ne("policy") & ~trace["is_replay"]).any()
     assert trace["call"].dropna().tolist() == list(range(1, 71))
 
 
-def test_two_processes_make_the_run_of_one(config, tmp_path, capfd):
-    posttrain.run(config, tmp_path / "two")
+def test_two_processes_make_the_run_of_one(as_one, tmp_path, capfd):
+    trace = as_one({})
     told = capfd.readouterr().err
-    posttrain.run(config | ONE, tmp_path / "one")
-    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
-    trace = read_trace(tmp_path / "two")
     assert trace["call"].dropna().tolist() == list(range(1, 71))
     assert trace["canonical_smiles"][trace["call"].notna()].is_unique
     order = list(zip(trace["step"], trace["row"], strict=True))
     assert order == sorted(order)
     assert trace.groupby("step").size().tolist()[:-1] == [16] * trace["step"].max()
-    manifest = json.loads((tmp_path / "two" / "manifest.json").read_text())
+    manifest = manifest_of(tmp_path / "two")
     assert (manifest["status"], manifest["precision"]["devices"]) == ("complete", 2)
-    assert len([line for line in told.splitlines() if "ended by budget" in line]) == 1
+    of_two = [line for line in told.splitlines() if line.startswith(f"{tmp_path / 'two'}: ")]
+    assert len([line for line in of_two if "ended by budget" in line]) == 1
     assert "Initializing" not in told
 
 
@@ -177,10 +165,8 @@ def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
     ],
     ids=["msc", "trajectory_balance", "prior", "shaper", "cut", "memory", "stages", "curriculum"],
 )  # fmt: skip
-def test_so_do_other_kinds_of_run(config, tmp_path, changes):
-    posttrain.run(config | changes, tmp_path / "two")
-    posttrain.run(config | changes | ONE, tmp_path / "one")
-    same_run(tmp_path / "one", tmp_path / "two", exactly=False)
+def test_so_do_other_kinds_of_run(as_one, changes):
+    as_one(changes)
 
 
 @pytest.fixture
@@ -289,11 +275,6 @@ def test_a_notebook_makes_the_run_of_a_program(config, tmp_path):
     same_run(tmp_path / "program", tmp_path / "notebook")
 
 
-def test_two_processes_hold_the_parts_that_one_holds(config, tmp_path):
-    """The rows are those of one process, with what each says of its part; see `same_run`."""
+def test_two_processes_hold_the_parts_that_one_holds(as_one):
     generator = {"kind": "decorate", "scaffolds": ["*C1CCCC1", "*CCCN*"], "choices": 3}
-    config |= {"generator": generator, "budget": 40}
-    posttrain.run(config, tmp_path / "two")
-    posttrain.run(config | ONE, tmp_path / "one")
-    same_run(tmp_path / "two", tmp_path / "one", exactly=False)
-    assert read_trace(tmp_path / "two")["prompt"].nunique() == 2
+    assert as_one({"generator": generator, "budget": 40})["prompt"].nunique() == 2

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
+from small_runs import CONFIG, QED, SILENT, same_run
 
 from chemkl.cores import n_cores
-from chemkl.results import Manifest, read_trace
+from chemkl.results import Manifest
 from chemkl.results.log import read_log
 from chemkl.stages import jobs, pipeline
 
@@ -29,8 +28,7 @@ def prepared(name, file):
 
 
 def scored(name, corpus):
-    reward = {"components": [{"kind": "qed"}]}
-    config = {"file": f"${{{corpus}}}/corpus.parquet", "reward": reward}
+    config = {"file": f"${{{corpus}}}/corpus.parquet", "reward": QED}
     return {"stage": "score", "name": name, "config": config}
 
 
@@ -152,18 +150,8 @@ def test_workers_that_come_behind_jobs_have_the_environment_of_their_starter(mix
 def grid(tmp_path, monkeypatch, tiny_prior):
     """Four runs of a second or two, and a table of all of them."""
     monkeypatch.chdir(tmp_path)
-    config = {
-        "prior": str(tiny_prior),
-        "reward": {"components": [{"kind": "qed"}]},
-        "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
-        "estimator": "log_variance",
-        "batch_size": 16,
-        "learning_rate": 2e-3,
-        "max_samples": 16 * 100,
-        "precision": "32-true",
-        "trainer": {"accelerator": "cpu"},
-        "callbacks": {"checkpoint_every": 7, "progress_bar": False},
-    }
+    every = {"callbacks": SILENT | {"checkpoint_every": 7}}
+    config = CONFIG | every | {"prior": str(tiny_prior), "budget": 10_000, "max_samples": 16 * 100}
     stages = [
         {"stage": "posttrain", "name": "run", "config": config, "grid": {"seed": [0, 1, 2, 3]}},
         {"stage": "evaluate", "config": {"runs": ["${run}"], "thresholds": [0.45]}},
@@ -174,13 +162,7 @@ def grid(tmp_path, monkeypatch, tiny_prior):
 
 def same(one, other, names):
     for name in names:
-        left, right = one / name, other / name
-        pd.testing.assert_frame_equal(read_trace(left), read_trace(right), check_exact=True)
-        weights = [load_file(run / "checkpoints/policy.safetensors") for run in (left, right)]
-        assert weights[0].keys() == weights[1].keys()
-        assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
-        calls = [Manifest.load(run).results["calls"] for run in (left, right)]
-        assert calls[0] == calls[1]
+        same_run(one / name, other / name)
     tables = [pd.read_parquet(run / "evaluate/diversity.parquet") for run in (one, other)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from small_runs import CONFIG as PLAIN
+from small_runs import QED, SILENT
 
 from chemkl.results import Manifest, read_trace
 from chemkl.stages.status import status
@@ -36,14 +38,10 @@ def slow(mols: list[Mol]) -> list[float]:
 '''
 
 
-CONFIG = {
+CONFIG = PLAIN | {
     "target": {"kind": "mara", "beta": 0.05, "tau": 0.5},
-    "estimator": "log_variance",
-    "batch_size": 16,
-    "learning_rate": 2e-3,
-    "precision": "32-true",
-    "trainer": {"accelerator": "cpu"},
-    "callbacks": {"checkpoint_every": 100, "progress_bar": False},
+    "budget": 10_000,
+    "callbacks": SILENT | {"checkpoint_every": 100},
 }
 
 
@@ -142,8 +140,7 @@ def test_a_run_on_two_nodes_is_told_to_end_and_goes_on_to_that_of_two_devices(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # the nodes' names are none of this network
-    reward = {"components": [{"kind": "qed"}]}
-    config = CONFIG | {"prior": str(tiny_prior), "reward": reward, "max_samples": 16 * 200}
+    config = CONFIG | {"prior": str(tiny_prior), "reward": QED, "max_samples": 16 * 200}
     for name, devices in {"nodes": {"num_nodes": 2}, "devices": {"devices": 2}}.items():
         trainer = {"trainer": CONFIG["trainer"] | devices}
         Path(f"{name}.yaml").write_text(yaml.safe_dump(config | trainer))

@@ -3,11 +3,11 @@
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from small_runs import QED, held
 
 from chemkl.config import InputError
 from chemkl.results import Manifest
@@ -33,18 +33,16 @@ def pipeline(tmp_path, monkeypatch):
     Path("some.smi").write_text("CCO\nCCN\nCCC\nc1ccccc1\n")
     source = {"kind": "file", "path": "some.smi"}
     config = {"source": source, "split": {"kind": "random", "test": 0.5, "valid": 0}}
-    reward = {"components": [{"kind": "qed"}]}
     files = [f"${{corpus-seed={seed}}}/corpus.parquet" for seed in range(4)]
-    scores = {"stage": "score", "config": {"reward": reward}, "grid": {"file": files}}
     entries = [
         {
             "stage": "prepare",
             "name": "corpus",
             "config": config,
-            "grid": {"split.seed": [0, 1, 2, 3]},
+            "grid": {"split.seed": [*range(4)]},
         },
-        {"stage": "score", "name": "one", "config": {"reward": reward, "file": files[2]}},
-        scores,
+        {"stage": "score", "name": "one", "config": {"reward": QED, "file": files[2]}},
+        {"stage": "score", "config": {"reward": QED}, "grid": {"file": files}},
     ]
     Path("p.yaml").write_text(yaml.safe_dump({"name": "demo", "stages": entries}))
     programs = {
@@ -158,14 +156,11 @@ def test_a_damaged_record_is_one_line_and_nothing_is_submitted(
 
 
 def test_two_submissions_at_once(pipeline):
-    code = "import sys; from chemkl.results.atomic import claim; from pathlib import Path\n"
-    code += "held = claim(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
-    command = [sys.executable, "-c", code, "runs/demo/_logs"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(InputError, match="_logs: another process is running in this folder"):
-            submit("p.yaml")
-        other.stdin.close()
+    with (
+        held(Path("runs/demo/_logs")),
+        pytest.raises(InputError, match="_logs: another process is running in this folder"),
+    ):
+        submit("p.yaml")
     assert not Path("call0.args").exists()
 
 
@@ -210,15 +205,8 @@ def test_the_table_of_a_pipeline(pipeline, chemkl, capsys, write_run):
         if status_ == "failed":
             manifest.finish("failed", ended_by="ValueError: no molecule")
         manifest._lock.close()
-    code = (
-        "import fcntl, sys\nheld = open(sys.argv[1], 'a')\nfcntl.lockf(held, fcntl.LOCK_EX)\n"
-        "print(flush=True)\nsys.stdin.read()\n"
-    )
-    holds = [sys.executable, "-c", code, out / "corpus-seed=3/.lock"]
-    with subprocess.Popen(holds, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
+    with held(out / "corpus-seed=3"):
         rows = {row.name: row for row in status(["p.yaml"])}
-        other.stdin.close()
     assert (rows["corpus-seed=0"].state, rows["corpus-seed=0"].calls) == ("done", "3 / 50")
     assert (rows["corpus-seed=1"].state, rows["corpus-seed=1"].why) == (
         "failed", "ValueError: no molecule",

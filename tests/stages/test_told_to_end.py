@@ -6,29 +6,24 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from functools import partial
 
-import pandas as pd
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
+from small_runs import CONFIG, SILENT, TINY, checkpoint_of, manifest_of, same_run
 
 from chemkl.results import Manifest, read_trace
+from chemkl.stages.registry import STAGES
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.pretrain import Pretrain
 
-SAMPLE = Path(__file__).parents[2] / "data" / "moses_sample"
 CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
 KEPT = "interrupted: {} keeps everything up to the last checkpoint; the same command continues"
 BARE = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 2}
-PRETRAIN = {
-    "corpus": str(SAMPLE),
-    "model": {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "max_length": 60},
+PRETRAIN = TINY | {
+    "model": TINY["model"] | {"hidden_size": 16},
     "valid_molecules": 40,
-    "epochs": 2,
     "batch_size": 1024,
-    "warmup_steps": 2,
     "samples_per_epoch": 8,
     "checkpoint_every": 100,
     "trainer": BARE,
@@ -37,18 +32,23 @@ PRETRAIN = {
 
 @pytest.fixture
 def posttrain_config(tiny_prior):
-    return {
-        "prior": str(tiny_prior),
-        "reward": {"components": [{"kind": "qed"}]},
-        "target": {"kind": "mara", "beta": 0.05, "tau": 0.45},
-        "estimator": "log_variance",
-        "batch_size": 16,
-        "learning_rate": 2e-3,
-        "max_samples": 160,
-        "seed": 3,
-        "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
-        "callbacks": {"checkpoint_every": 100, "progress_bar": False},
-    }
+    every = {"callbacks": SILENT | {"checkpoint_every": 100}}
+    return CONFIG | every | {"prior": str(tiny_prior), "budget": 10_000, "max_samples": 160}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs that nothing happened to, by stage and settings; made when first asked for."""
+    made = {}
+
+    def get(stage, config):
+        key = stage, json.dumps(config)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            STAGES[stage].run(config, made[key])
+        return made[key]
+
+    return get
 
 
 def written(folder, config):
@@ -57,41 +57,12 @@ def written(folder, config):
     return path
 
 
-def manifest_of(out):
-    return json.loads((out / "manifest.json").read_text())
-
-
 def ended(out):
     manifest = manifest_of(out)
     return manifest["status"], manifest["ended_by"]
 
 
-def results_of(out):
-    """Those of the whole run: what is logged every so many steps counts from the last start."""
-    return {
-        name: value
-        for name, value in manifest_of(out)["results"].items()
-        if not name.startswith(("train/", "lr-"))
-    }
-
-
-def checkpoint_of(out):
-    return torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)
-
-
-def weights_of(out):
-    file = next((out / "checkpoints").rglob("*.safetensors"))
-    return load_file(file)
-
-
-def same(one, other):
-    left, right = weights_of(one), weights_of(other)
-    assert left.keys() == right.keys()
-    assert [name for name in left if not torch.equal(left[name], right[name])] == []
-    assert results_of(one) == results_of(other)
-    assert ended(one) == ended(other)
-    if (one / "trace").exists():
-        pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
+same = partial(same_run, but=("train/", "lr-"))  # what is logged counts from the last start
 
 
 # ---- training: the step is finished
@@ -99,7 +70,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("name", CODES)
 def test_posttrain_finishes_its_step_and_goes_on_from_there(
-    posttrain_config, tmp_path, chemkl, capsys, monkeypatch, name
+    posttrain_config, whole, tmp_path, chemkl, capsys, monkeypatch, name
 ):
     config, out = written(tmp_path, posttrain_config), tmp_path / "told"
     with monkeypatch.context() as patch:
@@ -111,8 +82,7 @@ def test_posttrain_finishes_its_step_and_goes_on_from_there(
     assert read_trace(out)["step"].max() == 3
     assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
     assert chemkl("posttrain", config, "--out", out) == 0
-    assert chemkl("posttrain", config, "--out", tmp_path / "whole") == 0
-    same(out, tmp_path / "whole")
+    same(out, whole("posttrain", posttrain_config))
 
 
 def send_at(patch, module, step, *numbers):
@@ -144,7 +114,9 @@ def slow(*values):
         slow({}, 13, 14),  # the last one of all
     ],
 )
-def test_pretrain_finishes_its_step_and_goes_on(tmp_path, chemkl, monkeypatch, changes, at, step):
+def test_pretrain_finishes_its_step_and_goes_on(
+    whole, tmp_path, chemkl, monkeypatch, changes, at, step
+):
     config, out = written(tmp_path, PRETRAIN | changes), tmp_path / "told"
     with monkeypatch.context() as patch:
         send_at(patch, Pretrain, at, signal.SIGTERM)
@@ -152,8 +124,7 @@ def test_pretrain_finishes_its_step_and_goes_on(tmp_path, chemkl, monkeypatch, c
     assert ended(out) == ("interrupted", "StoppedBySignal: SIGTERM")
     assert checkpoint_of(out)["global_step"] == step
     assert chemkl("pretrain", config, "--out", out) == 0
-    assert chemkl("pretrain", config, "--out", tmp_path / "whole") == 0
-    same(out, tmp_path / "whole")
+    same(out, whole("pretrain", PRETRAIN | changes))
 
 
 # ---- a pipeline
