@@ -138,11 +138,14 @@ def _joined(one: str, other: str, numbers: random.Random) -> Chem.Mol | None:
 def _pieces(smiles: str) -> list[tuple[int, str]]:
     """The pieces of a molecule, two for each bond that BRICS would cut: kind of end, SMILES.
 
-    RDKit's own BreakBRICSBonds and BRICSBuild turn some stereocentres at the bond round.
+    RDKit's own BreakBRICSBonds and BRICSBuild turn some stereocentres at the bond round. A double
+    bond that is E or Z stays whole: its halves would not know.
     """
     mol, pieces = Chem.MolFromSmiles(smiles), set[tuple[int, str]]()
     for (begin, end), kinds in BRICS.FindBRICSBonds(mol):  # type: ignore[no-untyped-call]
         bond = mol.GetBondBetweenAtoms(begin, end)
+        if bond.GetStereo() != Chem.BondStereo.STEREONONE:
+            continue
         labels = (int(kinds[1]), int(kinds[0]))  # of what each atom is left with: the other's end
         if bond.GetBeginAtomIdx() != begin:
             labels = labels[::-1]

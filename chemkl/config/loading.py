@@ -4,6 +4,7 @@
 """
 
 import re
+import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ Model = TypeVar("Model", bound=BaseModel)
 AFTER_THE_FILE = 1_000_000_000
 """Problems of overrides are listed after the last line of any file."""
 
+_OF_A_KIND = ("target", "estimator", "shaper", "diversity_filter", "transform")
+"""Sections that may be the name of a kind alone."""
 _MAPPING = "should be a mapping, one 'key: value' a line"
 _LIST = "should be a list, one '- item' a line, or [a, b]"
 _PLAIN_WORDS = {
@@ -87,10 +90,9 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
     if isinstance(data, list | tuple) and isinstance(key, int) and key < len(data):
         return [*data[:key], _replaced(data[key], override, depth + 1), *data[key + 1 :]]
     problem = f"is {shown(data)}, which has no keys inside it"
-    if isinstance(data, str) and depth + 1 == len(override.keys):
-        whole = {"kind": data, key: override.value}
-        names = ".".join(map(str, override.keys[:depth]))
-        problem += f"; of a kind with its keys write {names}='{dump(whole, one_line=True)}'"
+    if isinstance(data, str) and override.keys[depth - 1] in _OF_A_KIND:
+        whole = shlex.quote(dump({"kind": data, key: override.value}, one_line=True))
+        problem += f"; with keys write {'.'.join(map(str, override.keys[:depth]))}={whole}"
     if isinstance(data, list | tuple):
         positions = f"{key!r} is not one of its positions 0 to {len(data) - 1}"
         problem = f"is a list of {len(data)}; {positions}"
@@ -113,13 +115,14 @@ def place_of(
     for number, override in enumerate(overrides):
         names = [str(key) for key in override.keys]
         shared = max(n for n in range(len(names) + 1) if names[:n] == wanted[:n])
+        is_named = not ill_fitting and names[-1] in re.findall(r"\w+", text)
         if keys and shared == len(names):
             gave_all, authors = True, [(number, override)]
             there = shared + _depth(override.value, wanted[shared:])
         elif (
             shared > there  # it made a section that was not there
             or (shared == len(wanted) and names[-1] in re.findall(r"\w+", text))
-            or (not ill_fitting and names[:-1] == wanted[:-1] and f" {names[-1]} " in text)
+            or (is_named and names[:-1] == wanted[: len(names) - 1])
             or (ill_fitting and names == [*wanted[:-1], "kind"])
         ):
             authors.append((number, override))

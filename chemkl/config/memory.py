@@ -82,7 +82,7 @@ class Shares(Config):
         """Ask for one operator at least."""
         if not any(self.model_dump().values()):
             names = ", ".join(type(self).model_fields)
-            yield "", f"all are 0 ({names}): give one of them a share"
+            yield "", f"all are 0 ({names}; those that are not named are): give one of them a share"
 
 
 class ExplorationConfig(Config):
@@ -109,7 +109,8 @@ class ExplorationConfig(Config):
     parents: int = Field(100, ge=1)
     """So many molecules of the memory are parents, alike: those that are paid most today."""
     shares: Shares = Shares()
-    """How often each operator is tried: crossover, mutation, neighbour, fragments, prior."""
+    """How often each operator is tried: crossover, mutation, neighbour, fragments, prior; those
+    that are not named, never."""
     optimism: float = Field(1.0, ge=0)
     """The forest's expectation is raised by so many standard deviations between its trees."""
     refit: int = Field(48, ge=1)

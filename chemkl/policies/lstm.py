@@ -2,7 +2,7 @@
 
 `torch.nn.LSTM` computes all rows up to the longest one, keeps its weights in an order that small
 products pay for, and multiplies the embedding of every token anew. Here ended rows leave, the
-weights are laid out once a call for oneDNN's products, which then take 8 rows as fast, each, as
+weights are laid out for oneDNN's products, which then take 8 rows as fast, each, as
 500, and the first layer's share of the token is looked up in a table of the vocabulary. Where the
 tokens are known, layer follows layer, so that what comes from the one below is one product of many
 steps. The gradient starts from what a walk kept, be it of given or of sampled tokens: what has just

@@ -35,13 +35,14 @@ class Outcome:
     best: float | None  # the highest raw reward; None without a reward
     collapse: str  # the verdict in a line; empty where nothing is watched
     idle: str  # why the target changed nothing, in a sentence; empty where it did
+    unexplored: str  # why exploration found nothing, likewise
     lost: str  # which parts no sample holds, and what may help; empty where each is held
 
     def lines(self) -> Iterator[str]:
         """Say all of it."""
         best = "no reward" if self.best is None else f"best reward {self.best:.4g}"
         yield f"{self.hits or 'no tau to count hits by'}, {best}"
-        yield from filter(None, (self.collapse, self.idle, self.lost))
+        yield from filter(None, (self.collapse, self.idle, self.unexplored, self.lost))
 
 
 def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
@@ -65,6 +66,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
         best=counts.best,
         collapse="" if watch is None else watch.summary,
         idle=idle_at_the_end(trace, config),
+        unexplored=unexplored(trace, config.get("exploration") or {}),
         lost=lost_parts(trace) if config.get("generator") else "",
     )
 
@@ -118,6 +120,15 @@ def never_acted(trace: pd.DataFrame, target: Mapping[str, Any]) -> str:
     if kind == "filter":
         return f"the target filter had nothing to walk to: {why}"
     return f"the target mara never acted: {why}; the samples are those of the target gibbs"
+
+
+def unexplored(trace: pd.DataFrame, exploration: Mapping[str, Any]) -> str:
+    """Say that a run that was to explore spent no call on it; empty: it did, or was not to."""
+    if not exploration or (trace["call"].notna() & ~trace["origin"].isin(["policy", "seed"])).any():
+        return ""
+    every, start = exploration.get("every", 1), exploration.get("start", 0)
+    made = f"the run made {trace['step'].max() + 1:,}"
+    return f"exploration spent no call: due every {every:,} steps from call {start:,} on; {made}"
 
 
 def lost_parts(trace: pd.DataFrame) -> str:

@@ -303,6 +303,7 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     if outcome.hits and run.threshold is None:  # a tau that moves, by which none are counted below
         yield "hits", outcome.hits
     told = {"collapse": outcome.collapse, "target": outcome.idle, "parts": outcome.lost}
+    told["exploration"] = outcome.unexplored
     yield from ((name, text) for name, text in told.items() if text)
 
 

@@ -96,17 +96,17 @@ class BucketFilter:
                 continue
             frame = scaffold if isinstance(scaffold, str) else None
             bucket = self._bucket_of(smiles, frame, is_new)
-            if not is_new and bucket in self._numbers:  # which a memory may ask for
-                self._number_of[smiles] = self._numbers[bucket]
-            if is_new and bucket is not None:
+            if bucket is None:
+                continue
+            number = self._numbers.setdefault(bucket, len(self._shares))
+            if number == len(self._shares):
+                self._shares.append(1.0)
+            self._number_of[smiles] = number  # also of a repeat: a memory may ask for it
+            if is_new:
                 self._counts[bucket] += 1
                 share = max(self._share(self._counts[bucket], config.bucket), config.floor)
                 filtered[i] *= share
-                number = self._numbers.setdefault(bucket, len(self._shares))
-                if number == len(self._shares):
-                    self._shares.append(share)
                 self._shares[number] = share
-                self._number_of[smiles] = number
         return pd.Series(filtered, rows.index)
 
     def number_of(self, smiles: str) -> int:

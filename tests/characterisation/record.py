@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 VOLATILE = [
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:]+(\.\d+)?(Z|\+00:00)?"), "<time>"),
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d(:\d\d)?( UTC)?"), "<time>"),
-    (re.compile(r'("[a-z_]*(seconds?|memory_mib)": )[\d.]+'), r"\1<measured>"),
+    (re.compile(r'("[a-z_]*(seconds?|memory_mib)": )[\d.e+-]+'), r"\1<measured>"),
     (re.compile(r"at most [\d,]+ MiB"), "at most <measured> MiB"),
     (re.compile(r" +$", flags=re.MULTILINE), ""),  # a table is as wide as its paths
     (re.compile(r"\b\d+:\d\d:\d\d\b"), "<duration>"),

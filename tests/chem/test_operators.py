@@ -92,6 +92,13 @@ def test_pieces_have_the_ends_of_brics_and_keep_their_stereo(whole):
     assert Chem.CanonSmiles(whole) in made
 
 
+def test_a_double_bond_that_is_e_or_z_stays_whole():
+    pieces = operators._pieces("CNC(=O)/C=C/c1ccccc1")
+    assert (1, "[*:1]C(=O)/C=C/c1ccccc1") in pieces
+    assert 7 not in {kind for kind, _ in pieces}
+    assert 7 in {kind for kind, _ in operators._pieces("CNC(=O)C=Cc1ccccc1")}
+
+
 def unturned(smiles):
     """A SMILES without stereocentres, and with isotopes."""
     mol = Chem.MolFromSmiles(smiles)

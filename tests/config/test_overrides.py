@@ -87,14 +87,15 @@ def test_a_number_is_a_key_where_there_is_no_list():
         ("parts.first=x", r"parts is a list of 2; 'first' is not one of its positions"),
         ("seed.more=1", r"seed is 5, which has no keys inside it\.$"),
         (
-            "loss.top_k=0.3",
-            r"loss is 'ahc', which has no keys inside it; of a kind with its keys "
-            r"write loss='\{kind: ahc, top_k: 0.3\}'",
+            "estimator.top_k=0.3",
+            r"is 'ahc', which has no keys inside it; with keys write estimator='\{kind: ahc, top_k",
         ),
+        ("prior.x=1", r"prior is 'a\.prior', which has no keys inside it\.$"),
     ],
 )
 def test_an_override_without_a_place_says_what_is_there(text, problem):
-    data = {"parts": [1, 2], "seed": 5, "loss": "ahc"}
+    data = {"parts": [1, 2], "seed": 5, "estimator": "ahc", "prior": "a.prior"}
+    before = dict(data)
     with pytest.raises(InputError, match=problem):
         changed(data, text)
-    assert data == {"parts": [1, 2], "seed": 5, "loss": "ahc"}
+    assert data == before

@@ -185,6 +185,15 @@ def test_it_explores_every_so_many_steps_and_goes_on_so_when_it_is_resumed(confi
     same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_too_short_to_explore_says_so(config, tmp_path, capsys, chemkl):
+    config["exploration"] = config["exploration"] | {"every": 12}
+    posttrain.run(config | {"budget": 30}, tmp_path)
+    said = "exploration spent no call: due every 12 steps from call 0 on; the run made "
+    assert said in capsys.readouterr().err
+    assert chemkl("show", tmp_path) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_path, tiny_prior):
     shares = {"crossover": 0, "mutation": 0, "neighbour": 0, "prior": 1}
     config["exploration"] = config["exploration"] | {"shares": shares, "screen": "none"}
@@ -265,7 +274,7 @@ def test_seeds_are_parents(config, tmp_path):
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
-         "exploration.shares: all are 0 (crossover, mutation, neighbour, fragments, prior): give"),
+         "exploration.shares: all are 0 (crossover, mutation, neighbour, fragments, prior; tho"),
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip

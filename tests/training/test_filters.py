@@ -93,7 +93,11 @@ def test_a_molecule_that_is_not_paid_again_is_one_of_its_bucket_all_the_same():
     numbers = [once.number_of(smiles) for smiles in (BENZENE, "CCCc1ccccc1")]
     assert once.shares(np.array(numbers)).tolist() == [0.0, 0.0]
     assert once(rows_of([PYRIDINE]).assign(repeat=True)).tolist() == [0.0]
+    number = np.array([once.number_of(PYRIDINE)])
+    assert once.shares(number).tolist() == [1.0]  # its bucket is as good as new
     assert once(rows_of(["CCc1ccccn1"]).assign(repeat=False)).tolist() == [0.9]  # not counted
+    once(rows_of(["CCCc1ccccn1"]).assign(repeat=False))
+    assert once.shares(number).tolist() == [0.0]
 
 
 # ---- each kind
