@@ -35,6 +35,7 @@ from chemkl.results.trace import list_parts, read_part_schema
 from chemkl.rewards.registry import reward_tables, transform_tables
 from chemkl.stages.export import check_outputs, select, write_csv, written_out
 from chemkl.stages.registry import MODELS, STAGES
+from chemkl.stages.status import KILLED, is_locked
 
 N_BEST = 10
 N_EVENTS = 10
@@ -252,7 +253,7 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
 def _pretraining(folder: Path, manifest: Manifest) -> Iterator[RenderableType]:
     """A run of maximum likelihood: how it ended, its metrics, and how far its model moved."""
     yield Text(str(folder), style="bold")
-    yield _facts([*_of_manifest(manifest), ("run", manifest.run_id), *_inputs(manifest)])
+    yield _facts([*_of_manifest(manifest, folder), ("run", manifest.run_id), *_inputs(manifest)])
     yield from _log(folder)
     numbers = {k: v for k, v in manifest.results.items() if isinstance(v, float)}
     if numbers:
@@ -289,7 +290,7 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     if manifest is None:
         yield "ended", "not known: the folder has no manifest.json"
     else:
-        yield from _of_manifest(manifest)
+        yield from _of_manifest(manifest, run.folder)
     yield "run", run.identity["run_id"] or display.MISSING
     yield "config", run.identity["config_hash"][:SHOWN_HASH] or display.MISSING
     if manifest is not None:
@@ -307,11 +308,11 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
     yield from ((name, text) for name, text in told.items() if text)
 
 
-def _of_manifest(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    why = f": {manifest.ended_by}" if manifest.ended_by else ""
-    is_running = manifest.status == "running"
-    ended = "not yet: it is running, or was killed without a word"
-    yield "ended", ended if is_running else f"{manifest.status}{why}"
+def _of_manifest(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
+    ended = f"{manifest.status}: {manifest.ended_by}" if manifest.ended_by else manifest.status
+    if manifest.status == "running":
+        ended = "not yet: it is running" if is_locked(folder) else KILLED
+    yield "ended", ended
     began, n_resumed = datetime.fromisoformat(manifest.started), len(manifest.resumed)
     times = f"{began:%Y-%m-%d %H:%M} UTC"
     if manifest.finished:

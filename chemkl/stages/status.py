@@ -34,6 +34,9 @@ COLUMNS = (
     Column("why", "why"),
 )
 
+KILLED = "killed, or no lock can be seen here; the same command goes on"
+"""What there is to say of a run that no process seems to make."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -109,7 +112,7 @@ def _of_folder(name: str, folder: Path, stage: str = "") -> Row:
     state, why, until = manifest.status, manifest.ended_by or "", manifest.finished or now
     if state == "running":
         held = is_locked(folder)
-        why = "" if held else "killed, or no lock can be seen here; the same command goes on"
+        why = "" if held else KILLED
         state, until = ("running", now) if held else ("failed", "")
     try:
         calls = read_settled(folder, lambda: _calls(manifest, folder))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
+from small_runs import held
 
 from chemkl.config import InputError
 from chemkl.results import Manifest, described_schema
@@ -159,7 +160,7 @@ def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
 @pytest.mark.parametrize(
     ("status", "ended_by", "says"),
     [
-        ("running", "budget", "not yet: it is running, or was killed without a word"),
+        ("running", "budget", "killed, or no lock can be seen here; the same command goes on"),
         ("interrupted", "KeyboardInterrupt", "interrupted: KeyboardInt"),
         ("failed", "ValueError: [x] \n y", "failed: ValueError: [x]"),
     ],
@@ -169,6 +170,14 @@ def test_how_a_run_ended(run, status, ended_by, says):
     manifest.status, manifest.ended_by = status, ended_by
     manifest.save()
     assert any(line.startswith("ended") and says in line for line in shown(run))
+
+
+def test_a_run_that_is_made_is_running(run):
+    manifest = Manifest.load(run)
+    manifest.status = "running"
+    manifest.save()
+    with held(run):
+        assert " ".join(row(shown(run), "ended")) == "not yet: it is running"
 
 
 def test_a_run_without_tau_or_without_molecules(tmp_path, write_run):
