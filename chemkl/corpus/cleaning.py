@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from chemkl.chem.molecules import MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig, Split
-from chemkl.cores import n_cores
+from chemkl.cores import adopt, n_cores
 from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
 from chemkl.signals import follow_parent, shielded
@@ -92,7 +92,9 @@ def clean_lines(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not once in every worker
-    with ProcessPoolExecutor(n_workers, context, _start_worker, (cleaner,)) as pool:
+    with ProcessPoolExecutor(
+        n_workers, context, _start_worker, (dict(os.environ), cleaner)
+    ) as pool:
         futures: deque[tuple[list[Line], Future[tuple[list[Any], int, int]]]] = deque()
         at = 0
         try:
@@ -131,9 +133,10 @@ def peak_memory() -> int | None:
 _cleaner: Cleaner
 
 
-def _start_worker(cleaner: Cleaner) -> None:
+def _start_worker(environment: Mapping[str, str], cleaner: Cleaner) -> None:
     """Keep the cleaner in the worker process, so that it travels once and not with every chunk."""
     global _cleaner
+    adopt(environment)
     _cleaner = cleaner
     follow_parent(signal.SIG_DFL)
 

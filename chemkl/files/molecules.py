@@ -57,6 +57,7 @@ _PROPERTY = re.compile(r"^>.*<(.+)>.*\n?", re.MULTILINE)
 NO_CELL = "missing: the line has no such column"
 NULL = "missing: the cell is null"
 EMPTY = "the file is empty; expected a line for each molecule"
+HEADER_ONLY = "the file has a header but no rows; expected a row for each molecule"
 
 ENDINGS = {
     **dict.fromkeys((".smi", ".smiles", ".txt"), BLANKS),
@@ -157,7 +158,7 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
     if row is None:
-        raise InputError(f"{table.place}: {EMPTY}")
+        raise InputError(f"{table.place}: {HEADER_ONLY if table.sample else EMPTY}")
 
 
 def _line(table: Table, layout: _Layout, row: Row) -> Line:

@@ -20,6 +20,7 @@ import torch
 from chemkl.config import InputError, complaints
 from chemkl.config.posttrain import Precision
 from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
+from chemkl.cores import adopt
 from chemkl.policies import (
     ConstrainedPolicy,
     Mixture,
@@ -192,7 +193,7 @@ def _drawn(
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # imported once, not once in every worker
-    with ProcessPoolExecutor(n_workers, context, _start_worker, (config,)) as pool:
+    with ProcessPoolExecutor(n_workers, context, _start_worker, (dict(os.environ), config)) as pool:
         futures: deque[Future[Drawn]] = deque()
         for batch in chain(batches, [None]):
             if batch is not None:
@@ -212,8 +213,9 @@ def _drawn(
 _of_worker: Policy | ConstrainedPolicy
 
 
-def _start_worker(config: SampleConfig) -> None:
+def _start_worker(environment: Mapping[str, str], config: SampleConfig) -> None:
     global _of_worker
+    adopt(environment)
     follow_parent(signal.SIG_DFL)
     torch.set_num_threads(1)
     for cache in CACHES:

@@ -12,7 +12,7 @@ from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig
 from chemkl.corpus import cleaning
-from chemkl.corpus.cleaning import Cleaner, assign_split, clean_lines, peak_memory
+from chemkl.corpus.cleaning import Clean, Cleaner, assign_split, clean_lines, peak_memory
 from chemkl.files.molecules import Line
 from chemkl.policies.tokenizer import tokenize
 
@@ -158,6 +158,20 @@ def test_a_worker_that_dies_is_a_clear_error(monkeypatch):
     lines = lines_of(["CC", "C", "CO", "O", "die", "N", *["CN"] * 40])
     with pytest.raises(RuntimeError, match=r"a worker process died at or shortly after line \d+: "):
         list(clean_lines(lines, deadly))
+
+
+class Environment(Cleaner):
+    """Returns a variable of the worker's environment in place of molecules."""
+
+    def __call__(self, lines):
+        return [Clean(line, reason=os.environ.get("CHEMKL_TEST")) for line in lines]
+
+
+@pytest.mark.parametrize("value", ["first", "second"])  # one server process for both
+def test_a_worker_has_the_environment_of_the_process_that_starts_it(monkeypatch, value):
+    monkeypatch.setenv("CHEMKL_TEST", value)
+    (chunk,) = clean_lines(lines_of(["CC"]), Environment(config(n_workers=2)))
+    assert chunk[0].reason == value
 
 
 # ---- splits

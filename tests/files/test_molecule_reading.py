@@ -306,7 +306,7 @@ REFUSED = {
     "empty": ("a.smi", "", None, r"a\.smi: .*empty; expected"),
     "empty table": ("a.csv", "", None, r"a\.csv: .*empty; expected"),
     "empty archive": ("a.smi.gz", "", None, r"a\.smi\.gz: .*empty; expected"),
-    "no rows": ("a.csv", "smiles,x\n", None, r"a\.csv: the file is empty"),
+    "no rows": ("a.csv", "smiles,x\n", None, "has a header but no rows"),
     "no rows of Parquet": ("a.parquet", {"smiles": pa.array([], pa.string())}, None,
         r"a\.parquet: the file is empty"),
     "empty Parquet": ("a.parquet", b"", None, r"a\.parquet: not a readable Parquet file"),

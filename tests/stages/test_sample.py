@@ -1,6 +1,7 @@
 """The sample stage: how many rows, that they repeat, and what they say."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -94,6 +95,18 @@ def test_worker_processes_draw_what_one_process_draws(
     assert pq.ParquetFile(path).num_row_groups == 2
     results = manifest_of(tmp_path / "together")["results"]
     assert (results["workers"], results["precision"]) == (n_workers, "32-true")
+
+
+def draw_environment(*_):
+    return os.environ.get("CHEMKL_TEST")
+
+
+@pytest.mark.parametrize("value", ["first", "second"])  # one server process for both
+def test_a_worker_has_the_environment_of_the_process_that_starts_it(config, monkeypatch, value):
+    monkeypatch.setenv("CHEMKL_TEST", value)
+    monkeypatch.setattr(sample, "_draw", draw_environment)
+    settings = load_config(SampleConfig, config | {"n": 1})
+    assert list(sample._drawn(settings, None, 1, rough=False)) == [value]
 
 
 def test_a_worker_that_dies_is_one_clear_line(config, tmp_path, monkeypatch):
