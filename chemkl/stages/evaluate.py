@@ -26,10 +26,8 @@ from chemkl.config.evaluate import (
     MosesReference,
 )
 from chemkl.display import say
-from chemkl.evaluation import by_prompt, metrics, samples, tables, text, text_samples
-from chemkl.evaluation.by_prompt import PROMPT_COLUMNS
+from chemkl.evaluation import breakdown, metrics, samples, tables, text, text_samples
 from chemkl.evaluation.metrics import metrics_schema
-from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.reference import ChemNet, Comparisons, load_comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.evaluation.text_samples import ANSWER, ANSWERS_FILE, TextSamples
@@ -89,7 +87,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     yield "fcd", complaints((ChemNet.require,)) if view.get("fcd") else []
     if view.get("by_prompt"):
         runs = [run for run in view.there(view.get("runs")) if list_parts(run)]
-        yield "by_prompt", complaints((by_prompt.require_prompts, runs))
+        yield "by_prompt", complaints((breakdown.require_prompts, runs))
 
 
 def require_traces(folders: Iterable[Path]) -> None:
@@ -169,13 +167,16 @@ def _tables_wanted(config: EvaluateConfig, comparisons: Comparisons) -> Wanted:
         TABLE: (columns, lambda s, _: metrics.evaluate(s, taus, options, comparisons))
     }
     if every is not None:
-        columns = over_time_schema(options)
-        wanted[OVER_TIME] = columns, lambda s, _: over_time(s, taus, options, every)
+        columns = breakdown.over_time_schema(options)
+        wanted[OVER_TIME] = columns, lambda s, _: breakdown.over_time(s, taus, options, every)
     if prior is not None:
-        wanted[FAMILIES] = families_schema(late), lambda s, _: family_rows(s, prior, late)
+        wanted[FAMILIES] = (
+            breakdown.families_schema(late),
+            lambda s, _: breakdown.family_rows(s, prior, late),
+        )
     if config.by_prompt:
-        columns = by_prompt.by_prompt_schema(options)
-        rows_of = partial(by_prompt.prompt_rows, thresholds=taus, options=options, corpus=corpus)
+        columns = breakdown.by_prompt_schema(options)
+        rows_of = partial(breakdown.prompt_rows, thresholds=taus, options=options, corpus=corpus)
         wanted[BY_PROMPT] = columns, rows_of
     return wanted
 
@@ -205,7 +206,7 @@ def _write_tables(
 
 def _samples(config: EvaluateConfig) -> Iterator[tuple[Samples, Path | None, pd.DataFrame]]:
     """The samples of every run with its folder and its trace; then those of files."""
-    columns = (*samples.TRACE_COLUMNS, *(PROMPT_COLUMNS if config.by_prompt else ()))
+    columns = (*samples.TRACE_COLUMNS, *(breakdown.PROMPT_COLUMNS if config.by_prompt else ()))
     workers = config.metrics.workers
     runs, files = _named(config.runs, config.samples)
     for name, folder in runs:

@@ -15,9 +15,9 @@ from chemkl.config import InputError
 from chemkl.config.evaluate import DEFAULT_TAU, MetricOptions, ReportConfig
 from chemkl.display import Bar, counted, say, span
 from chemkl.evaluation import evaluate, from_trace
+from chemkl.evaluation.breakdown import family_rows
 from chemkl.evaluation.comparison import COMPARISON_SCHEMA
 from chemkl.evaluation.metrics import shown_in, window_at
-from chemkl.evaluation.over_time import family_rows
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.reports.page import Table, render_page

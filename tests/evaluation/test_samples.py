@@ -11,7 +11,7 @@ from chemkl.chem.molecules import MoleculeError
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions, SampledFile
 from chemkl.evaluation import evaluate, from_smiles, from_trace
-from chemkl.evaluation.over_time import family_rows, over_time
+from chemkl.evaluation.breakdown import family_rows, over_time
 from chemkl.evaluation.samples import read_samples, sample
 
 

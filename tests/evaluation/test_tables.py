@@ -15,8 +15,8 @@ from chemkl.evaluation import (
     from_trace,
     metrics_schema,
 )
+from chemkl.evaluation.breakdown import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.metrics import frame
-from chemkl.evaluation.over_time import families_schema, family_rows, over_time, over_time_schema
 from chemkl.evaluation.tables import (
     comparison_tables,
     family_tables,

@@ -420,10 +420,12 @@ def test_runs_without_prompts_are_named(prompt_runs, tmp_path, write_run):
     config = {"runs": f"{prompt_runs}/*", "by_prompt": True}
     with pytest.raises(InputError, match=r"by_prompt: true, but .* group and prompt") as caught:
         evaluate.run(config, tmp_path / "out")
-    assert f"in the trace of {prompt_runs}/smiles, {prompt_runs}/strings; runs" in str(caught.value)
+    assert f"the trace of {prompt_runs}/smiles, {prompt_runs}/strings has no prompts" in str(
+        caught.value
+    )
     assert not (tmp_path / "out").exists()
     settings = load_config(EvaluateConfig, config)
-    with pytest.raises(InputError, match=r"runs of posttrain_llm have them\. Leave by_prompt"):
+    with pytest.raises(InputError, match=r"runs of posttrain_llm have them\. Remove by_prompt"):
         STAGES["evaluate"].check(settings)
     STAGES["evaluate"].check(
         settings, awaited=[prompt_runs / "smiles", prompt_runs / "strings"]
