@@ -51,7 +51,13 @@ from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, free_name, kept_models
 from chemkl.training import trainer as training
 from chemkl.training.collapse import CollapseAlarm, build_alarm
-from chemkl.training.curriculum import Curriculum, StagedLedger, StageRewards
+from chemkl.training.curriculum import (
+    Curriculum,
+    Schedule,
+    StagedLedger,
+    StageRewards,
+    Termination,
+)
 from chemkl.training.exploration import Explorer, check_exploration
 from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.generators import build_constraint, check_generator, files_of
@@ -60,8 +66,6 @@ from chemkl.training.memory import Memory, Seed, read_seed
 from chemkl.training.posttrain import MOVED, Phase, Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
-from chemkl.training.schedules import Schedule
-from chemkl.training.termination import Termination
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"

@@ -24,6 +24,7 @@ from chemkl.losses import LossInputs, LossOutput, Objective, TargetOutput
 from chemkl.policies.base import Rollout, SequenceModel, joined, pad, stream
 from chemkl.policies.rnn import weights_stay
 from chemkl.results.trace import TraceWriter
+from chemkl.training.curriculum import Schedule
 from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.memory import (
@@ -37,7 +38,6 @@ from chemkl.training.memory import (
     step_rng,
 )
 from chemkl.training.ranks import ALONE, Ranks
-from chemkl.training.schedules import Schedule
 
 Spell = Callable[[str], Sequence[int] | None]
 
