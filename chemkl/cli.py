@@ -19,8 +19,7 @@ from typer import Argument, Option
 from chemkl import __version__
 from chemkl.config import InputError, LostError, StorageError
 from chemkl.config.base import utf8
-from chemkl.cores import n_cores
-from chemkl.signals import handled
+from chemkl.processes import handled, n_cores
 from chemkl.stages.registry import STAGES, interrupted, interruptible
 
 HELP = (

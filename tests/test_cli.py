@@ -10,8 +10,8 @@ import pytest
 
 from chemkl import __version__
 from chemkl.config import Config, InputError, InputPath
+from chemkl.processes import StoppedBySignal
 from chemkl.results import Manifest
-from chemkl.signals import StoppedBySignal
 from chemkl.stages import score
 from chemkl.stages.registry import STAGES, Stage
 

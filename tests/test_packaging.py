@@ -11,7 +11,7 @@ from zipfile import ZipFile
 import pytest
 
 import chemkl
-from chemkl.config import shipped
+from chemkl.config.paths import shipped_names
 
 ROOT = Path(__file__).parents[1]
 PRIOR = "data/priors/moses.safetensors"
@@ -31,7 +31,7 @@ def shipped_files():
 def test_everything_is_built(tmp_path):
     expected = shipped_files()
     assert {PRIOR, "pipelines/quickstart.yaml", "configs/rewards/qed_sa.yaml"} <= expected
-    assert expected == set(shipped.names())
+    assert expected == set(shipped_names())
     expected = {f"shipped/{name}" for name in expected}
     for kind in ("*.py", "*.j2"):
         expected |= {

@@ -9,8 +9,8 @@ import torch
 
 from chemkl.chem.molecules import canonicalise, read_molecule
 from chemkl.chem.standardise import Standardiser
-from chemkl.config import shipped
 from chemkl.config.loading import load_config
+from chemkl.config.paths import shipped_priors
 from chemkl.config.prepare import PrepareConfig
 from chemkl.policies import load_policy
 from chemkl.policies.tokenizer import UnknownTokenError, tokenize
@@ -22,13 +22,13 @@ CARDS = json.loads((ROOT / "data/priors/cards.json").read_text())
 
 @pytest.fixture(scope="module")
 def chembl():
-    return load_policy(shipped.priors()["chembl"])
+    return load_policy(shipped_priors()["chembl"])
 
 
 def test_every_prior_has_a_card_and_is_the_file_that_the_card_is_of():
-    assert shipped.priors().keys() == CARDS.keys() == {"chembl", "moses"}
+    assert shipped_priors().keys() == CARDS.keys() == {"chembl", "moses"}
     sums = (ROOT / "data/SHA256SUMS").read_text()
-    for name, path in shipped.priors().items():
+    for name, path in shipped_priors().items():
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         assert CARDS[name]["sha256"] == digest
         assert f"{digest}  priors/{name}.safetensors" in sums
@@ -66,7 +66,7 @@ def test_the_vocabulary_is_that_of_its_corpus(chembl):
 
 @pytest.mark.parametrize(("name", "least"), [("chembl", 0.9), ("moses", 0.95)])
 def test_a_prior_samples_valid_molecules_that_differ(name, least):
-    drawn = load_policy(shipped.priors()[name]).sample(300, torch.Generator().manual_seed(1))
+    drawn = load_policy(shipped_priors()[name]).sample(300, torch.Generator().manual_seed(1))
     valid = [text for text in map(canonicalise, drawn.smiles) if text is not None]
     assert len(valid) >= least * 300
     assert len({*valid}) >= 0.99 * len(valid)

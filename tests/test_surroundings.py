@@ -14,7 +14,7 @@ import pytest
 from chemkl import __version__
 from chemkl.cli import main
 from chemkl.config import InputError
-from chemkl.config.paths import at_home
+from chemkl.config.paths import expand_home
 from chemkl.results import Manifest
 from chemkl.results.wheels import MOLSETS, fetch_wheel
 
@@ -192,17 +192,17 @@ def written_table(folder):
 def test_the_cache_is_where_xdg_says(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert at_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
+    assert expand_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
     monkeypatch.setenv("XDG_CACHE_HOME", "/big/cache")
-    assert at_home("~/.cache/chemkl") == Path("/big/cache/chemkl")
-    assert at_home("~/mine") == Path("/home/me/mine")
+    assert expand_home("~/.cache/chemkl") == Path("/big/cache/chemkl")
+    assert expand_home("~/mine") == Path("/home/me/mine")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to pass over
-    assert at_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
+    assert expand_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
 
 
 def test_a_cache_that_cannot_be_is_one_line(monkeypatch):
     with pytest.raises(InputError, match=r"~nobodyhere/x: there is no home directory.*set HOME"):
-        at_home("~nobodyhere/x")
+        expand_home("~nobodyhere/x")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/proc/1/nowhere")
     with pytest.raises(InputError, match=r"cannot keep the wheel there .*Set `cache`"):

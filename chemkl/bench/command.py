@@ -17,10 +17,10 @@ from torch import Tensor
 from chemkl.bench import measure, scale, steps
 from chemkl.bench.measure import Parts, alternate, by_part, product_rate, timed, total
 from chemkl.config import InputError
-from chemkl.cores import n_cores
 from chemkl.display import Column, table
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
+from chemkl.processes import n_cores
 from chemkl.results.atomic import atomic_file
 from chemkl.training.precision import missing
 

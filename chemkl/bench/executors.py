@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chemkl.config import shipped
+from chemkl.config.paths import shipped_root
 from chemkl.rewards import RewardModel
 
 TURNS = 9
@@ -63,7 +63,7 @@ def executors(seconds: float = 0.05, n: int = 40) -> None:
             model = RewardModel.from_config({"components": [part], **way})
             models[name] = stack.enter_context(model)
             model.score(["C"])  # starts it
-        molecules = (shipped.root() / "data/moses_sample.smi").read_text().split()
+        molecules = (shipped_root() / "data/moses_sample.smi").read_text().split()
         wall: dict[str, list[float]] = {name: [] for name in models}
         cpu: dict[str, list[float]] = {name: [] for name in models}
         for turn in range(TURNS):

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from chemkl.chem.scaffolds import murcko_scaffold
-from chemkl.config.filters import FILTERS
+from chemkl.config.objective import FILTERS
 from chemkl.training.filters import build_filter
 
 STEP = 1000

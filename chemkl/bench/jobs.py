@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import median
 
 from chemkl.bench.measure import Used, run_command
-from chemkl.config import shipped
-from chemkl.cores import n_cores
+from chemkl.config.paths import shipped_root
+from chemkl.processes import n_cores
 from chemkl.results.atomic import json_of
 
 PRODUCTS = """
@@ -56,7 +56,7 @@ def main() -> None:
     print(f"matrix products alone: {machine_gain(asked.jobs):.2f} times as many in {asked.jobs}")
     entry = {
         "stage": "posttrain",
-        "config": str(shipped.root() / "configs/posttrain/quickstart.yaml"),
+        "config": str(shipped_root() / "configs/posttrain/quickstart.yaml"),
         "set": {"budget": asked.budget},
         "grid": {"max_samples": [2 * asked.budget - n for n in range(asked.jobs)]},
     }

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from chemkl.cores import n_cores
 from chemkl.policies.lstm import Matrix, packs
+from chemkl.processes import n_cores
 
 Parts = dict[str, float]
 """Seconds by the name of a part."""

@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 
 from chemkl.bench.steps import prior_path, reward_model
-from chemkl.config import load_config, shipped
-from chemkl.config.filters import FILTERS
-from chemkl.config.memory import ExplorationConfig, MemoryConfig
+from chemkl.config import load_config
+from chemkl.config.objective import FILTERS, ExplorationConfig, MemoryConfig
+from chemkl.config.paths import shipped_root
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.losses import build_objective
 from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
@@ -183,7 +183,7 @@ if __name__ == "__main__":
     for draw, purge in (("hits", "worst"), ("scaffolds", "scaffold"), ("rank", "oldest")):
         row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
         print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
-    examples = shipped.root() / "configs/posttrain"
+    examples = shipped_root() / "configs/posttrain"
     default = load_config(PosttrainConfig, examples / "default.yaml")
     explore = load_config(PosttrainConfig, examples / "explore.yaml")
     exploration = explore.exploration

@@ -13,11 +13,11 @@ import torch
 
 from chemkl.bench import measure
 from chemkl.chem.molecules import canonicalise, silenced
-from chemkl.config import shipped
-from chemkl.config.filters import MurckoFilterConfig
-from chemkl.cores import n_cores
+from chemkl.config.objective import MurckoFilterConfig
+from chemkl.config.paths import shipped_root
 from chemkl.evaluation.samples import read_structures
 from chemkl.policies.base import Rollout
+from chemkl.processes import n_cores
 from chemkl.results import Manifest, TraceWriter, trace_schema
 from chemkl.rewards import RewardModel
 from chemkl.training.filters import build_filter
@@ -34,7 +34,7 @@ CHEAP = {"components": [{"kind": "hbd", "transform": {"kind": "step", "high": 3}
 
 def made_up(n: int) -> list[str]:
     """Different molecules: those of the sample of MOSES, then each beside a labelled methane."""
-    known = (shipped.root() / "data/moses_sample.smi").read_text().split()[1:]
+    known = (shipped_root() / "data/moses_sample.smi").read_text().split()[1:]
     canonical = [text for text in map(canonicalise, known) if text is not None]
     rounds = -(-n // len(canonical))
     beside = ["", *(f".[{i}CH4]" for i in range(1, rounds))]  # an atom more, however many there are

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from chemkl.bench.measure import Parts, Watch
-from chemkl.config import shipped
+from chemkl.config.paths import shipped_root
 from chemkl.losses import LossInputs, build_objective
 from chemkl.policies import freeze, load_policy
 from chemkl.policies.base import draw, sequence_logp, stream
@@ -33,12 +33,12 @@ NEURAL = ("sample", "prior", "agent", "gradient", "adam")
 
 def prior_path() -> Path:
     """The embedded prior."""
-    return shipped.root() / "data/priors/moses.safetensors"
+    return shipped_root() / "data/priors/moses.safetensors"
 
 
 def reward_model() -> RewardModel:
     """The quickstart's reward, in this process."""
-    return RewardModel.from_config(shipped.root() / "configs/rewards/oral_lead.yaml")
+    return RewardModel.from_config(shipped_root() / "configs/rewards/oral_lead.yaml")
 
 
 class OurStep:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from chemkl.config import shipped
+from chemkl.config.paths import shipped_root
 from chemkl.results import Manifest, TraceWriter, read_trace, trace_components
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.trace import FOLDER
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=3000, help=calls)
     parser.add_argument("--rows", type=int, default=100_000, help="rows of the run that goes on")
     asked = parser.parse_args()
-    source = shipped.root() / "configs/posttrain/quickstart.yaml"
+    source = shipped_root() / "configs/posttrain/quickstart.yaml"
     given = STAGES["posttrain"].load(source, [f"budget={asked.budget}"])
     settings = given.model_dump() | {"callbacks": {"progress_bar": False}}
     with tempfile.TemporaryDirectory() as folder:

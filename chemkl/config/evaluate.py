@@ -27,7 +27,7 @@ from chemkl.config.base import (
     just_one,
     later,
 )
-from chemkl.config.paths import DataPath, InputPath, places_of, standing_for
+from chemkl.config.paths import DataPath, InputPath, candidate_paths, shorthand_for
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.config.prepare import SmilesFile
 
@@ -53,7 +53,7 @@ def is_pattern(text: str, context: Mapping[str, Any] = MappingProxyType({})) -> 
     """Whether a text is no folder that is there, or will be, with such a mark in its own name."""
     promised = context.get("promised", ())
     return any(mark in text for mark in _MARKS) and not any(
-        os.path.isdir(place) or place in promised for place in places_of(text, context)
+        os.path.isdir(place) or place in promised for place in candidate_paths(text, context)
     )
 
 
@@ -65,7 +65,7 @@ def runs_matching(pattern: str, context: Mapping[str, Any] = MappingProxyType({}
     """
     parts = Path(os.path.expanduser(pattern)).parts
     n_fixed = next(i for i, part in enumerate(parts) if any(mark in part for mark in _MARKS))
-    roots = places_of(Path(*parts[:n_fixed]), context)
+    roots = candidate_paths(Path(*parts[:n_fixed]), context)
     promised = list(context.get("promised", ()))
     for root in roots:
         rest = list(parts[n_fixed:])
@@ -199,20 +199,20 @@ class EvaluateConfig(Config):
 
     runs: RunFolders = Field(default_factory=list)
     """Folders of posttrain runs, each a path or a glob pattern such as out/*."""
-    samples: list[Annotated[SampledFile, standing_for("path")]] = Field(default_factory=list)
+    samples: list[Annotated[SampledFile, shorthand_for("path")]] = Field(default_factory=list)
     """Files of sampled SMILES, each a path or {path, column, reward_column}. One with rewards is
     read as a run that sampled its rows in their order; without, yields and thresholds do not
     apply."""
     thresholds: tuple[float, ...] = (0.8,)
     """Hits are molecules with raw reward of at least this; one set of columns for each."""
-    corpus: Annotated[Corpus, standing_for("path")] | None = None
+    corpus: Annotated[Corpus, shorthand_for("path")] | None = None
     """Training molecules, for novelty: a path, or {path, column, canonical}. Null: no novelty."""
     reference: dict[str, ReferenceSource] = Field(default_factory=dict)
     """Sets to compare with by SNN, Scaf and Frag, by a name of yours: moses_test,
     moses_test_scaffolds, a molsets statistics file (.npz) or a file of SMILES; a single one needs
     no name. The first one's columns are called snn, scaf, frag, fcd; those of another carry its
     name."""
-    prior: Annotated[SampledFile, standing_for("path")] | None = None
+    prior: Annotated[SampledFile, shorthand_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. families.parquet
     then says how the share of each scaffold family moved from it to the policy, and prior_coverage
     how many of its families the runs still make; where it has rewards, such as samples.parquet of
@@ -381,7 +381,7 @@ class ReportConfig(Config):
     threshold: float | None = None
     """Hits are molecules with raw reward of at least this, on the whole page. Null: the tau of the
     runs, the highest where they differ, or 0.8 where none has one; the page says which."""
-    prior: Annotated[SampledFile, standing_for("path")] | None = None
+    prior: Annotated[SampledFile, shorthand_for("path")] | None = None
     """A sample of the prior that the runs started from: a path, or {path, column}. The shares of
     scaffold families are compared with it, it is the ground of the map, and the tables say how many
     of its families the runs still make. Null: the beginning of each run stands for it."""
@@ -468,7 +468,7 @@ class EvaluateTextConfig(Config):
     methods: Methods = Field(default_factory=dict)
     """Runs by the method that made them, by a name of yours, one a seed: they are evaluated like
     those under runs, and means and standard deviations over the seeds are added."""
-    texts: list[Annotated[TextFile, standing_for("path")]] = Field(default_factory=list)
+    texts: list[Annotated[TextFile, shorthand_for("path")]] = Field(default_factory=list)
     """Files of texts, each once, a path or {path, column, prompt_column}."""
     measures: Annotated[tuple[Measure, ...], Field(min_length=1)] = get_args(Measure)
     """What is computed. ngrams: distinct and expectation-adjusted distinct n-grams. embedding:

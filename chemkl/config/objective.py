@@ -1,26 +1,262 @@
-"""Settings of target, estimator and shaper, whose keys are options of the loss core's functions.
+"""Settings of what a run learns from: target, estimator, shaper, diversity filter and memory.
 
-What a target, estimator or shaper takes stands in its signature and docstring in `chemkl.losses`
-alone; the models here are made of these when settings are checked, as only then torch is loaded.
+The options of targets, estimators and shapers stand in the signatures and docstrings of the
+functions in `chemkl.losses`. The models are built from these when settings are checked, because
+torch is imported only then.
 """
 
 from collections.abc import Iterator, Mapping
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, Union
 
 from pydantic import (
     BeforeValidator,
     Field,
     FiniteFloat,
+    SerializationInfo,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationInfo,
     WrapValidator,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain, later
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.paths import DataPath
+
+Penalty = Literal["step", "linear", "sigmoid", "tanh", "erf"]
+BitFingerprint = Literal["morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path"]
+Fingerprint = Annotated[
+    BitFingerprint,
+    Field(
+        description="The fingerprint by which distances are measured, 2048 bits: morgan (ECFP4), "
+        "feature_morgan (FCFP4), atom_pairs, torsions or rdkit_path."
+    ),
+]
+Distance = Annotated[
+    float,
+    Field(
+        gt=0,
+        le=1,
+        description="Tanimoto distance (1 - similarity, no unit, above 0 to 1). A hit nearer than "
+        "this to the first one of a bucket belongs to it (of several, to the oldest); any other "
+        "begins a bucket.",
+    ),
+]
+
+
+class FilterConfig(Config):
+    """Pay each bucket of alike molecules a limited number of times, so that the policy moves on."""
+
+    kind: str
+    """Which molecules share a bucket."""
+    bucket: int = Field(25, ge=1)
+    """How many sampled molecules of one bucket are paid; all later ones get 0. Exact, also
+    within a batch: rows are taken in order. A molecule that is sampled again counts again, if
+    repeats do."""
+    min_score: float = Field(0.4, ge=0, le=1)
+    """Rewards below this neither fill a bucket nor are touched by it."""
+    penalty: Penalty = "step"
+    """What share of its reward the n-th molecule of a bucket is paid. step: all up to bucket, then
+    none; linear, sigmoid, tanh and erf fall with n / bucket to 0 or nearly so."""
+    floor: float = Field(0.0, ge=0, lt=1)
+    """Share of the reward that is always paid, however full the bucket; 0 to less than 1."""
+    repeats: bool = True
+    """Whether a molecule that a call was spent on before counts and is paid as a new one would be;
+    false: it gets 0, whatever its reward, min_score and floor, and takes no place in a bucket. A
+    memory replays it all the same, as long as its bucket is paid."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Leave later keys at their defaults out of the JSON that tells runs from each other."""
+        values: dict[str, Any] = handler(self)
+        later = ("penalty", "floor", "repeats") if info.mode == "json" else ()
+        for name in later:
+            if values[name] == FilterConfig.model_fields[name].default:
+                del values[name]
+        return values
+
+
+class MurckoFilterConfig(FilterConfig):
+    """Identical Bemis-Murcko scaffolds share a bucket, all acyclic molecules too."""
+
+    kind: Literal["murcko"]
+    """Identical Bemis-Murcko scaffold."""
+
+
+class GenericFilterConfig(FilterConfig):
+    """Identical generic (topological) scaffolds share a bucket: no elements, no bond orders."""
+
+    kind: Literal["generic"]
+    """Identical generic scaffold."""
+
+
+class ScaffoldSimilarityFilterConfig(FilterConfig):
+    """Similar Bemis-Murcko scaffolds share a bucket, all acyclic molecules too."""
+
+    kind: Literal["scaffold_similarity"]
+    """Bemis-Murcko scaffolds nearer than distance."""
+    distance: Distance = 0.5
+    fingerprint: Fingerprint = "atom_pairs"
+
+
+class MoleculeSimilarityFilterConfig(FilterConfig):
+    """Similar molecules share a bucket; with bucket 1 a hit near a paid one is worth 0."""
+
+    kind: Literal["molecule_similarity"]
+    """Molecules nearer than distance (sphere exclusion)."""
+    bucket: int = Field(1, ge=1)
+    """How many sampled molecules of one sphere are paid; all later ones get 0. 1 as in Renz et al.,
+    J. Chem. Inf. Model. 2024 (PMC11323242)."""
+    distance: Distance = 0.7
+    fingerprint: Fingerprint = "morgan"
+
+
+class SameSmilesFilterConfig(FilterConfig):
+    """A molecule shares a bucket with itself alone, however its SMILES is written."""
+
+    kind: Literal["same_smiles"]
+    """Identical canonical SMILES."""
+    bucket: int = Field(1, ge=1)
+    """How often a molecule is paid when it is sampled again and again; later it gets 0."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Refuse what would leave the bucket nothing to count."""
+        if not self.repeats:
+            text = "false pays a molecule once, as bucket: 1 does with this kind: leave it out"
+            yield "repeats", text
+
+
+FILTERS: dict[str, type[FilterConfig]] = {
+    "murcko": MurckoFilterConfig,
+    "generic": GenericFilterConfig,
+    "scaffold_similarity": ScaffoldSimilarityFilterConfig,
+    "molecule_similarity": MoleculeSimilarityFilterConfig,
+    "same_smiles": SameSmilesFilterConfig,
+}
+"""The settings of every filter, by kind; `chemkl.training.filters` says what each does."""
+
+if TYPE_CHECKING:
+    DiversityFilter = FilterConfig
+else:
+    DiversityFilter = Annotated[Union[*FILTERS.values()], by_kind(*FILTERS.values())]
+"""The settings of any filter, told apart by its kind."""
+
+
+Draw = Literal["reward", "rank", "hits", "scaffolds", "uniform"]
+Purge = Literal["worst", "oldest", "scaffold", "none"]
+Screen = Literal["none", "prior", "surrogate"]
+
+
+class MemorySeed(Config):
+    """Molecules that a memory begins with; their origin is seed, and no metric counts them."""
+
+    path: DataPath
+    """The molecules: a file as `source.path` of prepare. Those that the prior cannot write
+    are left out, and named at the start; of one that stands twice the first row counts."""
+    column: str | int | None = None
+    """Where the SMILES stand: a column's name, or its number from 0; null: the column called smiles
+    or the like."""
+    reward: str | None = None
+    """Name of the column of their rewards, 0 to 1; these cost no call. null: they are scored when
+    the run begins, a call of the budget each."""
+
+
+class MemoryConfig(Config):
+    """Remembers the molecules that a run has found, and replays some of them at each step.
+
+    A molecule is kept once, by its canonical SMILES, with its raw reward and log pi_ref; target and
+    diversity filter are asked anew whenever it is replayed, and it costs no call.
+    """
+
+    capacity: int = Field(1000, ge=1)
+    """Molecules that it keeps at most, 1 or more. 100 in Augmented Memory."""
+    rows: int | None = Field(None, ge=1)
+    """Molecules that join each sampled batch, at most capacity; null: half of batch_size. Fewer
+    join while there are fewer to draw."""
+    draw: Draw = "reward"
+    """Which ones, none twice in a batch. reward: with a chance in proportion to what the filter
+    pays for them today; rank: in proportion to 1 / rank by that; hits: each hit of today alike;
+    scaffolds: each scaffold of today's hits alike (of all molecules for a target without hits);
+    uniform: each molecule alike, hit or not (REINVENT's inception)."""
+    purge: Purge = "worst"
+    """What leaves when it is full. worst: the lowest reward; oldest; scaffold: the lowest reward of
+    the scaffold with the most molecules; none: nothing, and what comes later is not kept."""
+    selective: bool = True
+    """Molecules for which the diversity filter no longer pays anything leave at once, full or not
+    (the selective memory purge of Augmented Memory); false: rank and uniform still draw them."""
+    repeats: bool = Field(True, exclude_if=lambda repeats: repeats)
+    """Whether molecules that a sample repeats are still replayed. false: such a one leaves for
+    good, since the policy needs no reminder of it."""
+    seed: MemorySeed | None = Field(None, exclude_if=lambda seed: seed is None)
+    """Molecules that it begins with, in a run of stages that of the first one alone; null: none."""
+
+
+class Shares(Config):
+    """How often each operator is tried; they need not sum to 1. Those that are not named get 0."""
+
+    crossover: float = Field(0.25, ge=0)
+    """A part of one molecule joined with a part of another one."""
+    mutation: float = Field(0.125, ge=0)
+    """An atom, a bond or a ring of one inserted, deleted or changed."""
+    neighbour: float = Field(0.125, ge=0)
+    """A mutation that stays similar to its parent: Tanimoto similarity of 0.5 or more."""
+    fragments: float = Field(0.5, ge=0)
+    """A piece of one molecule joined with a piece of another one, at bonds that chemists can make
+    (BRICS)."""
+    prior: float = Field(0, ge=0, exclude_if=lambda share: not share)
+    """A sample of the prior, which has no parent."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unnamed_get_0(cls, given: Any) -> Any:
+        is_some = isinstance(given, dict) and given
+        return dict.fromkeys(cls.model_fields, 0) | given if is_some else given
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Ask for one operator at least."""
+        if not any(self.model_dump().values()):
+            names = ", ".join(type(self).model_fields)
+            yield "", f"all are 0 ({names}; those that are not named are): give one of them a share"
+
+
+class ExplorationConfig(Config):
+    """Spends some calls on molecules made of the memory's best.
+
+    They are children of the molecules that the diversity filter pays most for today, by the genetic
+    operators of graph GA or by BRICS, or samples of the prior. Each costs its call, joins the batch
+    of its step, and enters the memory.
+    """
+
+    calls: int = Field(16, ge=1, le=1_000)
+    """Calls each time, 1 to 1,000; fewer where not so many new molecules are found, and where the
+    budget ends."""
+    every: int = Field(12, ge=1)
+    """It explores every so many steps: many calls at once take less time than as many in as many
+    steps."""
+    proposals_per_call: int = Field(2, ge=1, le=1_000)
+    """Molecules made for each of these calls, of which the screen chooses one; 1 to 1,000. One
+    takes about 3 ms, of fragments 1."""
+    screen: Screen = "surrogate"
+    """Which ones. none: as they come; prior: the likeliest under the prior; surrogate: those for
+    which a random forest on what was paid so far expects most, times the share that the diversity
+    filter would pay (extra sklearn). What it would pay nothing for is never chosen."""
+    parents: int = Field(100, ge=1)
+    """So many molecules of the memory are parents, alike: those that are paid most today."""
+    shares: Shares = Shares()
+    """How often each operator is tried: crossover, mutation, neighbour, fragments, prior; those
+    that are not named, never."""
+    optimism: float = Field(1.0, ge=0)
+    """The forest's expectation is raised by so many standard deviations between its trees."""
+    refit: int = Field(48, ge=1)
+    """The forest is trained anew after so many steps; once takes about half a second."""
+    start: int = Field(0, ge=0)
+    """Calls of the run after which it begins; 0: as soon as the memory holds a molecule."""
+
 
 Part = Literal["target", "estimator", "shaper"]
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from chemkl.config.base import Config, InputError, Keys, did_you_mean
-from chemkl.config.document import Document
-from chemkl.config.loading import Override, dotted, load_config
+from chemkl.config.loading import Document, Override, dotted, load_config
 from chemkl.config.paths import InputPath
 
 StageName = Literal[

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from chemkl.config.base import Config, by_kind, did_you_mean, just_one, later
-from chemkl.config.generator import Generator
 from chemkl.config.paths import DataPath, ModelPath
-from chemkl.config.posttrain import Precision
+from chemkl.config.posttrain import Generator, Precision
 from chemkl.config.reward import RewardSource
 
 MoleculeFile = Annotated[

@@ -20,7 +20,7 @@ from chemkl.corpus.files import read_split, read_vocabulary, read_weights
 from chemkl.corpus.fragments import with_fragments
 from chemkl.policies.base import pad
 from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
-from chemkl.signals import follow_parent, shielded
+from chemkl.processes import follow_parent, shielded
 
 BATCHES_A_CHUNK = 64
 """Molecules are sorted by length within chunks of so many batches: less padding, still shuffled."""

@@ -17,10 +17,9 @@ from chemkl.chem.molecules import MoleculeError, read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.chem.standardise import Standardiser
 from chemkl.config.prepare import GivenSplit, HashSplit, PrepareConfig, Split
-from chemkl.cores import adopt, n_cores
 from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
-from chemkl.signals import follow_parent, shielded
+from chemkl.processes import adopt, follow_parent, n_cores, shielded
 
 CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs nothing
 

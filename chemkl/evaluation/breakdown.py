@@ -33,7 +33,6 @@ import pyarrow as pa
 from chemkl.chem.fingerprints import tanimoto_sums
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.cores import n_cores
 from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import (
     AUC_SIZES,
@@ -46,6 +45,7 @@ from chemkl.evaluation.metrics import (
 )
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
+from chemkl.processes import n_cores
 from chemkl.results import described_schema, description_of
 from chemkl.results.columns import columns_of
 from chemkl.results.inspection import sampled_rows, valid_rows

@@ -20,11 +20,11 @@ from scipy import special
 from chemkl.chem.fingerprints import folded, tanimoto_matrix, unpacked
 from chemkl.config.evaluate import MetricOptions
 from chemkl.config.posttrain import CollapseWindow
-from chemkl.cores import n_cores
 from chemkl.display import Column, is_missing
 from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
+from chemkl.processes import n_cores
 from chemkl.results.collapse import Alarm, spread
 from chemkl.results.columns import columns_of, described_schema
 

@@ -20,9 +20,9 @@ from chemkl.config.base import say_once
 from chemkl.config.evaluate import SampledFile
 from chemkl.config.paths import label_of
 from chemkl.config.posttrain import CollapseConfig
-from chemkl.cores import n_cores
 from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
+from chemkl.processes import n_cores
 from chemkl.results import Manifest
 from chemkl.results.collapse import watched
 from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows

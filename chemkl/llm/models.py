@@ -20,7 +20,7 @@ from torch import nn
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, did_you_mean, load_config
 from chemkl.config.llm import AdapterConfig, LlmPosttrainConfig, LoraConfig, ModelConfig
-from chemkl.config.paths import at_home
+from chemkl.config.paths import expand_home
 from chemkl.display import listed
 from chemkl.llm.extra import package, quiet
 from chemkl.llm.policy import HfPolicy
@@ -166,7 +166,7 @@ def _place(config: ModelConfig) -> str:
 
 
 def _converted(config: ModelConfig) -> Path:
-    return at_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
+    return expand_home(config.cache) / f"{SMOLLM2.project}-{SMOLLM2.version}"
 
 
 # ---- why a model cannot be loaded

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
-from chemkl.config.document import Document
+from chemkl.config.loading import Document
 from chemkl.config.pretrain import ConditionConfig, LlamaConfig
 from chemkl.corpus.batches import TokenDataset
 from chemkl.llm.extra import package, quiet

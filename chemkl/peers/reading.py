@@ -9,7 +9,7 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.base import Keys, nearest, shown
-from chemkl.config.document import MOST_CHARACTERS, Document, parse, read_text
+from chemkl.config.loading import MOST_CHARACTERS, Document, parse, read_text
 
 ENDINGS = (".toml", ".json", ".yaml", ".yml")
 """How configs of REINVENT4 end."""

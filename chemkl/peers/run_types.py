@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
-from chemkl.config.filters import Penalty
+from chemkl.config.objective import Penalty
 from chemkl.peers.reading import Section
 from chemkl.peers.scoring import Place, plain, translate_scoring
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from chemkl.config.transforms import SETTINGS
+from chemkl.config.reward import SETTINGS
 from chemkl.peers.reading import Section, read_config
 from chemkl.rewards.components.physchem import DESCRIPTORS
 from chemkl.rewards.registry import COMPONENTS

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from chemkl import __version__
-from chemkl.config.document import dump
+from chemkl.config.loading import dump
 from chemkl.display import MISSING, Column, cell, is_missing, span
 from chemkl.reports.curves import (
     any_hit,

@@ -18,6 +18,7 @@ from chemkl import __version__
 from chemkl.config import InputError, StorageError
 from chemkl.config.base import utf8
 from chemkl.config.paths import is_copied
+from chemkl.processes import deferred, handled
 from chemkl.results.atomic import claim, finite, is_further_rank, storage_error, write_json
 from chemkl.results.log import LOG, RunLog
 from chemkl.results.provenance import (
@@ -33,7 +34,6 @@ from chemkl.results.provenance import (
 )
 from chemkl.results.seal import check_json, is_whole, note_of
 from chemkl.results.trace import DRAFTS, ORPHANS, READY
-from chemkl.signals import deferred, handled
 
 FILE_NAME = "manifest.json"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
@@ -53,7 +53,7 @@ class Manifest(BaseModel):
 
     Used as a context manager it records how the stage ended: an exception is `failed`, a keyboard
     interrupt, an exit or a signal is `interrupted`, and leaving without `finish` is `complete`.
-    Signals that would kill the process are handled in the meantime (see `chemkl.signals`).
+    Signals that would kill the process are handled in the meantime (see `chemkl.processes`).
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)

@@ -17,9 +17,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from chemkl.config import shipped
 from chemkl.config.base import utf8
-from chemkl.config.paths import is_piped, local
+from chemkl.config.paths import is_piped, local, shipped_name, shipped_path
 from chemkl.results.atomic import finite
 from chemkl.results.seal import sha256_of_file
 
@@ -88,13 +87,13 @@ class InputFile(BaseModel):
     def of(cls, path: Path) -> "InputFile":
         """Describe a file or a folder as it is now; one that comes with chemkl by its name."""
         real = local(path) if is_piped(path) else path
-        return cls(path=shipped.name_of(path) or utf8(path), sha256=sha256_of(real))
+        return cls(path=shipped_name(path) or utf8(path), sha256=sha256_of(real))
 
     @property
     def place(self) -> Path:
         """Where it is here: what comes with chemkl is kept by its name alone."""
         raw = re.sub(r"\\(udc[89a-f][0-9a-f])", lambda m: chr(int(m[1][1:], 16)), self.path)
-        return shipped.place_of(self.path) or Path(raw)
+        return shipped_path(self.path) or Path(raw)
 
 
 def sha256_of(path: Path) -> str:
@@ -133,7 +132,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [named(inner) for inner in value]
         is_place = isinstance(value, str) and os.path.isabs(value)
-        return (shipped.name_of(value) or value) if is_place else value
+        return (shipped_name(value) or value) if is_place else value
 
     return dict(named(finite(config)))
 

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chemkl.config import InputError, shipped
+from chemkl.config import InputError
+from chemkl.config.paths import shipped_root
 
 TAG = b"chemkl-sha256"
 _ZEROS = b"0" * 64
@@ -125,7 +126,7 @@ def _is_intact(path: Path) -> bool:
                 whole.update(_ZEROS)
                 whole.update(after)
             return match is not None and whole.hexdigest().encode() == match[1]
-    data_folder, place = shipped.root() / "data", path.resolve()
+    data_folder, place = shipped_root() / "data", path.resolve()
     if not place.is_relative_to(data_folder):
         return True
     lines = (data_folder / SUMS).read_text(encoding="utf-8").splitlines()

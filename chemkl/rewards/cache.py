@@ -20,7 +20,7 @@ from typing import Any
 import rdkit
 
 from chemkl.config import InputError
-from chemkl.config.paths import at_home
+from chemkl.config.paths import expand_home
 from chemkl.config.reward import ComponentConfig, RewardConfig
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import find_component
@@ -49,7 +49,7 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:
-        self.path = at_home(path).absolute()
+        self.path = expand_home(path).absolute()
         with self._explained():
             self._connection = self._opened()
             self._columns = {name: self._column(key) for name, key in keys.items()}

@@ -29,9 +29,9 @@ from typing import Any
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.config.reward import SLACK, ParslExecutor
+from chemkl.processes import follow_parent
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool, start_process
 from chemkl.rewards.registry import needed_package
-from chemkl.signals import follow_parent
 
 GRACE = 60.0  # seconds that the broker has to give the blocks back before it is killed
 GLANCE = 0.2  # seconds after which the broker looks whether it is to end

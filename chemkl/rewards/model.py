@@ -21,9 +21,8 @@ import pandas as pd
 
 from chemkl.chem.molecules import read_molecule, silenced
 from chemkl.config import InputError
-from chemkl.config.document import Document
-from chemkl.config.loading import load_config
-from chemkl.config.paths import at_home
+from chemkl.config.loading import Document, load_config
+from chemkl.config.paths import expand_home
 from chemkl.config.reward import RewardConfig
 from chemkl.display import Bar
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
@@ -228,7 +227,7 @@ class Engine:
             self.pool = ParslPool(build, config.workers, config.executor, config.retries)
         elif config.workers > 1 or config.timeout:
             self.pool = Pool(build, config.workers, preload=[__name__])
-        if config.cache is not None and at_home(config.cache).exists():
+        if config.cache is not None and expand_home(config.cache).exists():
             self._open(config.cache)  # a file that is no cache is refused now, not hours later
 
     def close(self) -> None:

@@ -22,8 +22,7 @@ from typing import Any, NamedTuple
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
-from chemkl.cores import adopt
-from chemkl.signals import StoppedBySignal, follow_parent, shielded
+from chemkl.processes import StoppedBySignal, adopt, follow_parent, shielded
 
 PORTION = 0.03  # seconds of work that a worker gets at once, in one message, where units are quick
 MOST_UNITS = 32  # units that a worker gets at once, however quick they are

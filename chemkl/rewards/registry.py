@@ -28,10 +28,9 @@ from rich.table import Table
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, InputPath, did_you_mean
 from chemkl.config.base import Keys, install
-from chemkl.config.document import Document
-from chemkl.config.loading import render
+from chemkl.config.loading import Document, render
+from chemkl.config.reward import SETTINGS, documented, fields_of, is_group
 from chemkl.config.schema import keys_of
-from chemkl.config.transforms import SETTINGS, documented, fields_of, is_group
 
 MANY = (0, math.inf)  # the range of what is counted or measured from 0 on
 REAL = (-math.inf, math.inf)  # the range of any number

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from chemkl.config import InputError, complaints, did_you_mean
-from chemkl.config.document import Document
+from chemkl.config.loading import Document
 from chemkl.rewards import RewardModel
 from chemkl.stages.plan import awaited, plan_pipeline
 from chemkl.stages.registry import STAGES

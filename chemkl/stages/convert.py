@@ -14,8 +14,9 @@ from rich.text import Text
 
 from chemkl import __version__
 from chemkl.chem.molecules import silenced
-from chemkl.config import InputError, shipped
-from chemkl.config.document import Document, dump
+from chemkl.config import InputError
+from chemkl.config.loading import Document, dump
+from chemkl.config.paths import model_file, shipped_root
 from chemkl.display import Column, facts, say, table
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header
@@ -65,7 +66,7 @@ def convert(
     Raises:
         InputError: one of the files, or an option that does not fit; then nothing was written.
     """
-    source, target = shipped.model(source), Path(target)
+    source, target = model_file(source), Path(target)
     form, endings = "Parquet", tuple[str, ...]()
     if target.suffix.lower() in CONFIGS or source.suffix.lower() == ".toml":
         form, endings = "config", CONFIGS
@@ -216,7 +217,7 @@ def describe_model(path: Path) -> Iterator[RenderableType]:
         ]
     )
     # corpus, figures and licence of the priors that come with chemkl
-    cards = json.loads((shipped.root() / "data/priors/cards.json").read_text(encoding="utf-8"))
+    cards = json.loads((shipped_root() / "data/priors/cards.json").read_text(encoding="utf-8"))
     titled = [("Card", facts(c.items())) for c in cards.values() if c.pop("sha256") == sha256]
     layers = [
         {"layer": name, "shape": " x ".join(map(str, weight.shape)), "n": weight.numel()}

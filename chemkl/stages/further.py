@@ -6,7 +6,7 @@ The first one starts it, and tells it through its standard input what to do. It 
 from pathlib import Path
 
 from chemkl.display import standard_output
-from chemkl.signals import handled
+from chemkl.processes import handled
 from chemkl.stages.registry import STAGES
 from chemkl.stages.runner import Start, kept_models
 from chemkl.training.ranks import given_to_this

@@ -16,8 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 
-from chemkl.cores import adopt, n_threads
-from chemkl.signals import NUMBERS, die_with, shielded
+from chemkl.processes import NUMBERS, adopt, die_with, n_threads, shielded
 
 _METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 

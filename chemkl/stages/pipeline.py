@@ -21,9 +21,9 @@ from rich.text import Text
 
 from chemkl.config import InputError
 from chemkl.config.pipeline import PipelineConfig, expand
+from chemkl.processes import NUMBERS
 from chemkl.results.atomic import json_of, storing, write_bytes
 from chemkl.results.manifest import Manifest
-from chemkl.signals import NUMBERS
 from chemkl.stages import jobs as processes
 from chemkl.stages import runner
 from chemkl.stages.plan import (

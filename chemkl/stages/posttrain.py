@@ -18,7 +18,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config import InputError, complaints
 from chemkl.config.llm import LlmPosttrainConfig
-from chemkl.config.memory import MemoryConfig
+from chemkl.config.objective import MemoryConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from chemkl.config import Config, InputError, load_config
 from chemkl.config.loading import Draft, Override
-from chemkl.signals import StoppedBySignal, deferred
+from chemkl.processes import StoppedBySignal, deferred
 
 if TYPE_CHECKING:
     from rich.console import Console

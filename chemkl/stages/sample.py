@@ -20,7 +20,6 @@ import torch
 from chemkl.config import InputError, complaints
 from chemkl.config.posttrain import Precision
 from chemkl.config.prepare import POLICY, PRIOR, MixtureConfig, SampleConfig
-from chemkl.cores import adopt
 from chemkl.policies import (
     ConstrainedPolicy,
     Mixture,
@@ -33,10 +32,10 @@ from chemkl.policies import (
     read_header,
 )
 from chemkl.policies.base import stream
+from chemkl.processes import adopt, follow_parent, shielded
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.provenance import current_sha256, sha256_of
-from chemkl.signals import follow_parent, shielded
 from chemkl.stages.jobs import without_script
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start

@@ -19,10 +19,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from chemkl.config import InputError, complaints, load_config, shipped
-from chemkl.config.document import Document
-from chemkl.config.loading import Override
-from chemkl.config.paths import STDIN, local
+from chemkl.config import InputError, complaints, load_config
+from chemkl.config.loading import Document, Override
+from chemkl.config.paths import STDIN, find_shipped, local
 from chemkl.config.prepare import ScoreConfig
 from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
@@ -175,7 +174,7 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         data = {"reward": data["reward"]}
     place = Path(os.path.expanduser(file))
     if place != STDIN:
-        ours = None if os.path.exists(place) else shipped.find(place)
+        ours = None if os.path.exists(place) else find_shipped(place)
         place = ours or place.absolute()
     local(place)  # so that a problem is not told as one of the config
     given = replace(document, data={**data, "file": str(place)})

@@ -20,9 +20,9 @@ from rich.table import Table
 from rich.text import Text
 
 from chemkl import display
-from chemkl.config import Config, InputError, did_you_mean, shipped
-from chemkl.config.filters import FILTERS
-from chemkl.config.objective import Part, models_of
+from chemkl.config import Config, InputError, did_you_mean
+from chemkl.config.objective import FILTERS, Part, models_of
+from chemkl.config.paths import model_file, shipped_names, shipped_priors, shipped_root
 from chemkl.config.pipeline import PipelineConfig
 from chemkl.config.reward import RewardConfig
 from chemkl.config.schema import Key, keys_of
@@ -63,16 +63,16 @@ ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
 
 def configs(name: str | None = None) -> Iterator[RenderableType]:
     """The configs and pipelines that come with chemkl; or those of one folder, or one of them."""
-    files = [file for file in shipped.names() if file.endswith(".yaml")]
+    files = [file for file in shipped_names() if file.endswith(".yaml")]
     chosen = [file for file in files if name is None or name in file.removesuffix(".yaml")]
     if not chosen:
         _check_known("config", str(name), files)
     table = Table("file", "what it is", box=box.SIMPLE)
     for file in chosen:
-        first = (shipped.root() / file).read_text(encoding="utf-8").partition("\n")[0]
+        first = (shipped_root() / file).read_text(encoding="utf-8").partition("\n")[0]
         table.add_row(Text(file, overflow="fold"), Text(first.lstrip("# ")))
     yield table
-    yield Text(f"In {shipped.root()}. A command takes them by this name, from any folder.")
+    yield Text(f"In {shipped_root()}. A command takes them by this name, from any folder.")
 
 
 def config(name: str | None = None) -> Iterator[RenderableType]:
@@ -182,14 +182,14 @@ def show(
 
 
 def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[RenderableType]:
-    path = shipped.model(what)
+    path = model_file(what)
     if what in SHOWN and (name is not None or not list_parts(path)):  # a run may be called so
         asked.refuse(f"chemkl show {what}", *(field.name for field in fields(asked)))
         return SHOWN[what](name)
     there = os.path.exists(path)  # False for a name that is too long, too
     ending, problem = path.suffix.lower() if there and path.is_file() else "", ""
     if not there:
-        known = did_you_mean(what, [*SHOWN, *shipped.priors()])
+        known = did_you_mean(what, [*SHOWN, *shipped_priors()])
         problem = f"cannot show {what!r}: no such run folder or Parquet file{known}"
     elif name is not None:
         problem = f"chemkl show {what} {name}: a path takes no name after it"

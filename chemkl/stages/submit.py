@@ -17,7 +17,8 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 from jinja2.meta import find_undeclared_variables
 
-from chemkl.config import InputError, did_you_mean, shipped
+from chemkl.config import InputError, did_you_mean
+from chemkl.config.paths import shipped_root
 from chemkl.display import counted, say
 from chemkl.results.atomic import claim, write_json
 from chemkl.stages.plan import LOGS, Planned, check_folders, plan_pipeline
@@ -152,7 +153,7 @@ def _options(settings: Sequence[str], planned: Sequence[Planned]) -> Callable[..
 
 
 def _template(path: Path | None) -> Template:
-    file = path or shipped.root() / TEMPLATE
+    file = path or shipped_root() / TEMPLATE
     try:
         text = file.read_text(encoding="utf-8")
         environment = Environment(

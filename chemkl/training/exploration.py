@@ -17,7 +17,7 @@ from chemkl.chem.molecules import read_molecule
 from chemkl.chem.operators import MOST_ATOMS, SHARES, Origin, Proposal, graph_ga, propose
 from chemkl.config import InputError, complaints
 from chemkl.config.base import install
-from chemkl.config.memory import ExplorationConfig, Screen
+from chemkl.config.objective import ExplorationConfig, Screen
 from chemkl.policies.base import SequenceModel, pad, stream
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, step_rng

@@ -13,7 +13,7 @@ import pandas as pd
 from chemkl.chem.fingerprints import build_fingerprint
 from chemkl.chem.molecules import MoleculeError, parse, step
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
-from chemkl.config.filters import (
+from chemkl.config.objective import (
     BitFingerprint,
     FilterConfig,
     MoleculeSimilarityFilterConfig,

@@ -1,4 +1,4 @@
-"""Generators that hold a part fixed, built from the settings of `chemkl.config.generator`."""
+"""Generators that hold a part fixed, built from the settings of `chemkl.config.posttrain`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from chemkl.chem.parts import Lead, Pair, Scaffold
 from chemkl.config import InputError
-from chemkl.config.generator import AnaloguesConfig, DecorateConfig, LinkConfig
+from chemkl.config.posttrain import AnaloguesConfig, DecorateConfig, LinkConfig
 from chemkl.files.molecules import MoleculeFile
 from chemkl.policies import Constraint, Policy, Vocabulary, read_header
 from chemkl.policies.constrained import NOT_WRITTEN, spelt

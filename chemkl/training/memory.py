@@ -15,7 +15,7 @@ from torch import Tensor
 from chemkl.chem.molecules import read_molecule
 from chemkl.chem.scaffolds import murcko_scaffold
 from chemkl.config import InputError
-from chemkl.config.memory import MemoryConfig, MemorySeed
+from chemkl.config.objective import MemoryConfig, MemorySeed
 from chemkl.files.molecules import MoleculeFile
 from chemkl.policies.base import pad, stream
 from chemkl.results.columns import further_columns

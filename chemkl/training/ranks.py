@@ -28,9 +28,9 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from torch import Tensor
 
 from chemkl.config import InputError, LostError
-from chemkl.cores import n_cores
 from chemkl.display import say
 from chemkl.policies.base import Rollout, joined
+from chemkl.processes import n_cores
 
 _Child = tuple[subprocess.Popen[bytes], socket.socket]
 """A further process, and the line to it: its standard input, on which it says that it is there."""

@@ -34,14 +34,13 @@ from chemkl import display
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, complaints, did_you_mean
 from chemkl.config.base import install
-from chemkl.cores import n_cores
 from chemkl.policies.checkpoint import check_weights
+from chemkl.processes import StoppedBySignal, deferred, n_cores, pending
 from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.inspection import by_final_reward, identity_columns, new_rows
 from chemkl.results.log import RunLog
 from chemkl.results.manifest import LAST_CHECKPOINT
 from chemkl.results.seal import check_seal
-from chemkl.signals import StoppedBySignal, deferred, pending
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.ranks import check_launched
 
@@ -354,7 +353,7 @@ class Checkpoint(Callback):
     the epoch's validation; it is then written one step later. `before` is called first, for example
     to write the trace up to this step.
 
-    A signal that tells the run to end (see `chemkl.signals`) is heeded here: a checkpoint is
+    A signal that tells the run to end (see `chemkl.processes`) is heeded here: a checkpoint is
     written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chemkl.config import InputError
-from chemkl.config.document import Document, parse
+from chemkl.config.loading import Document, parse
 
 
 @pytest.mark.parametrize(

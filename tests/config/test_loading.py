@@ -370,9 +370,9 @@ def test_a_file_that_an_earlier_job_will_not_write_is_refused(places):
         path = working / "runs" / name
         assert load_config(Run, {"prior": f"runs/{name}"}, earlier=earlier).prior == path
     assert problems_of({"prior": "runs/plain/polcy.bin"}, earlier=earlier) == [
-        f"settings: prior: no such file or folder: {folder / 'polcy.bin'}; the job that fills "
+        f"settings: prior: no such file or folder: {folder / 'polcy.bin'}; the job that writes to "
         f"{folder} "
-        "will not write 'polcy.bin'; did you mean 'policy.bin'? "
+        "does not write 'polcy.bin'; did you mean 'policy.bin'? "
         "Known: policy.bin, trace/part-*.parquet"
     ]
     folder.mkdir(parents=True)

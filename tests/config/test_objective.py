@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from chemkl.config import InputError, load_config
 from chemkl.config.objective import EstimatorConfig, ShaperConfig, TargetConfig, models_of
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.config.transforms import Transform
+from chemkl.config.reward import Transform
 from chemkl.losses import (
     ESTIMATORS,
     SHAPERS,

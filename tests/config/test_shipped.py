@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chemkl.config import Config, InputError, InputPath, load_config, shipped
-from chemkl.config.document import Document
+from chemkl.config import Config, InputError, InputPath, load_config, loading, paths
+from chemkl.config.loading import Document
+from chemkl.config.paths import find_shipped, shipped_name, shipped_names
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import Manifest, config_hash
 from chemkl.stages.check import check_file
@@ -35,12 +36,14 @@ def installed(monkeypatch, tmp_path):
     root = tmp_path / "site-packages/chemkl/shipped"
     for folder in ("configs", "data/priors"):
         shutil.copytree(ROOT / folder, root / folder)
-    for cached in (shipped.names, shipped._known):
-        cached.cache_clear()
-    monkeypatch.setattr(shipped, "root", lambda: root)
+    cached = shipped_names, paths._shipped_names_and_folders
+    for function in cached:
+        function.cache_clear()
+    for module in (paths, loading):
+        monkeypatch.setattr(module, "shipped_root", lambda: root)
     yield root
-    for cached in (shipped.names, shipped._known):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +66,7 @@ def installed(monkeypatch, tmp_path):
     ],
 )
 def test_a_shipped_file_is_found_by_its_place_or_by_its_name(name, kinds, expected):
-    assert shipped.find(name, *kinds) == (ROOT / expected if expected else None)
+    assert find_shipped(name, *kinds) == (ROOT / expected if expected else None)
 
 
 def test_a_stage_takes_a_shipped_config_by_name_from_any_folder(elsewhere):
@@ -194,11 +197,11 @@ def test_another_file_in_a_place_of_that_name_is_another_run(elsewhere):
 
 
 def test_a_shipped_corpus_is_known_by_its_name(elsewhere):
-    assert shipped.name_of(ROOT / "data/moses_sample") == "data/moses_sample"
+    assert shipped_name(ROOT / "data/moses_sample") == "data/moses_sample"
     shutil.copytree(ROOT / "data/moses_sample", "data/moses_sample")
-    assert shipped.name_of(elsewhere / "data/moses_sample") == "data/moses_sample"
+    assert shipped_name(elsewhere / "data/moses_sample") == "data/moses_sample"
     (elsewhere / "data/moses_sample/tokens.json").write_text("{}")
-    assert shipped.name_of(elsewhere / "data/moses_sample") is None
+    assert shipped_name(elsewhere / "data/moses_sample") is None
 
 
 def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from chemkl.config import InputError, reward
 from chemkl.config.loading import load_config
-from chemkl.config.transforms import SETTINGS, Transform, transform
+from chemkl.config.reward import SETTINGS, Transform, transform
 
 ADAPTER = TypeAdapter(Transform)
 

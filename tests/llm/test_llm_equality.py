@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from transformers import MistralConfig
 
-from chemkl.config.filters import MurckoFilterConfig
 from chemkl.config.llm import SmilesReward
+from chemkl.config.objective import MurckoFilterConfig
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.policy import HfPolicy, Reference
 from chemkl.llm.pretrain import build_tokenizer

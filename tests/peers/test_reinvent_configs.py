@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chemkl.config import InputError
-from chemkl.config.document import dump, parse
+from chemkl.config.loading import dump, parse
 from chemkl.peers.reading import toml_lines
 from chemkl.results import Manifest
 from chemkl.stages.check import check_file

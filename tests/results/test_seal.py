@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from chemkl.config import InputError, shipped
-from chemkl.results import Manifest, write_bytes, write_json, write_parquet
+from chemkl.config import InputError
+from chemkl.config.paths import shipped_names, shipped_root
+from chemkl.results import Manifest, seal, write_bytes, write_json, write_parquet
 from chemkl.results.atomic import atomic_file, atomic_folder
 from chemkl.results.seal import (
     SEAL,
@@ -170,7 +171,7 @@ def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
 
 
 def test_the_shipped_data_are_those_of_their_checksums_and_of_their_readme():
-    data = shipped.root() / "data"
+    data = shipped_root() / "data"
     readme = (data / "README.md").read_text(encoding="utf-8")
     lines = [line.split("  ") for line in (data / SUMS).read_text(encoding="utf-8").splitlines()]
     for digest, name in lines:
@@ -178,11 +179,11 @@ def test_the_shipped_data_are_those_of_their_checksums_and_of_their_readme():
         assert f"| `{name}` |" in readme
         assert f"| `{digest}` |" in readme
     listed = {f"data/{name}" for _, name in lines} | {"data/README.md", f"data/{SUMS}"}
-    assert listed == {name for name in shipped.names() if name.startswith("data/")}
+    assert listed == {name for name in shipped_names() if name.startswith("data/")}
 
 
 def test_a_flipped_bit_in_a_shipped_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(shipped, "root", lambda: tmp_path)
+    monkeypatch.setattr(seal, "shipped_root", lambda: tmp_path)
     file, content = tmp_path / "data" / "a.safetensors", b"weights of a model"
     file.parent.mkdir()
     (tmp_path / "data" / SUMS).write_text(f"{hashlib.sha256(content).hexdigest()}  {file.name}\n")

@@ -9,9 +9,9 @@ from building import build, mol, part, reward_of
 from rdkit.Chem import Descriptors
 
 from chemkl.config import InputError
+from chemkl.processes import StoppedBySignal
 from chemkl.rewards.components.functions import load_function
 from chemkl.rewards.registry import find_component
-from chemkl.signals import StoppedBySignal
 
 
 @pytest.fixture
@@ -227,6 +227,8 @@ def test_what_it_does_to_its_molecule_stays_there(write):
 
 
 def test_a_signal_that_ends_the_process_is_no_failure_of_a_molecule(write):
-    write("from chemkl.signals import StoppedBySignal\ndef f(s: str): raise StoppedBySignal(15)\n")
+    write(
+        "from chemkl.processes import StoppedBySignal\ndef f(s: str): raise StoppedBySignal(15)\n"
+    )
     with pytest.raises(StoppedBySignal):
         build("python_function", function="mine.py:f")([mol("C")])

@@ -10,8 +10,8 @@ from building import build, part, reward_of, value
 from rich.console import Console
 
 from chemkl.config import InputError
+from chemkl.config.reward import SETTINGS
 from chemkl.config.schema import keys_of
-from chemkl.config.transforms import SETTINGS
 from chemkl.rewards import component
 from chemkl.rewards.registry import (
     COMPONENTS,

@@ -226,7 +226,7 @@ def test_a_file_that_an_earlier_job_will_not_write_is_found_before_it_runs(stage
         "p.yaml:6: stages.1.config.treshold: not a known key; did you mean 'threshold'? "
         "Known: runs, threshold",
         "p.yaml:11: stages.1.config.runs.3: no such file or folder: "
-        f"{plain}/checkpoints/polcy.safetensors; the job that fills {plain} will not write "
+        f"{plain}/checkpoints/polcy.safetensors; the job that writes to {plain} does not write "
         "'checkpoints/polcy.safetensors'; did you mean 'checkpoints/policy.safetensors'? "
         "Known: checkpoints/policy.safetensors, made_by",
     ]

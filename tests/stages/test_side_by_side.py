@@ -12,7 +12,7 @@ import pytest
 import yaml
 from small_runs import CONFIG, QED, SILENT, same_run
 
-from chemkl.cores import n_cores
+from chemkl.processes import n_cores
 from chemkl.results import Manifest
 from chemkl.results.log import read_log
 from chemkl.stages import jobs, pipeline

@@ -11,7 +11,7 @@ from rdkit import Chem
 
 from chemkl.chem.operators import graph_ga
 from chemkl.config import InputError
-from chemkl.config.memory import ExplorationConfig
+from chemkl.config.objective import ExplorationConfig
 from chemkl.training.exploration import Explorer, check_exploration, expected, explore, fitted
 
 # the more fluorine the better, which a forest on fingerprints can see

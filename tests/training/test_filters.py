@@ -14,7 +14,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from scipy import special
 
 from chemkl.config import InputError, load_config
-from chemkl.config.filters import FILTERS
+from chemkl.config.objective import FILTERS
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.training import filters as filters_module
 from chemkl.training.filters import BUCKETS, Spheres, build_filter

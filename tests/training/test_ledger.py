@@ -14,7 +14,7 @@ from rdkit import Chem, RDConfig, RDLogger
 from rdkit.Chem import QED, Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.config.filters import FILTERS
+from chemkl.config.objective import FILTERS
 from chemkl.policies import Rollout, Vocabulary
 from chemkl.policies.base import pad
 from chemkl.results import TraceWriter, read_trace

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from chemkl.config import InputError
-from chemkl.config.filters import FILTERS
-from chemkl.config.memory import MemoryConfig, MemorySeed
+from chemkl.config.objective import FILTERS, MemoryConfig, MemorySeed
 from chemkl.training.filters import NoFilter, build_filter
 from chemkl.training.memory import Memory, Molecule, inclusion, log_mixture, read_seed
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from rdkit import Chem
 
-from chemkl.config.filters import MurckoFilterConfig
+from chemkl.config.objective import MurckoFilterConfig
 from chemkl.losses import ESTIMATORS as LOSSES
 from chemkl.losses import SHAPERS, build_objective
 from chemkl.policies import RnnPolicy, Vocabulary, freeze, load_policy

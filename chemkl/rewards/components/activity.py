@@ -21,7 +21,7 @@ from rdkit.Chem import Mol, rdFingerprintGenerator
 
 from chemkl.chem.fingerprints import morgan_generator
 from chemkl.config import InputError
-from chemkl.config.paths import at_home
+from chemkl.config.paths import expand_home
 from chemkl.results.atomic import write_bytes
 from chemkl.results.pickles import ARRAYS, AllowedUnpickler, read_pickled
 from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
@@ -229,7 +229,7 @@ def load_classifier(target: str, folder: Path) -> Forest | SupportVectors:
     """
     kind, sha256 = CLASSIFIERS[target]
     names = [field.name for field in fields(kind)]
-    path = at_home(folder) / f"activity-{target}-{sha256[:16]}.npz"
+    path = expand_home(folder) / f"activity-{target}-{sha256[:16]}.npz"
     with (
         suppress(OSError, EOFError, LookupError, ValueError, zipfile.BadZipFile),
         np.load(path, allow_pickle=False) as arrays,

@@ -29,8 +29,8 @@ from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import Config, InputError, did_you_mean
-from chemkl.config.document import Document
-from chemkl.config.loading import render
+from chemkl.config.loading import Document, render
+from chemkl.processes import StoppedBySignal
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import (
     REAL,
@@ -41,7 +41,6 @@ from chemkl.rewards.registry import (
     TransientError,
     component,
 )
-from chemkl.signals import StoppedBySignal
 
 Takes = Literal["smiles", "mol", "list"]
 FORMS = "package.module:name, package.module.name or path/to/file.py:name"

@@ -1,4 +1,4 @@
-"""Signals that tell a process to end: what a handler does, and what comes of it."""
+"""Signals that end a process, and the cores it may use."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from chemkl import signals
+from chemkl import processes
 from chemkl.config import Config
+from chemkl.processes import StoppedBySignal, deferred, handled, n_cores, pending
 from chemkl.results import Manifest
 from chemkl.rewards.pool import Pool
-from chemkl.signals import StoppedBySignal, deferred, handled, pending
 from chemkl.stages import registry
 from chemkl.stages.registry import STAGES, Stage
 
@@ -28,7 +28,7 @@ def send(name, pid=None):
 
 
 def handlers():
-    return [signal.getsignal(number) for number in signals.NUMBERS]
+    return [signal.getsignal(number) for number in processes.NUMBERS]
 
 
 # ---- the handler
@@ -110,7 +110,7 @@ def run_python(code, *arguments):
 
 RUN_IT = """
 import os, signal, sys, time
-from chemkl.signals import deferred, handled
+from chemkl.processes import deferred, handled
 with handled(), deferred():
     for pause in map(float, sys.argv[1:]):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -119,7 +119,7 @@ with handled(), deferred():
 """
 IN_COMPILED_CODE = """
 import hashlib, os, signal, sys, threading, time
-from chemkl.signals import deferred, handled
+from chemkl.processes import deferred, handled
 
 def send(pause):
     time.sleep(0.3)
@@ -152,7 +152,7 @@ def test_what_a_process_comes_to(script, arguments, code):
 
 FORKS = """
 import os, signal, sys, time
-from chemkl.signals import handled, shielded
+from chemkl.processes import handled, shielded
 with handled():
     if os.fork() == 0:  # as a pool of the user's does; it outlives the scope
         time.sleep(60)
@@ -177,7 +177,7 @@ def test_a_forked_child_holds_nothing_up_and_a_shield_holds(tmp_path):
 
 
 def test_handlers_are_set_before_anything_heavy_is_loaded():
-    code = "import sys, chemkl.signals; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
+    code = "import sys, chemkl.processes; print({'torch', 'numpy', 'pydantic'} & set(sys.modules))"
     assert run_python(code).stdout == "set()\n"
 
 
@@ -227,7 +227,7 @@ def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, from_python, 
     manifest = Manifest.load("runs/mine")
     assert (manifest.status, manifest.ended_by) == ("interrupted", f"StoppedBySignal: {name}")
     assert manifest.finished is not None
-    assert handlers() == [signal.SIG_DFL] * len(signals.NUMBERS)
+    assert handlers() == [signal.SIG_DFL] * len(processes.NUMBERS)
 
 
 @every_signal
@@ -319,7 +319,7 @@ GROUP = """
 import os, signal, sys, time
 from multiprocessing import forkserver
 sys.path.insert(0, {folder!r})
-from test_signals import Pool, Work
+from test_processes import Pool, Work
 
 def server():
     return forkserver._forkserver._forkserver_pid
@@ -350,6 +350,16 @@ def test_what_starts_workers_outlives_a_signal_to_the_whole_group(tmp_path, name
 
 def test_what_is_shielded_inherits_it():
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('still here')"
-    for scope, out in ((signals.shielded(), "still here\n"), (nullcontext(), "")):
+    for scope, out in ((processes.shielded(), "still here\n"), (nullcontext(), "")):
         with scope:
             assert run_python(code).stdout == out
+
+
+def test_only_the_cores_available_to_the_process_count(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5, 9, 11}, raising=False)
+    assert n_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
+    assert n_cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)  # unknown
+    assert n_cores() == 1
