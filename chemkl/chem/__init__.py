@@ -1,1 +1,1 @@
-"""Molecules by RDKit and reinvent-chemistry: parsing, scaffolds, fingerprints; no torch here."""
+"""Parsing, scaffolds, fingerprints and standardisation of molecules with RDKit, without torch."""

@@ -1,4 +1,4 @@
-"""Morgan fingerprints and the Tanimoto similarities between them."""
+"""Molecular fingerprints and the Tanimoto similarities between them."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from chemkl.chem.molecules import MoleculeError, read_molecule, step
 from chemkl.config import InputError
 
 Fingerprints = Sequence[DataStructs.ExplicitBitVect] | np.ndarray
-"""Bit fingerprints of one length: RDKit's, or packed, a row of bytes for each."""
+"""Bit fingerprints of equal length: RDKit bit vectors, or packed bits in an array, one row each."""
 
 BLOCK = 8192
-"""Rows and columns of the matrix of similarities that are computed at a time: what is looked at for
-them, one byte a bit, must fit into a core's cache."""
+"""Rows and columns of a block of the similarity matrix. The bits of a block, one byte each, have to
+fit into a core's cache."""
 
 _BITS_ON = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 
@@ -27,7 +27,7 @@ _BITS_ON = np.array([byte.bit_count() for byte in range(256)], dtype=np.uint8)
 def morgan_generator(
     radius: int = 2, n_bits: int = 2048
 ) -> rdFingerprintGenerator.FingerprintGenerator64:
-    """RDKit's Morgan generator of this radius (bonds) and length, built once: bits alone."""
+    """Return RDKit's Morgan generator for a radius (in bonds) and a length, built once."""
     return rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
 
 
@@ -35,20 +35,20 @@ def morgan_generator(
 def morgan_fingerprint(
     mol: Mol, *, radius: int = 2, n_bits: int = 2048
 ) -> DataStructs.ExplicitBitVect:
-    """The folded Morgan bit fingerprint of one molecule."""
+    """Return the folded Morgan bit fingerprint of a molecule."""
     fingerprint: DataStructs.ExplicitBitVect = morgan_generator(radius, n_bits).GetFingerprint(mol)
     return fingerprint
 
 
 def packed_morgan(mol: Mol, *, radius: int = 2, n_bits: int = 2048) -> bytes:
-    """The same, eight bits to a byte: a quarter of the memory of RDKit's object."""
+    """Return the same fingerprint as packed bits, in a quarter of the memory of RDKit's object."""
     fingerprint = morgan_fingerprint(mol, radius=radius, n_bits=n_bits)
     packed: bytes = DataStructs.BitVectToBinaryText(fingerprint)
     return packed
 
 
 def unpacked(packed: bytes) -> DataStructs.ExplicitBitVect:
-    """RDKit's object of a packed fingerprint."""
+    """Return the RDKit bit vector of a packed fingerprint."""
     fingerprint: DataStructs.ExplicitBitVect = DataStructs.CreateFromBinaryText(
         packed  # type: ignore[arg-type] # its stub says str; a str of other than ASCII is refused
     )
@@ -56,7 +56,7 @@ def unpacked(packed: bytes) -> DataStructs.ExplicitBitVect:
 
 
 def pack(fingerprints: Fingerprints | Sequence[bytes]) -> np.ndarray:
-    """Fingerprints as an array of bytes, a row for each; an array is handed back as it is."""
+    """Return fingerprints as an array of bytes, one row each; an array is returned unchanged."""
     if isinstance(fingerprints, np.ndarray):
         return fingerprints
     n, pack_one = len(fingerprints), DataStructs.BitVectToBinaryText
@@ -65,7 +65,7 @@ def pack(fingerprints: Fingerprints | Sequence[bytes]) -> np.ndarray:
 
 
 def folded(packed: np.ndarray) -> np.ndarray:
-    """Packed fingerprints of half the length, as RDKit makes them: a bit is a number modulo it."""
+    """Fold packed fingerprints to half their length, as RDKit does (bit number modulo length)."""
     half = packed.shape[1] // 2
     halves: np.ndarray = packed[:, :half] | packed[:, half:]
     return halves
@@ -74,12 +74,12 @@ def folded(packed: np.ndarray) -> np.ndarray:
 def tanimoto(
     fingerprint: DataStructs.ExplicitBitVect, fingerprints: Sequence[DataStructs.ExplicitBitVect]
 ) -> np.ndarray:
-    """The Tanimoto similarities of one fingerprint to several, float64, in order."""
+    """Return the Tanimoto similarities of one fingerprint to several, float64, in order."""
     return np.asarray(DataStructs.BulkTanimotoSimilarity(fingerprint, fingerprints), dtype=float)
 
 
 def tanimoto_matrix(fingerprints: Sequence[DataStructs.ExplicitBitVect]) -> np.ndarray:
-    """The symmetric (n, n) matrix of Tanimoto similarities, ones on the diagonal."""
+    """Return the symmetric (n, n) matrix of Tanimoto similarities, with ones on the diagonal."""
     n = len(fingerprints)
     matrix = np.ones((n, n))
     for row in range(1, n):
@@ -93,9 +93,11 @@ def tanimoto_sums(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sum the Tanimoto similarities T_ij of all pairs j < i, to several powers p, exactly.
 
-    The matrix is never whole in memory; the work is quadratic, some 10 ns a pair. The sums do not
-    depend on the number of workers, which are threads that NumPy lets run at the same time. Gives
-    two arrays of shape (powers, n): the sum of T_ij^p over j for each i, and over i for each j.
+    The matrix is never held in memory as a whole. The cost is quadratic, about 10 ns a pair. The
+    sums do not depend on the number of worker threads.
+
+    Returns:
+        Two arrays of shape (powers, n): the sum of T_ij^p over j for each i, and over i for each j.
     """
     packed = pack(fingerprints)
     n = len(packed)
@@ -114,25 +116,25 @@ def tanimoto_sums(
 def _block_sums(
     packed: np.ndarray, sizes: np.ndarray, powers: Sequence[int], corner: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sums over one block of the matrix, below the diagonal.
+    """Sum over the part of one block of the matrix that lies below the diagonal.
 
-    The bits that a row has in common with all columns are those of the columns in the places of its
-    own bits, added up: forty rows of small numbers for a drug-like molecule, whatever the length.
+    The bits that a row shares with every column are counted by adding up the columns' bits at the
+    positions of the row's set bits, about forty for a drug-like molecule of any length.
     """
     rows = range(corner[0], min(corner[0] + BLOCK, len(packed)))
     columns = slice(corner[1], corner[1] + BLOCK)
     bits = np.ascontiguousarray(np.unpackbits(packed[columns], axis=1).T)
-    others = sizes[columns].astype(float)
+    column_sizes = sizes[columns].astype(float)
     counts = np.uint8 if sizes.max() <= np.iinfo(np.uint8).max else np.uint16
     over_columns = np.zeros((len(powers), len(rows)))
     over_rows = np.zeros((len(powers), bits.shape[1]))
     for at, i in enumerate(rows):
         m = min(i - corner[1], bits.shape[1])  # columns before the diagonal
-        if m == 0 or sizes[i] == 0:  # to RDKit, nothing is similar to a molecule without bits
+        if m == 0 or sizes[i] == 0:  # in RDKit nothing is similar to a fingerprint without bits
             continue
         on = np.flatnonzero(np.unpackbits(packed[i]))
         similarities = np.add.reduce(bits[on, :m], axis=0, dtype=counts).astype(float)
-        similarities /= (others[:m] + sizes[i]) - similarities
+        similarities /= (column_sizes[:m] + sizes[i]) - similarities
         for number, p in enumerate(powers):
             powered = similarities if p == 1 else similarities**p
             over_columns[number, at] = powered.sum()
@@ -141,10 +143,10 @@ def _block_sums(
 
 
 def tanimoto_kernel(smiles: Sequence[str | None]) -> np.ndarray:
-    """The symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32, in order.
+    """Return the symmetric (n, n) matrix of Tanimoto similarities between SMILES, float32.
 
-    A row without a molecule (None, or a string that is not valid) or without a fingerprint is
-    similar to nothing but itself.
+    A row without a molecule (None, or an invalid string) or without a fingerprint is similar only
+    to itself.
     """
     fingerprints = _morgan_by_row(smiles)
     rows = list(fingerprints)
@@ -154,9 +156,9 @@ def tanimoto_kernel(smiles: Sequence[str | None]) -> np.ndarray:
 
 
 def fingerprint_bits(smiles: Sequence[str | None]) -> np.ndarray:
-    """The bits (n, 2048) of Morgan fingerprints of SMILES, float32, in order.
+    """Return the bits (n, 2048) of the Morgan fingerprints of SMILES, float32, in order.
 
-    A row without a molecule (None, or a string that is not valid) has none.
+    A row without a molecule (None, or an invalid string) is all zeros.
     """
     bits = np.zeros((len(smiles), 2048), dtype=np.float32)
     for row, fingerprint in _morgan_by_row(smiles).items():
@@ -165,7 +167,7 @@ def fingerprint_bits(smiles: Sequence[str | None]) -> np.ndarray:
 
 
 def _morgan_by_row(smiles: Sequence[str | None]) -> dict[int, DataStructs.ExplicitBitVect]:
-    """The fingerprints, of radius 2, of the rows that have one."""
+    """Return Morgan fingerprints of radius 2 by row, for the rows that have one."""
     fingerprints = {}
     for row, text in enumerate(smiles):
         mol = None if text is None else read_molecule(text).mol
@@ -181,17 +183,17 @@ def _morgan_by_row(smiles: Sequence[str | None]) -> dict[int, DataStructs.Explic
 FingerprintKind = Literal[
     "morgan", "feature_morgan", "atom_pairs", "torsions", "rdkit_path", "maccs", "pharmacophore"
 ]
-"""The fingerprints there are, by the names that configs use."""
+"""Names of the fingerprints in configs."""
 
 Fingerprinter = Callable[[Mol], Any]
-"""A molecule to its fingerprint: an RDKit bit vector, or an RDKit sparse vector of counts."""
+"""Computes a molecule's fingerprint: an RDKit bit vector, or an RDKit sparse vector of counts."""
 
 MOST_FEATURES = 100
-"""Pharmacophore features that a molecule may have: three seconds (120: five, 500: minutes)."""
+"""Limit on a molecule's pharmacophore features: 100 take three seconds, 500 take minutes."""
 
 _DEFAULTS = {"radius": 2, "n_bits": 2048, "counts": False, "chirality": False, "max_distance": 30}
 _RDKIT = {"radius": "radius", "chirality": "includeChirality", "max_distance": "maxDistance"}
-"""What RDKit's generators call these settings; `counts` is one of their methods."""
+"""RDKit's names of these settings. `counts` selects a method, `n_bits` is always passed."""
 _KINDS: dict[FingerprintKind, tuple[str, str]] = {
     "morgan": ("GetMorganGenerator", "radius n_bits counts chirality"),
     "feature_morgan": ("GetMorganGenerator", "radius n_bits counts chirality"),
@@ -201,7 +203,7 @@ _KINDS: dict[FingerprintKind, tuple[str, str]] = {
     "maccs": ("", ""),
     "pharmacophore": ("", ""),
 }
-"""RDKit's generator of each kind, and the settings that it takes."""
+"""RDKit's generator for each kind, and the settings it supports."""
 
 
 def build_fingerprint(
@@ -213,23 +215,26 @@ def build_fingerprint(
     chirality: bool = False,
     max_distance: int = 30,
 ) -> Fingerprinter:
-    """The function that makes one kind of fingerprint; a setting that it does not take is refused.
+    """Return the function that computes one kind of fingerprint.
 
     Kinds: ``morgan`` (radius 2 is ECFP4), ``feature_morgan`` (radius 2 is FCFP4), ``atom_pairs``,
     ``torsions``, ``rdkit_path`` (Daylight-like), ``maccs`` (166 keys), ``pharmacophore`` (Gobbi and
-    Poppinger's 2D pharmacophores, Biotechnol. Bioeng. 61, 47 (1998); 7 ms a drug-like molecule, but
-    the time grows with the third power of its features: one with more than `MOST_FEATURES` raises
-    a `MoleculeError`). Radius and distance are in bonds; without `n_bits` a fingerprint is not
-    folded (2^32 or more positions, sparse).
+    Poppinger's 2D pharmacophores, Biotechnol. Bioeng. 61, 47 (1998); 7 ms for a drug-like molecule,
+    growing with the third power of its features: more than `MOST_FEATURES` raise a
+    `MoleculeError`). Radius and distance are in bonds. Without `n_bits` a fingerprint is not folded
+    (2^32 or more positions, sparse).
+
+    Raises:
+        InputError: A setting differs from its default and the kind does not support it.
     """
-    given = {"radius": radius, "n_bits": n_bits, "counts": counts, "chirality": chirality}
-    given["max_distance"] = max_distance
-    generator, taken = _KINDS[kind][0], _KINDS[kind][1].split()
+    values = {"radius": radius, "n_bits": n_bits, "counts": counts, "chirality": chirality}
+    values["max_distance"] = max_distance
+    generator, supported = _KINDS[kind][0], _KINDS[kind][1].split()
     InputError.refuse(
         f"{name} = {value}: the fingerprint {kind} has no such setting; it takes "
-        f"{', '.join(taken) or 'none'}"
-        for name, value in given.items()
-        if name not in taken and value != _DEFAULTS[name]
+        f"{', '.join(supported) or 'none'}"
+        for name, value in values.items()
+        if name not in supported and value != _DEFAULTS[name]
     )
     if kind == "maccs":
         return rdMolDescriptors.GetMACCSKeysFingerprint
@@ -248,8 +253,8 @@ def build_fingerprint(
             return draw(mol, factory)
 
         return pharmacophores
-    settings: dict[str, Any] = {_RDKIT[name]: given[name] for name in taken if name in _RDKIT}
-    settings["fpSize"] = n_bits or 2048  # an unfolded fingerprint ignores it
+    settings: dict[str, Any] = {_RDKIT[name]: values[name] for name in supported if name in _RDKIT}
+    settings["fpSize"] = n_bits or 2048  # ignored for an unfolded fingerprint
     if kind == "feature_morgan":
         settings["atomInvariantsGenerator"] = rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
     method = f"Get{'' if n_bits else 'Sparse'}{'Count' if counts else ''}Fingerprint"

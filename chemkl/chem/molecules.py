@@ -1,4 +1,4 @@
-"""SMILES in, molecules out: parsing, canonical SMILES, and a reason for every string that fails."""
+"""Parsing and writing of SMILES: canonical SMILES, and a reason for every string that fails."""
 
 import re
 from collections import Counter
@@ -13,43 +13,44 @@ from rdkit.Chem import rdDepictor
 from chemkl.config import InputError
 
 DEFAULT_MAX_ATOMS = 500
-"""Larger molecules are refused unless the caller says otherwise: RDKit's time grows faster than
-linearly, and one line of garbage must not stop a run."""
+"""Default limit on atoms. RDKit's time grows faster than linearly with the size of a molecule, and
+one line of garbage must not stop a run."""
 CHARACTERS_PER_ATOM = 10
-"""A SMILES longer than this times ``max_atoms`` is not parsed: as many as a bracket atom takes."""
+"""A SMILES longer than this times ``max_atoms`` is not parsed. A bracket atom takes about ten."""
 MOST_ATOMS = 5_000
-"""The largest ``max_atoms`` that a config may ask for: a ring of so many takes RDKit a second, and
-its recursion along a chain of so many still fits on a stack of 8 MB."""
+"""The largest ``max_atoms`` a config may set. RDKit takes a second for a ring of this size, and its
+recursion along a chain of this length still fits on a stack of 8 MB."""
 
 _OUT_OF_RANGE = re.compile(r"\[(?:\d{5}|\d*#(?!(?:10\d|11[0-8])\D)\d{3}|[^\[\]]*[-+H]\d{3})")
-"""Numbers in brackets that RDKit takes modulo 65,536 (isotopes) or 256 (the others): it reads
-[C+256] as [C], and an element after 118 makes it raise."""
+"""Numbers in brackets that RDKit reads modulo 65,536 (isotopes) or 256 (charges, hydrogens): it
+reads [C+256] as [C]. An element number above 118 makes it raise."""
 
 ELEMENTS = frozenset(Chem.GetPeriodicTable().GetElementSymbol(n) for n in range(1, 119))
 """Symbols of all elements, H to Og."""
 
 LARGEST_COUNT = 1_000_000
-"""No formula has more atoms of an element: a longer number is a slip."""
+"""Limit on the atoms of one element in a formula; a larger number is a typing error."""
 
 MOST_RINGS_ON_ONE = 16
-"""Rings that may share bonds with one large ring: each can double the shortest ways round it, and
-RDKit looks for all of them (16: a second, 40: half a minute and more)."""
+"""Limit on the rings that share bonds with one large ring. Each can double the number of shortest
+paths around it, and RDKit enumerates them all (16 rings: a second, 40: over half a minute)."""
 
 
 class MoleculeError(ValueError):
-    """RDKit cannot do a step with a molecule, valid as it is: this costs that molecule alone."""
+    """RDKit cannot process a valid molecule; only this molecule fails."""
 
 
 silenced = rdBase.BlockLogs
-"""Silences RDKit's log inside a scope only; scopes may be nested."""
+"""Silences RDKit's log inside a scope; scopes may be nested."""
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Turn whatever RDKit raises in this scope into a `MoleculeError`; its log is silenced.
+    """Silence RDKit's log and turn any exception in the scope into a `MoleculeError`.
 
-    RDKit names no set of exceptions: its invariants are RuntimeErrors, its sanitisation raises
-    ValueErrors, its Python parts anything. An `InputError` passes. Also used as a decorator.
+    RDKit documents no set of exceptions: failed invariants are RuntimeErrors, sanitisation raises
+    ValueErrors, its Python parts raise anything. An `InputError` passes through. Also usable as a
+    decorator.
     """
     try:
         with silenced():
@@ -62,7 +63,7 @@ def step(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """What became of one SMILES: a molecule, or the reason (`category: detail`) why not."""
+    """The result of parsing a SMILES: a molecule, or the reason (`category: detail`) for none."""
 
     smiles: str
     canonical_smiles: str | None = None
@@ -71,7 +72,7 @@ class Molecule:
 
     @property
     def valid(self) -> bool:
-        """Whether the string is a molecule."""
+        """Whether the string is a valid molecule."""
         return self.reason is None
 
 
@@ -79,12 +80,9 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
     """Parse one SMILES; never raises for a string, never logs.
 
     Valid means that RDKit parses and sanitises the string to at least one and at most
-    ``max_atoms`` atoms, and that it reads the canonical SMILES that it writes for it. Salts
-    (several fragments), radicals, isotopes, stereochemistry and dummy atoms are kept as they are.
-    Text that RDKit would read as a name or an extension (anything after a blank) is an error here.
-
-    The canonical SMILES of a valid molecule is therefore valid itself. It is read back only where
-    it differs from the string given, which has just been read where the two are the same.
+    ``max_atoms`` atoms, and can read its own canonical SMILES back, which is therefore valid too.
+    Salts (several fragments), radicals, isotopes, stereochemistry and dummy atoms are kept. Text
+    that RDKit would read as a name or an extension (anything after a blank) is an error here.
 
     Categories of ``reason``: ``empty``, ``not ASCII``, ``whitespace``, ``too long``,
     ``not parsable``, ``not sane`` (valence, aromaticity), ``too many atoms``, ``too many rings``
@@ -108,19 +106,20 @@ def read_molecule(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> Molecul
 
 
 def parse(smiles: str, *, max_atoms: int = MOST_ATOMS) -> Chem.Mol | None:
-    """The molecule of a canonical SMILES that `read_molecule` gave, or None; it is quicker.
+    """Parse a canonical SMILES from `read_molecule`, in less time; None if that fails.
 
-    For a string of another origin ask `read_molecule`, which also knows whether it can be written.
+    For strings of other origin use `read_molecule`, which also checks that the molecule can be
+    written.
     """
     with silenced():
         return _parsed(smiles, max_atoms)[0]
 
 
 def sketch(canonical_smiles: str) -> Chem.Mol | None:
-    """A molecule with what a Morgan fingerprint needs alone, in a quarter of the time of `parse`.
+    """Parse only what a Morgan fingerprint needs, in a quarter of the time of `parse`.
 
-    Only for what this RDKit has written: aromatic as the text says, and not kekulised. None where
-    it cannot be read so.
+    Only for SMILES written by the installed RDKit: aromaticity is taken from the text, and nothing
+    is kekulised. None if that fails.
     """
     with silenced():
         try:
@@ -128,37 +127,38 @@ def sketch(canonical_smiles: str) -> Chem.Mol | None:
             if mol is not None:
                 mol.UpdatePropertyCache(strict=True)
                 Chem.FastFindRings(mol)
-        except Exception:  # noqa: BLE001 - RDKit's valences, anything: `parse` says what it is
+        except Exception:  # noqa: BLE001 - RDKit's valence errors, anything: the caller uses `parse`
             return None
     return mol
 
 
 def canonicalise(smiles: str, *, max_atoms: int = DEFAULT_MAX_ATOMS) -> str | None:
-    """The canonical isomeric SMILES of a SMILES, or None when it is not valid."""
+    """Return the canonical isomeric SMILES, or None if the SMILES is invalid."""
     return read_molecule(smiles, max_atoms=max_atoms).canonical_smiles
 
 
 def as_mol(molecule: Chem.Mol | str, what: str = "") -> Chem.Mol:
-    """The molecule of a SMILES that must be valid; a molecule is handed back as it is.
+    """Parse a SMILES that must be valid; a molecule is returned unchanged.
 
-    Messages call it `what`.
+    Raises:
+        InputError: The SMILES is invalid; the message calls it `what`.
     """
     if not isinstance(molecule, str):
         return molecule
-    read = read_molecule(molecule)
-    if read.mol is None:
-        raise InputError(f"{what} {molecule!r} is not a molecule: {read.reason}".lstrip())
-    return read.mol
+    parsed = read_molecule(molecule)
+    if parsed.mol is None:
+        raise InputError(f"{what} {molecule!r} is not a molecule: {parsed.reason}".lstrip())
+    return parsed.mol
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception without RDKit's lines about its own code, or else its type."""
+    """Return an exception's message without RDKit's lines about its source code, or its type."""
     text = " ".join(str(error).split())
     return text.partition(" Violation occurred on line")[0] or type(error).__name__
 
 
 def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
-    """The molecule, or None and the reason why there is none."""
+    """Return the molecule, or None and the reason."""
     try:
         reason = _refused_unparsed(smiles, max_atoms) or _too_costly(smiles, max_atoms)
         if reason is not None:
@@ -176,7 +176,7 @@ def _parsed(smiles: str, max_atoms: int) -> tuple[Chem.Mol | None, str | None]:
 
 
 def _too_costly(smiles: str, max_atoms: int) -> str | None:
-    """Why a string is not sanitised, which may take minutes; most are too short to ask."""
+    """Return why a string is too costly to sanitise (that may take minutes), or None."""
     many_rings = sum(map(smiles.count, "0123456789")) > 2 * MOST_RINGS_ON_ONE
     if len(smiles) <= max_atoms and not many_rings:
         return None
@@ -187,14 +187,14 @@ def _too_costly(smiles: str, max_atoms: int) -> str | None:
         return None
     rings = [set(ring) for ring in Chem.GetSSSR(graph)]
     for large in (ring for ring in rings if len(ring) > MOST_RINGS_ON_ONE):
-        n_rings = sum(len(large & other) > 1 for other in rings) - 1
+        n_rings = sum(len(large & ring) > 1 for ring in rings) - 1
         if n_rings > MOST_RINGS_ON_ONE:
             return f"too many rings: {n_rings} on one large ring, at most {MOST_RINGS_ON_ONE}"
     return None
 
 
 def _refused_unparsed(smiles: str, max_atoms: int) -> str | None:
-    """Why a string is not handed to RDKit at all; None if it is."""
+    """Return why a string is refused before RDKit parses it, or None."""
     longest = CHARACTERS_PER_ATOM * max_atoms
     if not smiles:
         return "empty"
@@ -219,7 +219,7 @@ SMILES_TOKEN = re.compile(
 
 
 def insanity(unsanitised: Chem.Mol | None) -> str:
-    """Why RDKit refuses a molecule, which it only tells its log; empty where there is none."""
+    """Return why RDKit refuses a molecule, which it only logs; empty for None."""
     if unsanitised is None:
         return ""
     problems = Chem.DetectChemistryProblems(unsanitised)
@@ -228,7 +228,7 @@ def insanity(unsanitised: Chem.Mol | None) -> str:
 
 
 def _syntax_problem(smiles: str) -> str:
-    """Name the first fault that a scan from left to right can see; positions count from 1."""
+    """Name the first error found by a scan from left to right; positions count from 1."""
     branches: list[int] = []
     rings: dict[int, int] = {}
     at = 0
@@ -251,9 +251,9 @@ def _syntax_problem(smiles: str) -> str:
     if at < len(smiles):
         what = "unclosed bracket" if smiles[at] == "[" else f"unexpected {smiles[at]!r}"
         return f"{what} at position {at + 1}"
-    left_open = [f"unclosed branch at position {place}" for place in branches[-1:]]
-    left_open += [f"unclosed ring {n} opened at position {place}" for n, place in rings.items()]
-    return left_open[0] if left_open else "syntax error"
+    unclosed = [f"unclosed branch at position {place}" for place in branches[-1:]]
+    unclosed += [f"unclosed ring {n} opened at position {place}" for n, place in rings.items()]
+    return unclosed[0] if unclosed else "syntax error"
 
 
 # ---- formulas, other spellings, SD records
@@ -264,39 +264,36 @@ def element_counts(mol: Chem.Mol) -> Counter[str]:
     counts: Counter[str] = Counter()
     for atom in mol.GetAtoms():
         counts[atom.GetSymbol()] += 1
-        counts["H"] += atom.GetTotalNumHs()  # those that are no atoms of their own
+        counts["H"] += atom.GetTotalNumHs()  # without explicit hydrogen atoms
     return +counts
 
 
 def parse_formula(formula: str) -> Counter[str]:
-    """Read a molecular formula such as C7H8N2O2; an element that comes twice is added up."""
+    """Parse a molecular formula such as C7H8N2O2; repeated elements are added up."""
     counts: Counter[str] = Counter()
-    problems = []
     if not re.fullmatch(r"([A-Z][a-z]?\d*)+", formula, flags=re.ASCII):
-        problems = [
-            f"{formula!r} is not a molecular formula: element symbols with numbers, for example "
-            "C7H8N2O2; no charge, isotope, bracket or blank"
-        ]
+        raise InputError(
+            f"{formula!r} is not a molecular formula: write element symbols with numbers, for "
+            "example C7H8N2O2; no charge, isotope, bracket or blank"
+        )
     for symbol, number in re.findall(r"([A-Z][a-z]?)(\d*)", formula):
         if symbol not in ELEMENTS:
-            problems.append(f"{formula!r}: {symbol} is not the symbol of an element")
+            raise InputError(f"{formula!r}: {symbol} is not the symbol of an element")
         n_atoms = int(number[:8] or 1)
         if not 1 <= n_atoms <= LARGEST_COUNT:
-            problems.append(f"{formula!r}: {symbol}{number} should be between 1 and a million")
+            raise InputError(f"{formula!r}: {symbol}{number} should be between 1 and a million")
         counts[symbol] += n_atoms
-    if problems:
-        raise InputError(problems[0])
     return counts
 
 
 @step("random spelling")
 def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
-    """Write a molecule as a SMILES from a random order of its atoms; stereochemistry is kept.
+    """Write a molecule as a random SMILES; stereochemistry is kept.
 
     The atoms are renumbered by one permutation from ``generator`` and written without
     canonicalisation (the restricted randomisation of Arus-Pous et al., J. Cheminform. 11, 71
-    (2019)). RDKit's own ``doRandom`` draws from a state shared by the whole process and is
-    therefore not used.
+    (2019)). RDKit's ``doRandom`` is not used because its random state is shared by the whole
+    process.
     """
     mol = as_mol(molecule)
     order = generator.permutation(mol.GetNumAtoms()).tolist()
@@ -305,10 +302,10 @@ def randomise(molecule: Chem.Mol | str, generator: np.random.Generator) -> str:
 
 @step("SD record")
 def sdf_record(molecule: Chem.Mol | str, title: str, properties: Mapping[str, str]) -> str:
-    """Write one molecule with 2D coordinates, in V2000, or in V3000 where that cannot hold it.
+    """Write a molecule with 2D coordinates as V2000, or as V3000 where V2000 cannot hold it.
 
-    Stereochemistry that the SMILES leaves open stays open (a crossed double bond). Line breaks in
-    the title and in properties become blanks: a blank line would end a value.
+    Unspecified stereochemistry stays unspecified (a crossed double bond). Line breaks in the title
+    and in properties become blanks, because a blank line would end a value.
     """
     mol = Chem.Mol(as_mol(molecule))
     rdDepictor.Compute2DCoords(mol)

@@ -1,8 +1,8 @@
-"""Genetic operators: new molecules made of molecules that are there, by crossover and mutation.
+"""Genetic operators: new molecules from existing ones, by crossover and mutation.
 
-The operators are those of graph GA (Jensen, Chem. Sci. 10, 3567, 2019) as the package mol_ga keeps
-them, and BRICS (Degen et al., ChemMedChem 3, 1503, 2008) as RDKit knows it; here is what is asked
-of their results, and who the parents were.
+The operators are those of graph GA (Jensen, Chem. Sci. 10, 3567, 2019) in the package mol_ga, and
+BRICS (Degen et al., ChemMedChem 3, 1503, 2008) in RDKit. This module chooses parents, checks the
+children and records their origin.
 """
 
 import random
@@ -27,13 +27,13 @@ SHARES: Mapping[Origin, float] = {
 OF_TWO = ("crossover", "fragments")
 """Operators that need two parents."""
 MOST_ATOMS = 70
-"""Heavy atoms of a proposal; a crossover can join two large halves."""
+"""Default limit on the heavy atoms of a proposal; a crossover can join two large halves."""
 TRIES = 20
-"""Attempts a wanted proposal, after which fewer are given."""
+"""Attempts per requested proposal before fewer are returned."""
 
 
 class Proposal(NamedTuple):
-    """A molecule that no parent is, its canonical SMILES, and where it comes from."""
+    """A new molecule, as canonical SMILES, with its origin and its parents."""
 
     smiles: str
     origin: Origin | Literal["prior"]
@@ -49,24 +49,24 @@ def propose(
     similarity: float = 0.5,
     most_atoms: int = MOST_ATOMS,
 ) -> list[Proposal]:
-    """Propose new molecules: n distinct ones, none of them a parent, or fewer if n cannot be found.
+    """Propose up to n distinct new molecules, none of which is a parent.
 
-    Each is one connected molecule without radicals. A crossover joins a part of one parent with a
-    part of another one (and needs two); a mutation inserts, deletes or changes an atom, a bond or a
-    ring of one; a neighbour is a mutation that stays similar to its parent; fragments are a
-    crossover at bonds that chemists can make, which BRICS knows. Parents are chosen
-    alike: give the ones to prefer more than once, or alone. A function of its arguments alone.
+    Each is one connected molecule without radicals. A crossover joins parts of two parents; a
+    mutation inserts, deletes or changes an atom, a bond or a ring of one; a neighbour is a mutation
+    that stays similar to its parent; fragments are a crossover at the synthetically accessible
+    bonds of BRICS. Parents are drawn uniformly: repeat a parent to prefer it. The result depends on
+    the arguments only.
 
     Args:
         parents: SMILES.
-        n: how many.
-        rng: decides everything that is left to chance.
-        shares: how often each operator is tried; they need not sum to 1.
-        similarity: least Tanimoto similarity (Morgan, radius 2) of a neighbour to its parent.
-        most_atoms: heavy atoms of a proposal.
+        n: Number of proposals; fewer are returned if `TRIES` attempts for each do not suffice.
+        rng: Source of all randomness.
+        shares: Relative frequency of each operator; they need not sum to 1.
+        similarity: Least Tanimoto similarity (Morgan, radius 2) of a neighbour to its parent.
+        most_atoms: Most heavy atoms of a proposal.
 
     Raises:
-        InputError: a parent that is no molecule; no parents; mol_ga is not installed.
+        InputError: A parent is not a molecule, there are no parents, or mol_ga is not installed.
     """
     molecules = [_read_parent(smiles) for smiles in parents]
     problems = [
@@ -75,48 +75,48 @@ def propose(
         if not molecule.valid
     ]
     if not molecules:
-        problems = ["propose: no parents are given, of which new molecules could be made"]
+        problems = ["propose: no parents; give one or more"]
     InputError.refuse(problems)
-    known = [str(molecule.canonical_smiles) for molecule in molecules]
+    canonical = [str(molecule.canonical_smiles) for molecule in molecules]
     if any(share for origin, share in shares.items() if origin != "fragments"):
         graph_ga()
-    numbers = random.Random(int(rng.integers(2**63)))  # mol_ga's kind of random numbers
-    origins = [o for o in shares if o not in OF_TWO or len(set(known)) > 1]
+    numbers = random.Random(int(rng.integers(2**63)))  # mol_ga takes Python's generator
+    origins = [o for o in shares if o not in OF_TWO or len(set(canonical)) > 1]
     weights = [shares[origin] for origin in origins]
-    found: dict[str, Proposal] = {}
+    proposals: dict[str, Proposal] = {}
     for _ in range(TRIES * n if any(weights) else 0):
-        if len(found) == n:
+        if len(proposals) == n:
             break
         origin = numbers.choices(origins, weights)[0]
-        chosen = [numbers.choice(known)]
+        chosen = [numbers.choice(canonical)]
         if origin in OF_TWO:
-            chosen.append(numbers.choice([other for other in known if other != chosen[0]]))
+            chosen.append(numbers.choice([parent for parent in canonical if parent != chosen[0]]))
         smiles = _child(origin, chosen, numbers, most_atoms)
-        if smiles is None or smiles in found or smiles in known:
+        if smiles is None or smiles in proposals or smiles in canonical:
             continue
         if origin != "neighbour" or _similarity(smiles, chosen[0]) >= similarity:
-            found[smiles] = Proposal(smiles, origin, tuple(chosen))
-    return list(found.values())
+            proposals[smiles] = Proposal(smiles, origin, tuple(chosen))
+    return list(proposals.values())
 
 
 _read_parent = lru_cache(4096)(read_molecule)
-"""Most parents of a step are those of the step before."""
+"""Cached because most parents of a step are also parents of the next one."""
 
 
 def _child(
     origin: Origin, parents: Sequence[str], numbers: random.Random, most_atoms: int
 ) -> str | None:
-    """The canonical SMILES of what an operator makes of copies of one or two parents; or None."""
+    """Apply an operator to one or two parents: the child's canonical SMILES, or None."""
     with silenced():
         try:
             if origin == "fragments":
-                child = _joined(parents[0], parents[1], numbers)
+                child = _join_pieces(parents[0], parents[1], numbers)
             else:
                 crossover, mutate = graph_ga()
                 mols = [Chem.MolFromSmiles(smiles) for smiles in parents]
                 child = (mutate if len(mols) == 1 else crossover)(*mols, numbers)
             text = "" if child is None else Chem.MolToSmiles(child)
-        except (ValueError, RuntimeError):  # RDKit's, of a graph that it cannot make sense of
+        except (ValueError, RuntimeError):  # RDKit cannot make a molecule of the graph
             return None
     molecule = read_molecule(text, max_atoms=most_atoms) if text else None
     if molecule is None or molecule.mol is None or "." in text:
@@ -125,33 +125,35 @@ def _child(
     return None if radicals else molecule.canonical_smiles
 
 
-def _joined(one: str, other: str, numbers: random.Random) -> Chem.Mol | None:
-    """A piece of one molecule and one of the other that BRICS would join, joined; or None."""
-    if not (pieces := _pieces(one)):
+def _join_pieces(first: str, second: str, numbers: random.Random) -> Chem.Mol | None:
+    """Join random pieces of two molecules whose ends BRICS would join; None if there are none."""
+    if not (pieces := _pieces(first)):
         return None
-    kind, begun = numbers.choice(pieces)
-    ends = [text for end, text in _pieces(other) if frozenset((kind, end)) in _joins()]
-    return Chem.molzip(Chem.MolFromSmiles(f"{begun}.{numbers.choice(ends)}")) if ends else None
+    kind, text = numbers.choice(pieces)
+    partners = [piece for end, piece in _pieces(second) if frozenset((kind, end)) in _joins()]
+    if not partners:
+        return None
+    return Chem.molzip(Chem.MolFromSmiles(f"{text}.{numbers.choice(partners)}"))
 
 
 @lru_cache(4096)
 def _pieces(smiles: str) -> list[tuple[int, str]]:
-    """The pieces of a molecule, two for each bond that BRICS would cut: kind of end, SMILES.
+    """Return the pieces on either side of each bond that BRICS would cut, as (kind of end, SMILES).
 
-    RDKit's own BreakBRICSBonds and BRICSBuild turn some stereocentres at the bond round. A double
-    bond that is E or Z stays whole: its halves would not know.
+    RDKit's own BreakBRICSBonds and BRICSBuild invert some stereocentres at the bond. A double bond
+    marked E or Z is not cut, because its halves would lose the mark.
     """
     mol, pieces = Chem.MolFromSmiles(smiles), set[tuple[int, str]]()
     for (begin, end), kinds in BRICS.FindBRICSBonds(mol):  # type: ignore[no-untyped-call]
         bond = mol.GetBondBetweenAtoms(begin, end)
         if bond.GetStereo() != Chem.BondStereo.STEREONONE:
             continue
-        labels = (int(kinds[1]), int(kinds[0]))  # of what each atom is left with: the other's end
+        labels = (int(kinds[1]), int(kinds[0]))  # each atom keeps the label of the other end
         if bond.GetBeginAtomIdx() != begin:
             labels = labels[::-1]
         cut = Chem.FragmentOnBonds(mol, [bond.GetIdx()], dummyLabels=[labels])
         for text in Chem.MolToSmiles(cut).split("."):
-            if ends := _END.findall(text):  # else it is a salt beside
+            if ends := _END.findall(text):  # otherwise it is a counterion
                 pieces.add((int(ends[0]), _END.sub("[*:1]", text)))
     return sorted(pieces)
 
@@ -161,13 +163,13 @@ _END = re.compile(r"\[(\d+)\*\]")
 
 @cache
 def _joins() -> set[frozenset[int]]:
-    """Kinds of ends that BRICS joins with each other."""
-    pairs = [pair for group in BRICS.reactionDefs for pair in group]
-    return {frozenset(int(kind.strip("ab")) for kind in (one, other)) for one, other, _ in pairs}
+    """Return the pairs of end kinds that BRICS joins."""
+    rules = [rule for group in BRICS.reactionDefs for rule in group]
+    return {frozenset(int(kind.strip("ab")) for kind in rule[:2]) for rule in rules}
 
 
-def _similarity(one: str, other: str) -> float:
-    mols = [parse(smiles) for smiles in (one, other)]
+def _similarity(*pair: str) -> float:
+    mols = [parse(smiles) for smiles in pair]
     try:
         first, second = (morgan_fingerprint(mol) for mol in mols if mol is not None)
     except MoleculeError:
@@ -177,10 +179,10 @@ def _similarity(one: str, other: str) -> float:
 
 @cache
 def graph_ga() -> tuple[Any, Any]:
-    """Crossover and mutation of mol_ga, which on import switches RDKit's error log off for good.
+    """Import crossover and mutation from mol_ga, keeping RDKit's error log on, which it disables.
 
     Raises:
-        InputError: it is not installed.
+        InputError: mol_ga is not installed.
     """
     was_on = "rdApp.error:enabled" in rdBase.LogStatus()
     try:

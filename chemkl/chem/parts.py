@@ -1,7 +1,7 @@
-"""Parts that molecules must hold, written so that a model can finish them: scaffolds, pairs, seeds.
+"""Fixed parts of constrained generation: scaffolds, pairs of fragments, and leads.
 
-They are the parts of `chemkl.policies.constrained`, which asks each what there is to finish, how to
-go on from what a model wrote, and whether the part is still there.
+Each part gives `chemkl.policies.constrained` beginnings of SMILES for a model to complete, ways to
+continue from a completion, and a check that the finished molecule still holds the part.
 """
 
 import re
@@ -24,28 +24,28 @@ from chemkl.chem.scaffolds import DecoratedScaffold
 from chemkl.config import InputError
 
 TRIES = 8
-"""Random spellings that are tried for each one that is wanted: half of them end at the point."""
+"""Random spellings to try per requested one; about half of them end at the attachment point."""
 
 
 class Way(NamedTuple):
-    """A way to begin or to go on."""
+    """A way to begin or to continue a molecule."""
 
-    text: str  # a SMILES to be finished, or a finished one
-    state: tuple[int, ...] = ()  # what the part must know to go on from it
-    given: str = ""  # what it begins with: ways are compared by what comes behind it
-    compared: str | None = None  # what then comes, of which the rest follows; None: all, and an end
+    text: str  # a SMILES to complete, or a complete one
+    state: tuple[int, ...] = ()  # the part's own state, needed to continue
+    given: str = ""  # fixed prefix of the text; ways are compared by the likelihood of the rest
+    compared: str | None = None  # characters after the prefix to compare by; None: all and the end
     finished: bool = False
 
 
 class Scaffold:
-    """A scaffold with attachment points, each to be decorated: one round a point.
+    """A scaffold whose attachment points are decorated one after the other, one round each.
 
     Args:
-        smiles: with ``*`` at the points, as `DecoratedScaffold` takes it.
-        key: where it stands in a config.
+        smiles: SMILES with ``*`` at the points, as `DecoratedScaffold` takes it.
+        key: The scaffold's key in a config.
 
     Raises:
-        InputError: it is no molecule, or its points are none.
+        InputError: The SMILES or its attachment points are invalid.
     """
 
     one_bond = True
@@ -57,16 +57,16 @@ class Scaffold:
         self.rounds = len(self.opened.points)
 
     def begin(self, seed: int, n: int) -> Sequence[Way]:
-        """Return up to n spellings with one of the points, at random, last; `state`: the others."""
+        """Return up to n spellings that end at a random point; `state` has the other points."""
         return self.opened.spellings(seed, n)
 
     def go_on(self, way: Way, completion: str, seed: int, n: int) -> Sequence[Way]:
-        """Return the same of what was made of it, for the points that are left."""
+        """Return spellings of the completed text that end at one of the remaining points."""
         mol = parse(way.text + completion) if way.state else None
         return [] if mol is None else Opened(mol, way.state).spellings(seed, n)
 
     def problem(self, _way: Way, text: str) -> str | None:
-        """Say so where the text is not this scaffold with one decoration at each point."""
+        """Return a message unless the text is the scaffold with one decoration at each point."""
         mol = parse(text)
         if mol is None or self._decorated.bonds(mol):
             return None
@@ -74,14 +74,14 @@ class Scaffold:
 
 
 class Pair:
-    """Two fragments to be linked: a model writes on from one, and the other ends the molecule.
+    """Two fragments to link: a model continues from one, and the other is added to the molecule.
 
     Args:
-        fragments: two SMILES, each with one ``*``.
-        key: where they stand in a config.
+        fragments: Two SMILES with one ``*`` each.
+        key: The pair's key in a config.
 
     Raises:
-        InputError: one is no molecule, or has not just one attachment point.
+        InputError: A fragment is invalid or does not have exactly one attachment point.
     """
 
     rounds, one_bond = 1, True
@@ -89,53 +89,53 @@ class Pair:
     def __init__(self, fragments: Sequence[str], key: str = "") -> None:
         self.name, self.key = "|".join(fragments), key
         self._decorated = [DecoratedScaffold(smiles, what="fragment") for smiles in fragments]
-        for smiles, one in zip(fragments, self._decorated, strict=True):
-            if one.n_points != 1:
+        for smiles, decorated in zip(fragments, self._decorated, strict=True):
+            if decorated.n_points != 1:
                 raise InputError(
-                    f"fragment {smiles!r} has {one.n_points} attachment points; a fragment that is "
-                    "linked has one *"
+                    f"fragment {smiles!r} has {decorated.n_points} attachment points; a fragment "
+                    "that is linked has one *"
                 )
         self.opened = [Opened(smiles) for smiles in fragments]
-        self._endings = [one.ending() for one in self.opened]
+        self._endings = [opened.ending() for opened in self.opened]
 
     def begin(self, seed: int, n: int) -> Sequence[Way]:
-        """Return up to n spellings of one of the two, at random; `state`: which."""
+        """Return up to n spellings of a random fragment; `state` has its index."""
         first = seed % 2
         return [way._replace(state=(first,)) for way in self.opened[first].spellings(seed, n)]
 
     def go_on(self, way: Way, completion: str, seed: int, n: int) -> Sequence[Way]:
-        """Return up to n places, at random, where the other fragment fits.
+        """Return up to n molecules with the other fragment added at a random place.
 
-        Behind an atom of the main chain it ends the molecule, and what stood there is dropped; in a
-        ring or a branch it becomes a branch.
+        After an atom of the main chain the fragment ends the molecule and replaces the rest of the
+        completion; inside a ring or a branch it becomes a branch.
         """
         ending = self._endings[1 - way.state[0]]
         places = Walk(completion).places
         ways: list[Way] = []
         for i in np.random.default_rng(seed).permutation(len(places)):
             place = places[i]
-            given, rest = way.text + completion[: place.stop], completion[place.stop :]
+            prefix, rest = way.text + completion[: place.stop], completion[place.stop :]
             bond = "-" if place.is_aromatic and _is_aromatic(ending) else ""
-            new = bond + ending if place.is_main else f"({bond}{_within(ending, place.rings)})"
-            text = given + new + ("" if place.is_main else rest)
+            new = bond + ending if place.is_main else f"({bond}{_renumbered(ending, place.rings)})"
+            text = prefix + new + ("" if place.is_main else rest)
             mol = parse(text)
             if mol is not None and self._is_linked(mol):
                 compared = None if place.is_main else new
-                ways.append(Way(text, way.state, given, compared, finished=True))
+                ways.append(Way(text, way.state, prefix, compared, finished=True))
             if len(ways) == n:
                 break
         return ways
 
     def problem(self, _way: Way, text: str) -> str | None:
-        """Say so where the text is not both fragments, with one linker between them."""
+        """Return a message unless the text is both fragments with one linker between them."""
         mol = parse(text)
         if mol is None or self._is_linked(mol):
             return None
         return "fixed part: not the two fragments with one linker between them"
 
     def _is_linked(self, mol: Chem.Mol) -> bool:
-        sizes = [one.mol.GetNumAtoms() for one in self.opened]
-        firsts, seconds = (one.bonds(mol) for one in self._decorated)
+        sizes = [opened.mol.GetNumAtoms() for opened in self.opened]
+        firsts, seconds = (decorated.bonds(mol) for decorated in self._decorated)
         for (first,) in firsts:
             for (second,) in seconds:
                 bonds = {mol.GetBondBetweenAtoms(*ends).GetIdx() for ends in (first, second)}
@@ -148,18 +148,18 @@ class Pair:
 
 
 class Lead:
-    """A molecule whose analogues keep the beginning of one of its SMILES, as a model ends it.
+    """A molecule whose analogues keep the beginning of one of its random SMILES.
 
-    With mutants it is one of the SMILES of these as well; of a molecule they are always the same.
+    With mutants, the SMILES may also be one of a fixed set of mutated neighbours.
 
     Args:
-        smiles: of the molecule.
-        key: where it stands in a config.
-        keep: the least and the largest share of the SMILES that is kept, 0 to 1.
-        mutants: so many of its neighbours, or all that are found.
+        smiles: SMILES of the molecule.
+        key: The molecule's key in a config.
+        keep: Least and largest share of the SMILES to keep, 0 to 1.
+        mutants: Number of neighbours; fewer are used if fewer are found.
 
     Raises:
-        InputError: it is no molecule; or mutants are wanted, and mol_ga is not installed.
+        InputError: The SMILES is invalid; or mutants are set and mol_ga is not installed.
     """
 
     rounds, one_bond = 1, False
@@ -172,21 +172,22 @@ class Lead:
         mutants: int = 0,
     ) -> None:
         self.name, self.key, self._keep = smiles, key, keep
-        read = read_molecule(smiles)
-        problem = f": {read.reason}" if read.mol is None else ""
-        if read.mol is not None and any(atom.GetAtomicNum() == 0 for atom in read.mol.GetAtoms()):
-            problem = " has an attachment point; generator: {kind: decorate} takes such"
-        if read.mol is None or problem:
-            raise InputError(f"molecule {smiles!r}{problem}")
-        texts = [read.canonical_smiles or ""]
+        molecule = read_molecule(smiles)
+        if molecule.mol is None:
+            raise InputError(f"molecule {smiles!r}: {molecule.reason}")
+        if any(atom.GetAtomicNum() == 0 for atom in molecule.mol.GetAtoms()):
+            raise InputError(
+                f"molecule {smiles!r} has an attachment point; use generator: {{kind: decorate}}"
+            )
+        texts = [molecule.canonical_smiles or ""]
         if mutants:
-            rng = np.random.default_rng(0)
-            texts += [one.smiles for one in propose(texts, mutants, rng, shares={"neighbour": 1})]
-        self._mols = [read.mol, *map(as_mol, texts[1:])]
+            neighbours = propose(texts, mutants, np.random.default_rng(0), shares={"neighbour": 1})
+            texts += [neighbour.smiles for neighbour in neighbours]
+        self._mols = [molecule.mol, *map(as_mol, texts[1:])]
         self._n_tokens = [len(SMILES_TOKEN.findall(text)) for text in texts]
 
     def begin(self, seed: int, n: int) -> Sequence[Way]:
-        """Return the beginnings of n random spellings, all of so many tokens, at random."""
+        """Return the beginnings of n random spellings, with one random length in tokens."""
         rng = np.random.default_rng(seed)
         share = rng.uniform(*self._keep)
         which = int(rng.integers(len(self._mols))) if len(self._mols) > 1 else 0
@@ -194,17 +195,17 @@ class Lead:
         ways = []
         for _ in range(n):
             order = rng.permutation(mol.GetNumAtoms()).tolist()
-            text, _atoms = _written(mol, order, 0)
+            text, _atoms = _write(mol, order, 0)
             tokens = list(SMILES_TOKEN.finditer(text))
             ways.append(Way(text[: tokens[min(n_kept, len(tokens)) - 1].end()]))
         return ways
 
     def go_on(self, _way: Way, _completion: str, _seed: int, _n: int) -> Sequence[Way]:
-        """There is no second round."""
+        """Return nothing: there is only one round."""
         return []
 
     def problem(self, way: Way, text: str) -> str | None:
-        """Say so where the text does not hold the atoms and bonds of the beginning."""
+        """Return a message unless the text holds the atoms and bonds of the beginning."""
         mol = parse(text)
         if mol is None or mol.HasSubstructMatch(_pattern(Walk(way.text))):
             return None
@@ -215,11 +216,11 @@ class Lead:
 
 
 class Opened:
-    """A molecule whose attachment points are free valences.
+    """A molecule with hydrogens in place of its attachment points.
 
     Args:
-        molecule: a SMILES with ``*`` at its points; or a molecule, with hydrogens there.
-        points: then, the atoms that have them, one with two of them twice.
+        molecule: A SMILES with ``*`` at its points; or a molecule with hydrogens there.
+        points: With a molecule, the atoms that have a point; an atom with two points twice.
     """
 
     def __init__(self, molecule: Chem.Mol | str, points: Sequence[int] = ()) -> None:
@@ -238,19 +239,18 @@ class Opened:
             ),
             (
                 any(bond.GetStereo() != Chem.BondStereo.STEREONONE for bond in bonds),
-                "on a double bond whose configuration is marked, and would be lost; leave it "
-                "unmarked",
+                "on a double bond whose configuration would be lost; leave it unmarked",
             ),
             (
                 any(atom.GetBonds()[0].GetBondType() != Chem.BondType.SINGLE for atom in at),
                 "that is bound by more than a single bond; write the double bond into the part, "
-                "and * behind it",
+                "and * after it",
             ),
         )
         InputError.refuse(
             f"{molecule!r} has an attachment point {problem}"
-            for is_there, problem in problems
-            if is_there
+            for applies, problem in problems
+            if applies
         )
         for atom, end in zip(at, ends, strict=True):
             end.SetIntProp("points", 1 + (end.HasProp("points") and end.GetIntProp("points")))
@@ -263,21 +263,21 @@ class Opened:
                 self.points += [atom.GetIdx()] * atom.GetIntProp("points")
 
     def spellings(self, seed: int, n: int) -> list[Way]:
-        """Write it in up to n ways at random, so that one of its points, at random, is open last.
+        """Return up to n random SMILES that end at one random point.
 
         RDKit writes the neighbours of an atom in the order of their numbers, those in its rings
-        last. So atoms are numbered from the farthest one to that point, with some noise, and near
-        ones are more likely to be written first: from across a ring the point cannot be last.
+        last. So atoms are numbered by falling distance from the point, with some noise. The first
+        atom is likely to be near the point, because from across a ring the point cannot be last.
         """
         rng = np.random.default_rng(seed)
-        left = list(self.points)
-        at = left.pop(int(rng.integers(len(left))))
+        remaining = list(self.points)
+        at = remaining.pop(int(rng.integers(len(remaining))))
         try:
             mol, point = self._with_star(at)
-        except MoleculeError:  # no valence is left there
+        except MoleculeError:  # the atom has no free valence
             return []
         far_N = Chem.GetDistanceMatrix(mol)[at]
-        found: dict[str, Way] = {}
+        ways: dict[str, Way] = {}
         for _ in range(TRIES * n):
             key_N = 1.5 * rng.random(point + 1) - far_N
             key_N[point] = np.inf
@@ -286,54 +286,54 @@ class Opened:
             if point > 1:
                 nearness_N[at] = -np.inf
             first = int(np.argmax(nearness_N))
-            text, atoms = _written(mol, order, order.index(first))
+            text, atoms = _write(mol, order, order.index(first))
             if text.endswith("*"):
-                found[text] = Way(text[:-1], tuple(sorted(map(atoms.index, left))))
-            if len(found) == n:
+                ways[text] = Way(text[:-1], tuple(sorted(map(atoms.index, remaining))))
+            if len(ways) == n:
                 break
-        return list(found.values())
+        return list(ways.values())
 
     def ending(self) -> str:
-        """Write it as RDKit does, from its first point on."""
+        """Return the SMILES that starts at the first point, without its ``*``."""
         mol, point = self._with_star(self.points[0])
         return Chem.MolToSmiles(mol, rootedAtAtom=point)[1:]
 
     @step("attachment point")
     def _with_star(self, at: int) -> tuple[Chem.Mol, int]:
-        """Turn a hydrogen of an atom into ``*``: the molecule, and the number of that."""
+        """Turn a hydrogen of an atom into ``*``; return the molecule and the index of the ``*``."""
         point = self.mol.GetNumAtoms()
         mol = Chem.AddHs(self.mol, onlyOnAtoms=[at])
         mol.GetAtomWithIdx(point).SetAtomicNum(0)
         return Chem.RemoveHs(mol), point
 
 
-def _written(mol: Chem.Mol, order: list[int], root: int) -> tuple[str, list[int]]:
-    """Write a molecule, its atoms numbered anew, from one of these; and its atoms as written."""
+def _write(mol: Chem.Mol, order: list[int], root: int) -> tuple[str, list[int]]:
+    """Write a molecule with renumbered atoms from a root; return the atoms in written order too."""
     numbered = Chem.RenumberAtoms(mol, order)
     text = Chem.MolToSmiles(numbered, canonical=False, rootedAtAtom=root)
-    written = re.findall(r"\d+", numbered.GetProp("_smilesAtomOutputOrder"))
-    return text, [order[int(i)] for i in written]
+    output_order = re.findall(r"\d+", numbered.GetProp("_smilesAtomOutputOrder"))
+    return text, [order[int(i)] for i in output_order]
 
 
-# ---- reading what is not finished
+# ---- reading incomplete SMILES
 
 
 class Place(NamedTuple):
-    """Where something can be bound to an atom."""
+    """A position in a SMILES where a substituent can be bound to an atom."""
 
-    stop: int  # the position behind it
+    stop: int  # the position after the atom
     is_aromatic: bool
-    is_main: bool  # all branches and rings are closed there
-    rings: frozenset[str]  # the numbers of the rings that are open
+    is_main: bool  # all branches and rings are closed here
+    rings: frozenset[str]  # numbers of the open rings
 
 
 class Walk:
-    """The atoms and bonds of a piece of a SMILES, which begins behind an atom or anew.
+    """The atoms and bonds of a piece of a SMILES, whose beginning or end may be missing.
 
     Attributes:
-        atoms: their tokens.
-        bonds: between them; of a ring, once it is closed.
-        places: behind each atom with its rings, and behind its branches.
+        atoms: Tokens of the atoms.
+        bonds: Pairs of bound atoms; ring bonds once the ring is closed.
+        places: Places after each atom with its ring numbers, and after its branches.
     """
 
     def __init__(self, text: str) -> None:  # noqa: C901 - one case for each kind of token
@@ -355,11 +355,11 @@ class Walk:
                     return
                 last = branches.pop()
             elif kind == "ring":
-                other = rings.pop(token.group(), None)
-                if other is None:
+                opener = rings.pop(token.group(), None)
+                if opener is None:
                     rings[token.group()] = last
-                elif min(other, last) >= 0:
-                    self.bonds.append((other, last))
+                elif min(opener, last) >= 0:
+                    self.bonds.append((opener, last))
             if kind == "ring" and self.places and self.places[-1].stop == token.start():
                 self.places.pop()
             if kind not in ("open", "bond") and last >= 0:
@@ -368,8 +368,8 @@ class Walk:
                 self.places.append(Place(token.end(), aromatic, is_main, frozenset(rings)))
 
 
-def _within(text: str, rings: frozenset[str]) -> str:
-    """Give the rings of a SMILES other numbers than those of rings that are open around it."""
+def _renumbered(text: str, rings: frozenset[str]) -> str:
+    """Renumber the rings of a SMILES so that they differ from the open rings around it."""
     free = [number for number in map(str, range(1, 10)) if number not in rings]
     new = dict(zip(map(str, range(1, 10)), free, strict=False))
     parts = SMILES_TOKEN.finditer(text)
@@ -379,12 +379,12 @@ def _within(text: str, rings: frozenset[str]) -> str:
 
 
 def _is_aromatic(text: str) -> bool:
-    """Whether the first atom of a SMILES is written as an aromatic one."""
+    """Return whether the first atom of a SMILES is aromatic."""
     return text.lstrip("[0123456789")[:1].islower()
 
 
 def _pattern(walk: Walk) -> Chem.Mol:
-    """The elements of a walk and its bonds, of any order."""
+    """Build a query of a walk's elements and bonds, whatever the bond orders."""
     pattern = Chem.RWMol()
     for token in walk.atoms:
         number = Chem.AtomFromSmiles(token).GetAtomicNum()

@@ -1,4 +1,4 @@
-"""Scaffolds of molecules: Bemis-Murcko, generic (no elements, no bonds), and with decorations."""
+"""Scaffolds: Bemis-Murcko, generic (without elements and bond orders), and decorated."""
 
 import re
 from collections.abc import Callable
@@ -17,19 +17,19 @@ _make_generic: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.MakeScaffoldGener
 
 @step("scaffold")
 def murcko_scaffold(molecule: Chem.Mol | str) -> str:
-    """The canonical SMILES of the Bemis-Murcko scaffold: rings, linkers, exocyclic C=X.
+    """Return the canonical SMILES of the Bemis-Murcko scaffold: rings, linkers, exocyclic C=X.
 
-    Bemis and Murcko, J. Med. Chem. 39, 2887 (1996), as RDKit implements it. Stereochemistry
-    plays no part, so enantiomers share one scaffold. Empty for an acyclic molecule.
+    Bemis and Murcko, J. Med. Chem. 39, 2887 (1996), as RDKit implements it. Stereochemistry is
+    dropped, so enantiomers share one scaffold. Empty for an acyclic molecule.
     """
     return Chem.MolToSmiles(_murcko(as_mol(molecule)), isomericSmiles=False)
 
 
 def generic_scaffold(molecule: Chem.Mol | str) -> str | None:
-    """The generic scaffold: every atom a carbon, every bond single, side atoms cut again.
+    """Return the generic scaffold: every atom a carbon, every bond single, side atoms removed.
 
     RDKit's ``MakeScaffoldGeneric`` turns an exocyclic C=O into a methyl group; taking the Murcko
-    scaffold a second time removes it. Empty for an acyclic molecule; None where RDKit makes none
+    scaffold a second time removes it. Empty for an acyclic molecule; None if RDKit cannot make it
     (a ring atom with five or more bonds cannot become a carbon).
     """
     try:
@@ -48,12 +48,12 @@ Bonds = tuple[tuple[int, int], ...]
 
 
 class DecoratedScaffold:
-    """Recognises molecules that are one scaffold, decorated at its attachment points only.
+    """Recognises molecules that are a given scaffold, decorated at its attachment points only.
 
-    The scaffold is a SMILES with ``*`` at its attachment points, in the order in which they stand
-    there, or numbered ``[*:0]``, ``[*:1]``, ... by reinvent-chemistry's convention; isotopes that
-    mark them, as in ``[1*]`` of BRICS, say nothing. With `one_point_an_atom` two of them on one
-    atom are refused. Messages call it `what`.
+    The scaffold is a SMILES with ``*`` at its attachment points, numbered in their order or
+    explicitly as ``[*:0]``, ``[*:1]``, ... (reinvent-chemistry's convention); isotope labels, as in
+    ``[1*]`` of BRICS, are ignored. `one_point_an_atom` refuses two points on one atom. Messages
+    call the scaffold `what`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class DecoratedScaffold:
         points = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
         for atom in points:
             atom.SetIsotope(0)
-        if not any(atom.GetAtomMapNum() for atom in points):  # in the order of the SMILES
+        if not any(atom.GetAtomMapNum() for atom in points):  # number them in SMILES order
             AttachmentPoints().add_attachment_point_numbers(mol, canonicalize=False)
         points.sort(key=Chem.Atom.GetAtomMapNum)
         problem = _problem(points, one_point_an_atom=one_point_an_atom)
@@ -78,18 +78,18 @@ class DecoratedScaffold:
         for atom in plain.GetAtoms():
             atom.SetAtomMapNum(0)
         settings = Chem.AdjustQueryParameters.NoAdjustments()
-        # any atom at a point, no further neighbours anywhere else; RDKit's stubs are wrong
+        # any atom at a point, no further neighbours elsewhere; RDKit's stubs are wrong
         settings.makeDummiesQueries = True  # type: ignore[assignment]
         settings.adjustDegree = True  # type: ignore[assignment]
         settings.adjustDegreeFlags = Chem.ADJUST_IGNOREDUMMIES
         self._query = Chem.AdjustQueryProperties(plain, settings)
 
     def bonds(self, mol: Chem.Mol) -> list[Bonds]:
-        """All ways in which the molecule is the decorated scaffold; none: it is not.
+        """Return every way to read the molecule as the decorated scaffold; empty if there is none.
 
-        Cut at the attachment points, the scaffold and one decoration a point must be left.
+        Cutting the bonds at the attachment points must leave the scaffold and one decoration each.
         """
-        ways: dict[Bonds, None] = {}
+        matches: dict[Bonds, None] = {}
         for match in mol.GetSubstructMatches(self._query, uniquify=False):
             bonds = tuple((match[core], match[point]) for core, point in self._ends)
             cuts = [mol.GetBondBetweenAtoms(*ends).GetIdx() for ends in bonds]
@@ -98,12 +98,12 @@ class DecoratedScaffold:
             decorations = {part for part in parts for _, atom in bonds if atom in part}
             core = frozenset(match[atom] for atom in self._core)
             if core in parts and len(decorations) == self.n_points == len(parts) - 1:
-                ways[bonds] = None
-        return list(ways)
+                matches[bonds] = None
+        return list(matches)
 
 
 def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:
-    """What is wrong with the attachment points of a scaffold; empty: nothing."""
+    """Return what is wrong with the attachment points of a scaffold, or an empty string."""
     numbers = [atom.GetAtomMapNum() for atom in points]
     if not points:
         return "has no attachment point; write * where one is, as in *c1ccccc1"
@@ -113,13 +113,13 @@ def _problem(points: list[Chem.Atom], *, one_point_an_atom: bool) -> str:
         return "has an attachment point that is not at the end of one bond"
     ends = [atom.GetNeighbors()[0] for atom in points]
     if any(atom.GetAtomicNum() == 0 for atom in ends):
-        return "has two attachment points bound to one another"
+        return "has two attachment points bound to each other"
     if one_point_an_atom and len({atom.GetIdx() for atom in ends}) != len(points):
-        return "has an atom with two attachment points; reaction filters take one an atom"
+        return "has an atom with two attachment points; reaction filters allow one per atom"
     return ""
 
 
-# ---- the structure of very many molecules
+# ---- scaffolds and fingerprints of large sets
 
 
 RADIUS = 2
@@ -131,7 +131,7 @@ _BOND = re.compile(r"[-=#:/\\]")
 
 
 class Structure(NamedTuple):
-    """Bemis-Murcko scaffold (empty: acyclic), generic scaffold (None: none), Morgan fingerprint."""
+    """Murcko scaffold (empty: acyclic), generic scaffold (None: impossible), Morgan fingerprint."""
 
     scaffold: str
     generic: str | None
@@ -139,10 +139,10 @@ class Structure(NamedTuple):
 
 
 class StructureReader:
-    """Reads molecules one after the other.
+    """Computes the structures of molecules, one after the other.
 
-    The generic scaffold is a function of the scaffold, so every scaffold's is kept; and scaffolds
-    that differ in elements and bonds alone, about one in four that are new, have the same.
+    The generic scaffold depends only on the scaffold, so it is cached by scaffold, and by the
+    scaffold's skeleton: about one new scaffold in four differs only in elements and bond orders.
     """
 
     def __init__(self) -> None:
@@ -151,9 +151,12 @@ class StructureReader:
     def __call__(
         self, smiles: str, scaffold: str | None = None, *, is_canonical: bool = False
     ) -> Structure | None:
-        """Read a molecule, whose scaffold may be given; None where RDKit refuses it, or a step.
+        """Return the structure of a molecule; None if RDKit refuses it or cannot compute it.
 
-        Canonical: this RDKit wrote the SMILES, which with its scaffold is read in less time.
+        Args:
+            smiles: The molecule.
+            scaffold: Its Murcko scaffold, if known.
+            is_canonical: The installed RDKit wrote the SMILES, which then takes less time to read.
         """
         mol = sketch(smiles) if is_canonical and scaffold is not None else None
         mol = mol or parse(smiles)
@@ -167,7 +170,7 @@ class StructureReader:
                 if drawn is None:
                     self._generic[scaffold] = generic_scaffold(parse(smiles) or mol)
                 elif drawn not in self._generic:
-                    carbons = parse(drawn)  # None where an atom cannot be one
+                    carbons = parse(drawn)  # None if an atom has too many bonds for a carbon
                     self._generic[drawn] = None if carbons is None else murcko_scaffold(carbons)
                 if drawn is not None:
                     self._generic[scaffold] = self._generic[drawn]
@@ -178,11 +181,11 @@ class StructureReader:
 
 
 def skeleton(scaffold: str) -> str | None:
-    """A scaffold with carbons and single bonds alone, atoms in the same order.
+    """Rewrite a scaffold with carbons and single bonds only, atoms in the same order.
 
-    That is what `generic_scaffold` makes of it before it cuts side atoms a second time; not its
-    canonical SMILES. None for a scaffold with charges, dative bonds, explicit hydrogens or whatever
-    else is not a plain atom or a plain bond: left to RDKit.
+    The result is what `generic_scaffold` has before it removes side atoms a second time, not a
+    canonical SMILES. None for a scaffold with anything but plain atoms and bonds (charges, dative
+    bonds, explicit hydrogens), which is left to RDKit.
     """
     if not _PLAIN.fullmatch(scaffold):
         return None

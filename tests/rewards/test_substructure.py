@@ -283,7 +283,7 @@ def test_patterns_reactions_and_references_are_read_once(kind, parameters, monke
         ("c1", "scaffold 'c1' is not a molecule: not parsable"),
         ("CC", "scaffold 'CC' has no attachment point"),
         ("C*C*", r"'C\*C\*' has an attachment point that is not at the end of one bond"),
-        ("**", "has two attachment points bound to one another"),
+        ("**", "has two attachment points bound to each other"),
         ("[*:1]CC[*:3]", r"has attachment points numbered \[1, 3\]; number them 0, 1"),
     ],
 )
