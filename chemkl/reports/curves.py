@@ -16,8 +16,8 @@ from chemkl.reports import figures, view
 from chemkl.reports.comparison import set_name
 from chemkl.reports.figures import INK, MAX_POINTS, SOFT, STYLE, Panel, colour, dash
 from chemkl.reports.view import Methods, RunView
-from chemkl.results.collapse import watched
 from chemkl.results.inspection import first_scorings
+from chemkl.results.outcome import collapse_config
 
 DRAWN_RANKS = 120
 """Ranks are drawn at so many places at most, evenly spread on the logarithmic axis."""
@@ -162,7 +162,7 @@ def yield_panels(runs: Sequence[RunView], methods: Methods, threshold: float) ->
 
 def collapse_panels(runs: Sequence[RunView], methods: Methods) -> list[Panel]:
     """How many different molecules and scaffolds the window of each run's alarm holds, and when."""
-    settings = [watched(run.manifest) for run in runs]
+    settings = [collapse_config(run.manifest) for run in runs]
     window = span(setting.window for setting in settings)
     distinct = {1 - s.duplicate_rate for s in settings if s.duplicate_rate is not None}
     share = {s.top_share for s in settings if s.top_share is not None}

@@ -24,8 +24,8 @@ from chemkl.reports.molecules import family_blocks, render_top_table, scaffold_b
 from chemkl.reports.space_map import space_panels
 from chemkl.reports.summary import describe
 from chemkl.reports.view import Methods, PageOptions, RunView, template
-from chemkl.results.collapse import watched
 from chemkl.results.inspection import valid_rows
+from chemkl.results.outcome import collapse_config
 from chemkl.results.provenance import ABSENT, differences
 
 Section = dict[str, Any]
@@ -226,7 +226,7 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
 
 def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
     """Why a section has nothing to show; empty where it has."""
-    windows = [watched(run.manifest).window for run in runs]
+    windows = [collapse_config(run.manifest).window for run in runs]
     has_window = any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True))
     no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
     no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."

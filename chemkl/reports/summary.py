@@ -9,9 +9,8 @@ from chemkl.config.posttrain import CollapseConfig
 from chemkl.display import counted, listed, percent, short, span
 from chemkl.reports.comparison import Row, number
 from chemkl.reports.view import RunView
-from chemkl.results.collapse import Spread, Watch, watched
 from chemkl.results.inspection import first_scorings
-from chemkl.results.outcome import idle_at_the_end
+from chemkl.results.outcome import Spread, Watch, collapse_config, idle_reason
 
 MIN_SEEDS = 5
 """With fewer shared seeds no verdict is given on a difference."""
@@ -68,7 +67,7 @@ def gather(run: RunView, threshold: float) -> Facts:
     ranked = scored.dropna(subset="reward").sort_values("reward", ascending=False, kind="stable")
     top = ranked.head(1)
     best = zip(top["canonical_smiles"], top["reward"], top["call"], strict=True)
-    watch = Watch(watched(run.manifest))
+    watch = Watch(collapse_config(run.manifest))
     watch.add(run.trace)
     return Facts(
         name=run.name,
@@ -80,7 +79,7 @@ def gather(run: RunView, threshold: float) -> Facts:
         ob100=int(hits["call"].iloc[99]) if len(hits) >= 100 else None,
         best=next(best, None),
         watch=watch,
-        idle=idle_at_the_end(run.trace, run.manifest.get("config", {})),
+        idle=idle_reason(run.trace, run.manifest.get("config", {})),
     )
 
 

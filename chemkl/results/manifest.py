@@ -1,11 +1,15 @@
-"""The manifest of an output folder: what made it, from what, with which settings, how it ended."""
+"""The record of an output folder: `manifest.json` says what made it, `log.jsonl` what happened.
+
+The manifest holds the stage, settings, inputs and versions, and how the stage ended. The log is
+only appended to, one event a line.
+"""
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,7 +24,6 @@ from chemkl.config.base import utf8
 from chemkl.config.paths import is_copied
 from chemkl.processes import deferred, handled
 from chemkl.results.atomic import claim, finite, is_further_rank, storage_error, write_json
-from chemkl.results.log import LOG, RunLog
 from chemkl.results.provenance import (
     InputFile,
     UsedPrecision,
@@ -36,24 +39,64 @@ from chemkl.results.seal import check_json, is_whole, note_of
 from chemkl.results.trace import DRAFTS, ORPHANS, READY
 
 FILE_NAME = "manifest.json"
+LOG = "log.jsonl"
 LAST_CHECKPOINT = "checkpoints/last.ckpt"
 INPUTS = "inputs"
-"""The folder of copies that a run keeps of its inputs, see `InputFile.kept`."""
-_OF_THE_ATTEMPT = ("prompts.json", "answers.parquet")
-"""What a run writes before its first result, and another attempt may not write again."""
+"""The folder of a run with copies of its inputs, see `InputFile.kept`."""
+_BEFORE_RESULTS = ("prompts.json", "answers.parquet")
+"""Files that a run writes before its first result; a new attempt must not find them."""
 _NOT_OUTPUT = (FILE_NAME, LOG, "logs/*", "*.yaml", "*.yml", "*.py", "*.txt", "*.log")
-"""What lies in an output folder beside the output: logs, and what users keep there."""
+"""Files in an output folder that are not output: logs, and what users put there."""
 
 Status = Literal["running", "complete", "failed", "interrupted"]
 _EVENTS = {"complete": "end", "failed": "failure", "interrupted": "signal"}
 
 
-class Manifest(BaseModel):
-    """What `manifest.json` holds.
+class RunLog:
+    """Appends events to `log.jsonl`, in the one process that writes.
 
-    Used as a context manager it records how the stage ended: an exception is `failed`, a keyboard
-    interrupt, an exit or a signal is `interrupted`, and leaving without `finish` is `complete`.
-    Signals that would kill the process are handled in the meantime (see `chemkl.processes`).
+    README.md in this folder lists the events.
+    """
+
+    def __init__(self, folder: Path, *, writes: bool = True) -> None:
+        self._path = folder / LOG
+        self._writes = writes
+        self.where: Callable[[], Mapping[str, Any]] = dict
+        """Returns the progress of the run, for every line: steps, calls, samples."""
+
+    def add(self, event: str, **about: Any) -> None:
+        """Append an event on a line of its own, even after a torn line.
+
+        A write that the disk refuses is dropped: the run itself reports the disk.
+        """
+        if not self._writes:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = finite({"time": now, "event": event, **self.where(), **about})
+        line = json.dumps(content, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        with suppress(OSError), self._path.open("a+b", buffering=0) as file:
+            if file.seek(0, 2):
+                file.seek(-1, 2)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
+
+
+def read_log(folder: str | Path) -> list[dict[str, Any]]:
+    """Read the events of a run in order, without torn lines; none if there is no readable log."""
+    events = []
+    with suppress(OSError):
+        for line in (Path(folder) / LOG).read_bytes().splitlines():
+            with suppress(ValueError):
+                events.append(json.loads(line))
+    return [event for event in events if isinstance(event, dict) and "event" in event]
+
+
+class Manifest(BaseModel):
+    """The content of `manifest.json`.
+
+    As a context manager it records how the stage ended: an exception is `failed`; a keyboard
+    interrupt, an exit or a signal is `interrupted`; leaving without `finish` is `complete`.
+    Within it, signals that would kill the process are handled (see `chemkl.processes`).
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
@@ -70,19 +113,19 @@ class Manifest(BaseModel):
     config_hash: str
     config: dict[str, Any]
     beside: dict[str, Any] = {}
-    """What is no part of the identity and by which the run is read: ``collapse``, its settings;
-    ``weights``: a language model learns by those of its corpus."""
+    """Settings that readers of the run need and that are not part of its identity: ``collapse``,
+    those of the collapse alarm; ``weights``: a language model learns with those of its corpus."""
     inputs: dict[str, InputFile] = {}
     versions: dict[str, str] = {}
     precision: UsedPrecision | None = None
     results: dict[str, Any] = {}
     outputs: list[str] = []
-    """What the folder held when the stage was complete; a path that leads out of it is absolute."""
+    """The files in the folder when the stage was complete; a path outside it is absolute."""
     extended: list[dict[str, Any]] = []
-    """How the run stood when it was given other limits, the oldest first: the limits that it had,
-    its config_hash, and when it had finished, by what it had ended, and with which results."""
+    """The state of the run each time its limits were changed, oldest first: the earlier limits,
+    config_hash, finished, ended_by and results."""
     sha256: str = Field("", exclude=True)
-    """The file's own checksum, see `chemkl.results.seal`; files of earlier versions have none."""
+    """The checksum of the file, see `chemkl.results.seal`; files of earlier versions have none."""
 
     _folder: Path = PrivateAttr()
     _lock: IO[str] | None = PrivateAttr(default=None)
@@ -105,25 +148,27 @@ class Manifest(BaseModel):
     ) -> Self:
         """Claim a folder for a stage and write its manifest with status `running`.
 
-        The same run goes on. An earlier attempt with another config or other inputs that ended
-        before its first result is replaced, and the user is told so. All else is refused.
+        The same run continues. An earlier attempt with another config or other inputs that ended
+        before its first result is replaced, with a line on standard error. Anything else is
+        refused.
 
         Args:
-            out_dir: the output folder; made when missing.
+            out_dir: the output folder; created if missing.
             stage: name of the stage.
             config: the resolved config, as JSON types.
-            seed: the seed of the run, where it has one.
-            inputs: what the stage reads, by role; each file or folder is hashed.
+            seed: the seed of the run, if it has one.
+            inputs: files and folders that the stage reads, by role; each one is hashed.
             rank: of this process in its distributed run, which shares the folder; see `claim`.
-            limits: settings that only say when the run ends: it goes on where they are others.
-            precision: of a training run; the one that it began with.
+            limits: settings that only say when the run ends: a run continues with other ones.
+            precision: the precision with which a training run started.
 
         Returns:
             The manifest; `was_resumed` says whether the folder held the same run before.
 
         Raises:
             InputError: the folder cannot be written, another process is running in it, it holds
-                the output of another stage or config, or an input has changed since it was begun.
+                the output of another stage or config, or an input has changed since the run
+                started.
         """
         folder, plain, now = Path(out_dir), identity(config), _now()
         lock = claim(folder, rank=rank)
@@ -133,7 +178,8 @@ class Manifest(BaseModel):
             earlier = cls.load(folder)
             before = {} if earlier is None else earlier.inputs
             files = {
-                role: _as_now(Path(path), before.get(role)) for role, path in (inputs or {}).items()
+                role: _current(Path(path), before.get(role))
+                for role, path in (inputs or {}).items()
             }
             occasion = f"{config_hash(plain)} {utf8(folder.resolve())} {now} {os.getpid()}"
             manifest = cls(
@@ -159,18 +205,22 @@ class Manifest(BaseModel):
         return manifest
 
     def _follow(self, earlier: Self, limits: Collection[str]) -> None:
-        """Go on with the earlier run of the folder, or begin anew if it left none; else refuse."""
+        """Continue the earlier run of the folder, or replace it if it left no results.
+
+        Raises:
+            InputError: it is another run, and has results.
+        """
         free = dict.fromkeys(limits, "")
         try:
             same = earlier.check_same(self.stage, self.config, free, self.inputs)
         except InputError:
-            if not earlier.gives_way_to(self.stage, locked=self._lock is not None):
+            if not earlier.can_be_replaced_by(self.stage, locked=self._lock is not None):
                 raise
-            for name in _OF_THE_ATTEMPT:  # it would pass for the next one's
+            for name in _BEFORE_RESULTS:  # the new attempt would take them for its own
                 (self._folder / name).unlink(missing_ok=True)
             sys.stderr.write(
-                f"{self._folder}: the earlier attempt ({earlier.status}) left no results and was "
-                "another one; begins anew\n"
+                f"{self._folder}: the earlier attempt ({earlier.status}) left no results and had "
+                "other settings or inputs; starting again\n"
             )
             return
         self.resumed, self.extended = [*earlier.resumed, self.started], earlier.extended
@@ -178,31 +228,30 @@ class Manifest(BaseModel):
         if same:
             self.config_hash, self.results = earlier.config_hash, earlier.results
         else:
-            of_end = {"config_hash", "finished", "ended_by", "results"}
-            had = {key: earlier.config.get(key) for key in limits}
-            self.extended += [had | earlier.model_dump(include=of_end)]
+            state = earlier.model_dump(include={"config_hash", "finished", "ended_by", "results"})
+            self.extended += [{key: earlier.config.get(key) for key in limits} | state]
 
     @classmethod
     def load(cls, out_dir: str | Path) -> Self | None:
-        """Read the manifest of a folder; None where there is none.
+        """Read the manifest of a folder; None if it has none.
 
         Raises:
-            InputError: the file is not a manifest, or damaged.
+            InputError: the file is not a manifest, or is damaged.
         """
         path = Path(out_dir) / FILE_NAME
         if not path.is_file() and not path.is_dir():
             return None
-        restore = "Restore it from a copy, or move the folder away and begin anew" + (
+        restore = "Restore it from a copy, or move the folder away and start again" + (
             "; chemkl show reads the trace without it." if (path.parent / "trace").exists() else "."
         )
-        check_json(path, f"{restore} If you have edited it on purpose, take its line sha256 out.")
+        check_json(path, f"{restore} If you edited it on purpose, delete its line sha256.")
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except (IsADirectoryError, ValidationError) as error:
-            problem = "a folder, where a manifest belongs"
-            fix = "Choose another output folder, or move this away."
+            problem = "a folder; expected a manifest"
+            fix = "Choose another output folder, or move this one away."
             if isinstance(error, ValidationError) and error.errors()[0]["type"] == "json_invalid":
-                problem, fix = "damaged, or no manifest: it is not whole JSON", restore
+                problem, fix = "damaged, or not a manifest: it is not valid JSON", restore
             elif isinstance(error, ValidationError):
                 problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
                 why = "; ".join(problem.removeprefix(": ") for problem in problems)
@@ -219,12 +268,22 @@ class Manifest(BaseModel):
         limits: Mapping[str, str] = MappingProxyType({}),
         inputs: Mapping[str, InputFile] = MappingProxyType({}),
     ) -> bool:
-        """Refuse to go on with this run in another stage, with another config or other inputs.
+        """Refuse to continue this run in another stage, with another config or other inputs.
 
-        Limits say when a run ends, and why it cannot go on with others; empty: it can. Returns
-        whether the config is the same, its limits included.
+        Args:
+            stage: name of the new stage.
+            config: the new config.
+            limits: by key of a setting that says when the run ends, why the run cannot continue
+                with another value; empty if it can.
+            inputs: the inputs as they are now.
+
+        Returns:
+            Whether the config is the same, including its limits.
+
+        Raises:
+            InputError: the run cannot be continued; the message lists all differences.
         """
-        differing = differences({"there": identity(self.config), "here": identity(config)})
+        differing = differences({"old": identity(self.config), "new": identity(config)})
         problem = ""
         if self.stage != stage:
             problem = (
@@ -232,7 +291,7 @@ class Manifest(BaseModel):
             )
         elif any(limits.get(key) != "" for key in differing):
             lines = [
-                f"  {key}: {as_json(values['there'])} in the folder, {as_json(values['here'])} in "
+                f"  {key}: {as_json(values['old'])} in the folder, {as_json(values['new'])} in "
                 f"the new config{limits.get(key, '')}"
                 for key, values in sorted(differing.items())
             ]
@@ -243,14 +302,14 @@ class Manifest(BaseModel):
         problems += self._changes(inputs)
         if problems:
             fix = (
-                "Fix: to go on with that run, give its settings and inputs; for another one choose "
-                "another folder with --out, or begin anew with --fresh."
+                "Fix: to continue that run, use its settings and inputs; to start another one, "
+                "choose another folder with --out, or move the old run aside with --fresh."
             )
             raise InputError("\n".join([*problems, fix]))
         return not differing
 
     def _changes(self, inputs: Mapping[str, InputFile]) -> list[str]:
-        """What inputs hold now that was something else when the run began, in sentences."""
+        """Describe the inputs whose content has changed since the run started."""
         return [
             f"{now.path}: has changed since {self._folder} was begun (sha256 {now.sha256[:12]}..., "
             f"then {self.inputs[role].sha256[:12]}...)"
@@ -259,38 +318,37 @@ class Manifest(BaseModel):
         ]
 
     def has_changed_inputs(self) -> bool:
-        """Whether an input that is still where it was holds something else by now."""
-        return bool(self._changes(self._inputs_now()))
+        """Whether the content of an input that is still in its place has changed."""
+        return bool(self._changes(self._current_inputs()))
 
-    def _inputs_now(self) -> dict[str, InputFile]:
-        """The inputs that are still where they were, as they are now."""
+    def _current_inputs(self) -> dict[str, InputFile]:
+        """Hash the inputs that are still in their places."""
         places = ((role, file.place) for role, file in self.inputs.items())
         return {role: InputFile.of(p) for role, p in places if p.exists() or is_copied(p)}
 
-    def gives_way_to(self, stage: str, *, locked: bool = True) -> bool:
-        """Whether this attempt ended before its first result, so that another may begin in place.
+    def can_be_replaced_by(self, stage: str, *, locked: bool = True) -> bool:
+        """Whether this attempt ended before its first result, so that another may replace it.
 
-        Whether one with a status of `running` has ended, only the lock can tell (see `claim`): it
-        may be left of a kill. It gives way to another stage only where it is known to have failed.
-        A file of an unknown kind counts as a result. Hidden files do not, but for the rows of a
-        trace: those that a resumed run set aside, and those of a swap that a kill cut off.
+        A `running` status may be left from a kill; only the lock can tell (see `claim`). Another
+        stage may replace only an attempt that failed. A file of an unknown kind counts as a
+        result. A hidden file does not, except rows of a trace: those that a resumed run set aside,
+        and those of a swap that a kill interrupted.
         """
         over = self.status == "interrupted" or (self.status == "running" and locked)
         if self.status != "failed" and not (over and self.stage == stage):
             return False
         rows = [*(self._folder / ORPHANS).rglob("*"), *(self._folder / DRAFTS / READY).rglob("*")]
         names = (n for n in _output_in(self._folder) if not n.startswith(f"{INPUTS}/"))
-        others = {*names} - {*_OF_THE_ATTEMPT}
-        return not others and not any(path.is_file() for path in rows)
+        return not {*names} - {*_BEFORE_RESULTS} and not any(path.is_file() for path in rows)
 
     @property
     def folder(self) -> Path:
-        """Where it lies."""
+        """The output folder."""
         return self._folder
 
     @property
-    def kept(self) -> dict[Path, Path]:
-        """The copies of inputs that are gone, by where these were."""
+    def input_copies(self) -> dict[Path, Path]:
+        """The copies of inputs that no longer exist, by the inputs' paths."""
         copies = ((f.place, self._folder / f.kept) for f in self.inputs.values() if f.kept)
         return {place: copy for place, copy in copies if copy.is_file() and not place.exists()}
 
@@ -301,7 +359,7 @@ class Manifest(BaseModel):
 
     @property
     def was_resumed(self) -> bool:
-        """Whether the folder already held this run when it was last started."""
+        """Whether the folder already held this run when the stage started."""
         return bool(self.resumed)
 
     @property
@@ -315,21 +373,21 @@ class Manifest(BaseModel):
         config: Mapping[str, Any],
         limits: Mapping[str, str] = MappingProxyType({}),
     ) -> bool:
-        """Whether this is the finished output of exactly that stage, config and input.
+        """Whether this is the finished output of this stage with this config and these inputs.
 
         Raises:
-            InputError: it is another one's, or an input has changed since.
+            InputError: it belongs to another stage or config, or an input has changed.
         """
         return self.status == "complete" and self.check_same(
-            stage, config, limits, self._inputs_now()
+            stage, config, limits, self._current_inputs()
         )
 
-    def goes_on_with(self, config: Mapping[str, Any]) -> bool:
-        """Whether a start with this config goes on with this run, unless it is refused."""
-        return identity(self.config) == identity(config) or not self.gives_way_to(self.stage)
+    def continues_with(self, config: Mapping[str, Any]) -> bool:
+        """Whether a start with this config continues this run or is refused."""
+        return identity(self.config) == identity(config) or not self.can_be_replaced_by(self.stage)
 
     def lost_outputs(self) -> dict[str, str]:
-        """What a complete stage wrote and is there no more as it was: why, by name."""
+        """Files that a complete stage wrote and that are now "missing" or "damaged", by name."""
         lost = {}
         for name in self.outputs:
             path = self._folder / name
@@ -349,7 +407,11 @@ class Manifest(BaseModel):
     ) -> None:
         """Record how the stage ended, add its results, and write the file.
 
-        `beside` are files that it wrote outside its folder.
+        Args:
+            status: how it ended.
+            ended_by: what ended it.
+            results: added to those of earlier calls.
+            beside: files that the stage wrote outside its folder.
         """
         self.status = status
         self.ended_by = ended_by
@@ -373,13 +435,13 @@ class Manifest(BaseModel):
         self._saved = True
 
     def _gone(self) -> str:
-        """What to tell where the folder was taken away since the start; else empty."""
+        """The message if the folder was removed since the start; else empty."""
         path = self._folder / FILE_NAME
         if path.is_file() or not self._saved:
             return ""
         return (
-            f"{path}: cannot be written: the folder {self._folder} was removed or moved away in "
-            "the middle of the run."
+            f"{path}: cannot be written: the folder {self._folder} was removed or moved away "
+            "during the run."
         )
 
     def __enter__(self) -> Self:
@@ -387,34 +449,34 @@ class Manifest(BaseModel):
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        of_disk = self._of_disk(error)
-        ended: BaseException | None = of_disk or error
-        if isinstance(ended, SystemExit) and isinstance(ended.__context__, KeyboardInterrupt):
-            ended = KeyboardInterrupt()  # what Lightning's trainer makes of Ctrl-C
+        disk_error = self._disk_error(error)
+        reason: BaseException | None = disk_error or error
+        if isinstance(reason, SystemExit) and isinstance(reason.__context__, KeyboardInterrupt):
+            reason = KeyboardInterrupt()  # Lightning's trainer turns Ctrl-C into an exit
         try:
             with deferred():
-                if ended is not None:
-                    name, why = type(ended).__name__, f": {ended}" if str(ended) else ""
-                    is_failure = isinstance(ended, Exception)
+                if reason is not None:
+                    name, why = type(reason).__name__, f": {reason}" if str(reason) else ""
+                    is_failure = isinstance(reason, Exception)
                     self.finish("failed" if is_failure else "interrupted", ended_by=name + why)
                 elif self.status == "running":
                     self.finish()
-        except StorageError as unwritten:
-            of_disk = of_disk or self._of_disk(unwritten)
-        finally:  # the last write is behind: only now may another start have the folder
+        except StorageError as write_error:
+            disk_error = disk_error or self._disk_error(write_error)
+        finally:  # only after the last write may another process claim the folder
             if self._lock is not None:
                 self._lock.close()
             self._lock = None
             self._scope.close()
-        if of_disk is not None:
-            raise of_disk from error
+        if disk_error is not None:
+            raise disk_error from error
 
-    def _of_disk(self, error: BaseException | None) -> StorageError | None:
-        """What to tell where it is the disk that ended the run; None: it is something else."""
+    def _disk_error(self, error: BaseException | None) -> StorageError | None:
+        """The error to report if the disk ended the run; None for any other reason."""
         if not isinstance(error, Exception):
             return None
-        told = error if isinstance(error, StorageError) else storage_error(error, self._folder)
-        message = self._gone() or ("" if told is None else str(told))
+        cause = error if isinstance(error, StorageError) else storage_error(error, self._folder)
+        message = self._gone() or ("" if cause is None else str(cause))
         if not message and isinstance(error, OSError) and error.filename:
             place = Path(os.fsdecode(error.filename2 or error.filename))
             if place.absolute().is_relative_to(self._folder.absolute()):
@@ -423,22 +485,22 @@ class Manifest(BaseModel):
             return None
         checkpoint = self._folder / LAST_CHECKPOINT
         safe = (
-            f"No file in {self._folder} is half-written. Once it can be written, give the same "
-            "command again."
+            f"No file in {self._folder} is half-written. Once the disk can be written again, run "
+            "the same command again."
         )
         if not (self._folder / FILE_NAME).is_file():
             safe = f"Nothing of the run is left in {self._folder}."
         elif checkpoint.is_file():
             safe = (
-                f"Safe in {self._folder} is all up to the checkpoint of "
-                f"{note_of(checkpoint) or 'the last one'}. Once it can be written, the same "
-                "command goes on from there."
+                f"Everything up to the checkpoint of {note_of(checkpoint) or 'the last step'} is "
+                f"safe in {self._folder}. Once the disk can be written again, the same command "
+                "continues from there."
             )
         return StorageError(f"{message} {safe}")
 
 
-def _as_now(path: Path, before: InputFile | None) -> InputFile:
-    """An input as it is; where a copy of it is kept, with that, and as it was if it is gone."""
+def _current(path: Path, before: InputFile | None) -> InputFile:
+    """Hash an input; keep the earlier record of one with a copy if it is gone or unchanged."""
     if before is None or before.kept is None or before.place != path:
         return InputFile.of(path)
     now = InputFile.of(path) if path.exists() else before
@@ -446,7 +508,7 @@ def _as_now(path: Path, before: InputFile | None) -> InputFile:
 
 
 def _written_by(path: Path) -> str:
-    """Which version wrote a manifest, whatever else is in it."""
+    """Describe the version that wrote a manifest, if the file says so."""
     try:
         version = json.loads(path.read_bytes())["versions"]["chemkl"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
@@ -455,10 +517,10 @@ def _written_by(path: Path) -> str:
 
 
 def _output_in(folder: Path) -> list[str]:
-    """The files that stages wrote, as relative names; neither hidden ones nor the user's."""
+    """List the files that stages wrote, as relative names; no hidden ones, none of the user's."""
     names = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     visible = (name for name in names if "/." not in f"/{name}")
-    return sorted(n for n in visible if not any(fnmatch(n, other) for other in _NOT_OUTPUT))
+    return sorted(n for n in visible if not any(fnmatch(n, pattern) for pattern in _NOT_OUTPUT))
 
 
 def _now() -> str:

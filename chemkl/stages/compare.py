@@ -17,7 +17,7 @@ from chemkl.reports import comparison as comparison_text
 from chemkl.reports.curves import draw_forest
 from chemkl.reports.figures import write_figure
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
-from chemkl.results.outcome import read_never_acted
+from chemkl.results.outcome import read_idle_reason
 from chemkl.results.trace import read_part, read_part_schema
 from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.registry import STAGES, View
@@ -47,7 +47,7 @@ def work(config: CompareConfig, start: Start) -> None:
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
         values = comparison.value_rows(evaluated, budget, config)
         rows = comparison.compare_rows(values, pairs, config)
-        told = {run: read_never_acted(folder) for run, folder in used.items()}
+        told = {run: read_idle_reason(folder) for run, folder in used.items()}
         idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
         apart = [*comparison.what_differs(methods, config.baseline), *idle, *left_out]
         remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)

@@ -151,7 +151,7 @@ def is_complete(folder: Path) -> bool:
 def state_of(plan: Planned, to_run: Iterable[str] = ()) -> State:
     """What a job's folder holds; `to_run` names the jobs that will have run again by then."""
     manifest = Manifest.load(plan.folder)
-    if manifest is None or manifest.gives_way_to(plan.stage.name):
+    if manifest is None or manifest.can_be_replaced_by(plan.stage.name):
         return "new"
     if manifest.has_changed_inputs() or _reads_others(plan, manifest):
         return "again"

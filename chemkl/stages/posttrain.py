@@ -37,10 +37,9 @@ from chemkl.policies import (
     read_header,
     save_policy,
 )
-from chemkl.results.collapse import IN_TEXT
 from chemkl.results.inspection import sampled_rows
 from chemkl.results.manifest import Manifest
-from chemkl.results.outcome import read_outcome
+from chemkl.results.outcome import TEXT_COLUMNS, read_outcome
 from chemkl.results.provenance import installed_versions
 from chemkl.results.seal import check_seal
 from chemkl.results.trace import TraceWriter, list_parts, read_orphans, read_part, read_trace
@@ -525,7 +524,7 @@ class _Texts:
             models = self.policy, self._reference
             callbacks.append(AnswerTracker(self.out, *models, config.tracked, config.track.every))
         if config.callbacks.terminate is not None:
-            of_text = () if config.reward.kind == "smiles" else IN_TEXT
+            of_text = () if config.reward.kind == "smiles" else TEXT_COLUMNS
             callbacks.append(Termination(config.callbacks.terminate, of_text))
         return callbacks
 

@@ -28,8 +28,7 @@ from chemkl.llm.models import save_weights
 from chemkl.llm.pretrain import NO_PROMPT, Conditions, TaggedDataset, build_tagged
 from chemkl.policies import Policy, build_policy, load_policy, read_header, save_policy, with_tokens
 from chemkl.results.atomic import is_further_rank
-from chemkl.results.log import RunLog
-from chemkl.results.manifest import Manifest
+from chemkl.results.manifest import Manifest, RunLog
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
 from chemkl.stages.runner import Start, kept_models

@@ -23,8 +23,8 @@ from chemkl.evaluation.samples import Samples, read_samples
 from chemkl.reports.page import Table, render_page
 from chemkl.reports.view import COLUMNS, PageOptions, RunView
 from chemkl.results import Manifest, find_trace, read_trace, trace_components, write_bytes
-from chemkl.results.collapse import watched
 from chemkl.results.columns import RAW_PREFIX
+from chemkl.results.outcome import collapse_config
 from chemkl.results.trace import read_part
 from chemkl.stages.evaluate import mixed, require_traces, run_names, trace_inputs
 from chemkl.stages.registry import STAGES
@@ -130,7 +130,7 @@ def _view(
         molecules = [m for m in samples.molecules if m.smiles in early]
         first = Samples(samples.name, len(valid), valid, molecules, given=samples.given)
     # the last valid samples at points along the run, the first one when the window is full
-    n, width = len(samples.valid), watched(plain).window
+    n, width = len(samples.valid), collapse_config(plain).window
     ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
     return RunView(
         name=name,

@@ -120,7 +120,7 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
 def kept_models(out: Path) -> dict[Path, Path]:
     """The copies of models that the run in a folder keeps and that are gone, by where they were."""
     manifest = Manifest.load(out)
-    return {} if manifest is None else manifest.kept
+    return {} if manifest is None else manifest.input_copies
 
 
 def check_folder(
@@ -131,7 +131,7 @@ def check_folder(
     `tell` is given a line where a finished run goes on to other limits.
     """
     manifest, plain = Manifest.load(out), config.model_dump(mode="json")
-    if manifest is None or manifest.gives_way_to(stage.name):
+    if manifest is None or manifest.can_be_replaced_by(stage.name):
         return
     if manifest.check_same(stage.name, plain, stage.limits):
         return

@@ -28,7 +28,7 @@ from chemkl.config.reward import RewardConfig
 from chemkl.config.schema import Key, keys_of
 from chemkl.results import Manifest, description_of, inspection, trace_components
 from chemkl.results.columns import RAW_PREFIX, has_prompts
-from chemkl.results.log import read_log
+from chemkl.results.manifest import read_log
 from chemkl.results.outcome import outcome_of
 from chemkl.results.provenance import at_the_end
 from chemkl.results.trace import list_parts, read_part_schema

@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 
 from chemkl.config.llm import LlmPosttrainConfig
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.results.collapse import IN_TEXT, CollapseEvent, Spread, Watch
+from chemkl.results.outcome import TEXT_COLUMNS, CollapseEvent, Spread, Watch
 
 
 class CollapseAlarm(Callback):
@@ -89,7 +89,7 @@ class CollapseAlarm(Callback):
     def describe(self, event: CollapseEvent) -> str:
         """Say in words what happened, and what may be done about it."""
         at, now = f"step {event.step:,}, call {event.call:,}", event.spread
-        over = f"over the last {now.n:,} valid samples ({now.named:,} with {self.watch.outcome})"
+        over = f"over the last {now.n:,} valid samples ({now.labelled:,} with {self.watch.label})"
         if not event.raised:
             return f"{at}: the collapse is over: {self._in_words(now)}, {over}"
         first = self._alarm.at_first
@@ -113,7 +113,7 @@ class CollapseAlarm(Callback):
         return {
             "top_share": spread.top_share,
             "duplicate_rate": spread.duplicate_rate,
-            f"effective_{self.watch.outcome}s": spread.effective_outcomes,
+            f"effective_{self.watch.label}s": spread.effective_labels,
         }
 
     def _in_words(self, spread: Spread, reached: Sequence[str] = ()) -> str:
@@ -135,7 +135,7 @@ def build_alarm(
     watched = callbacks.collapse
     if watched is None:
         return None
-    watch = Watch(watched) if _of_molecules(config) else Watch(watched, *IN_TEXT)
+    watch = Watch(watched) if _of_molecules(config) else Watch(watched, *TEXT_COLUMNS)
     return CollapseAlarm(watch, advice(config), say)
 
 

@@ -15,9 +15,9 @@ from lightning import Callback, Trainer
 from chemkl.config.objective import QuantileSchedule, StaircaseSchedule, TargetSettings
 from chemkl.config.posttrain import CollapseConfig, StageConfig, TerminationConfig
 from chemkl.policies.base import Rollout
-from chemkl.results.collapse import Watch
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX
 from chemkl.results.inspection import new_rows, sampled_rows
+from chemkl.results.outcome import Watch
 from chemkl.rewards import RewardModel
 from chemkl.training.filters import DiversityFilter
 from chemkl.training.ledger import Ledger

@@ -79,7 +79,7 @@ def settle(
     check_precision(asked, trainer)
     device, n_devices = devices_of(trainer)
     manifest = Manifest.load(out_dir)
-    if manifest is None or manifest.precision is None or not manifest.goes_on_with(config):
+    if manifest is None or manifest.precision is None or not manifest.continues_with(config):
         # processes that this one starts share its threads. Setting the number ends MKL's own choice
         # of it too, for good: every start does it, not the probe
         sharing = 1 if is_launched() else n_devices

@@ -38,8 +38,7 @@ from chemkl.policies.checkpoint import check_weights
 from chemkl.processes import StoppedBySignal, deferred, n_cores, pending
 from chemkl.results.atomic import atomic_file, draft_of
 from chemkl.results.inspection import by_final_reward, identity_columns, new_rows
-from chemkl.results.log import RunLog
-from chemkl.results.manifest import LAST_CHECKPOINT
+from chemkl.results.manifest import LAST_CHECKPOINT, RunLog
 from chemkl.results.seal import check_seal
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.ranks import check_launched

@@ -37,7 +37,7 @@ from chemkl.config.evaluate import MetricOptions, MosesReference
 from chemkl.evaluation import Comparisons, evaluate, from_smiles, reference
 from chemkl.evaluation.reference import ChemNet, read_statistics
 from chemkl.evaluation.samples import moses_bits
-from chemkl.results.wheels import MOLSETS, Wheel, fetch_wheel, open_member
+from chemkl.results.external import MOLSETS, Wheel, fetch_wheel, open_member
 
 HERE = Path(__file__).parent
 CACHE = MosesReference(kind="moses_test").cache

@@ -30,8 +30,8 @@ from chemkl.evaluation.text_samples import read_text_file
 from chemkl.files.molecules import MoleculeFile
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace
+from chemkl.results.external import MOLSCORE
 from chemkl.results.inspection import open_run, tables_of
-from chemkl.results.wheels import MOLSCORE
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import ScoreCache
 from chemkl.rewards.components.admet import ADMET_AI

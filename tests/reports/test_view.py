@@ -14,9 +14,8 @@ from chemkl.reports.view import (
     yield_curves,
 )
 from chemkl.results import Manifest, TraceWriter
-from chemkl.results.collapse import Watch, judge, watched
 from chemkl.results.inspection import valid_rows
-from chemkl.results.outcome import read_outcome
+from chemkl.results.outcome import Watch, collapse_config, judge, read_outcome
 from chemkl.training.collapse import CollapseAlarm
 
 STEPS = [
@@ -107,9 +106,9 @@ RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1"]
     ],
 )
 def test_the_settings_are_found_wherever_a_run_has_them(stored, window):
-    assert watched(stored).window == window
+    assert collapse_config(stored).window == window
     if window == 1000:
-        assert watched(stored) == CollapseConfig()
+        assert collapse_config(stored) == CollapseConfig()
 
 
 def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):

@@ -123,7 +123,7 @@ def test_a_manifest_is_sealed_and_one_that_was_edited_is_refused(tmp_path):
             Manifest.load(tmp_path)
     edited = json.loads(content) | {"status": "running"}
     path.write_text(json.dumps(edited, indent=2))
-    with pytest.raises(InputError, match=r"manifest\.json: damaged.*take its line sha256 out"):
+    with pytest.raises(InputError, match=r"manifest\.json: damaged.*delete its line sha256"):
         Manifest.start(tmp_path, stage="posttrain", config={"seed": 1})
     path.write_text(json.dumps({**edited, "sha256": ""}, indent=2))
     assert Manifest.load(tmp_path).status == "running"

@@ -12,7 +12,7 @@ import pytest
 from building import CAFFEINE, build, mol, part, reward_of
 
 from chemkl.config import InputError
-from chemkl.results.wheels import open_member
+from chemkl.results.external import open_member
 from chemkl.rewards.components import admet as network
 from chemkl.rewards.components.admet import (
     ADMET_AI,

@@ -181,7 +181,7 @@ def test_so_they_are_in_a_checkpoint(here, made):
 @pytest.mark.parametrize(
     ("name", "error", "told"),
     [
-        ("manifest.json", InputError, "a folder, where a manifest belongs"),
+        ("manifest.json", InputError, "a folder; expected a manifest"),
         ("checkpoints/policy.safetensors", StorageError, "cannot be used: Is a directory"),
     ],
 )

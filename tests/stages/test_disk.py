@@ -132,7 +132,7 @@ def test_a_full_disk_is_one_message(place, config_of, name):
     assert written in message
     assert "No space left on device" in message
     assert "MiB free there" in message
-    assert "give the same command again" in message or "goes on from there" in message
+    assert "run the same command again" in message or "continues from there" in message
     assert aside_in(out) == []
     manifest = Manifest.load(out)
     assert manifest.status == "failed"
@@ -154,9 +154,7 @@ def test_a_disk_that_fills_up_later_names_the_safe_checkpoint(place, tiny_prior,
         saved.append(trainer.global_step)
 
     monkeypatch.setattr(Checkpoint, "save", counted)
-    with pytest.raises(
-        StorageError, match=r"all up to the checkpoint of step 2\. Once it can be written"
-    ):
+    with pytest.raises(StorageError, match=r"Everything up to the checkpoint of step 2 is safe"):
         posttrain.run(posttrain_config(tiny_prior), out)
     assert saved == [2]
     assert aside_in(out) == []

@@ -24,8 +24,8 @@ from chemkl.config.evaluate import MetricOptions
 from chemkl.evaluation import evaluate, from_trace
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace
-from chemkl.results.collapse import judge
 from chemkl.results.inspection import count, sampled_rows
+from chemkl.results.outcome import judge
 from chemkl.stages import posttrain
 from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import Ledger
@@ -188,7 +188,7 @@ def test_it_explores_every_so_many_steps_and_goes_on_so_when_it_is_resumed(confi
 def test_a_run_too_short_to_explore_says_so(config, tmp_path, capsys, chemkl):
     config["exploration"] = config["exploration"] | {"every": 12}
     posttrain.run(config | {"budget": 30}, tmp_path)
-    said = "exploration spent no call: due every 12 steps from call 0 on; the run made "
+    said = "exploration spent no call: due every 12 steps from call 0 on; the run had "
     assert said in capsys.readouterr().err
     assert chemkl("show", tmp_path) == 0
     assert said in " ".join(capsys.readouterr().out.split())

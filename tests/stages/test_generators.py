@@ -160,7 +160,7 @@ def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monk
     monkeypatch.setattr(Scaffold, "problem", lambda *_: "fixed part: not the scaffold")
     posttrain.run(config | {"max_samples": 32}, tmp_path / "run")
     told = (
-        "no valid molecule was made of *C1CCCC1, *CCCN*, by any of 32 samples; most often: fixed "
+        "no valid molecule contains *C1CCCC1, *CCCN*, of 32 samples; the most common reason: fixed "
         "part: not the scaffold. What may help: a smaller part, more choices, a prior that"
     )
     assert capsys.readouterr().err.count(told) == 1

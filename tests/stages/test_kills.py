@@ -6,7 +6,7 @@ from kills import Forks, Moment, check_kill, moments
 from small_runs import ALL_ON, CONFIG, EXPLORES, RUNNING, TINY, checkpoint_of, manifest_of, same_run
 
 from chemkl.policies import read_header
-from chemkl.results.log import read_log
+from chemkl.results.manifest import read_log
 
 SAMPLING = moments("chemkl.policies.rnn:draw", [1, 20, 45, 70])
 SCORING = moments("chemkl.rewards.scoring:_answers", [1, 41, 120, 190])
@@ -24,7 +24,7 @@ END = [
     *moments("pyarrow.parquet:write_table", [4], ["before", "half", "after"]),  # the merged trace
     *moments("os:replace", range(9, 14), ["before", "after"]),
     *moments("shutil:rmtree", [2], ["before", "after"]),
-    *moments("chemkl.results.log:RunLog.add", [2, 4, 5], ["half"]),
+    *moments("chemkl.results.manifest:RunLog.add", [2, 4, 5], ["half"]),
 ]
 POSTTRAIN = [*SAMPLING, *SCORING, *LEARNING, *TRACE, *CHECKPOINT, *RENAMES, *END]
 PRETRAIN = [

@@ -40,7 +40,7 @@ from small_runs import (
 from chemkl.config import InputError
 from chemkl.policies import RnnPolicy, load_policy, read_header, save_policy
 from chemkl.results import Manifest, read_trace
-from chemkl.results.log import read_log
+from chemkl.results.manifest import read_log
 from chemkl.results.trace import read_orphans
 from chemkl.stages import evaluate, pipeline, posttrain
 from chemkl.stages.registry import STAGES

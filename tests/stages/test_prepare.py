@@ -16,7 +16,7 @@ from chemkl.config import InputError
 from chemkl.corpus import cleaning
 from chemkl.corpus import files as sources
 from chemkl.policies import tokenize
-from chemkl.results.wheels import Wheel
+from chemkl.results.external import Wheel
 from chemkl.stages import prepare
 
 ROOT = Path(__file__).parents[2]

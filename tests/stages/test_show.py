@@ -12,7 +12,7 @@ from small_runs import held
 
 from chemkl.config import InputError
 from chemkl.results import Manifest, described_schema
-from chemkl.results.log import RunLog
+from chemkl.results.manifest import RunLog
 from chemkl.stages.export import export
 from chemkl.stages.show import Asked, show
 
@@ -193,9 +193,11 @@ def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, caps
     manifest.write_text(manifest.read_text()[:200])
     assert chemkl("show", run) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{manifest}: damaged, or no manifest: it is not whole JSON. Restore it")
+    assert line.startswith(
+        f"{manifest}: damaged, or not a manifest: it is not valid JSON. Restore it"
+    )
     assert "output folder" not in line
-    assert line.endswith("begin anew; chemkl show reads the trace without it.")
+    assert line.endswith("start again; chemkl show reads the trace without it.")
     manifest.unlink()
     assert row(shown(run), "ended")[:2] == ["not", "known:"]
 

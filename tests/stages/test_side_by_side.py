@@ -14,7 +14,7 @@ from small_runs import CONFIG, QED, SILENT, same_run
 
 from chemkl.processes import n_cores
 from chemkl.results import Manifest
-from chemkl.results.log import read_log
+from chemkl.results.manifest import read_log
 from chemkl.stages import jobs, pipeline
 
 RUN = [sys.executable, "-P", "-m", "chemkl", "run"]

@@ -15,7 +15,7 @@ from chemkl.evaluation import from_trace
 from chemkl.evaluation.metrics import collapsed_at_call
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, config_hash, read_trace
-from chemkl.results.collapse import Watch
+from chemkl.results.outcome import Watch
 from chemkl.stages import posttrain
 from chemkl.training.collapse import CollapseAlarm, advice
 

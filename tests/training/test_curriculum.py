@@ -18,7 +18,7 @@ from chemkl.losses.targets import Mara, moved
 from chemkl.policies import load_policy
 from chemkl.results import Manifest, read_trace
 from chemkl.results.inspection import count
-from chemkl.results.log import read_log
+from chemkl.results.manifest import read_log
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain
 from chemkl.training.curriculum import Schedule, Termination

@@ -23,8 +23,14 @@ from chemkl.chem.fingerprints import morgan_generator
 from chemkl.config import InputError
 from chemkl.config.paths import expand_home
 from chemkl.results.atomic import write_bytes
-from chemkl.results.pickles import ARRAYS, AllowedUnpickler, read_pickled
-from chemkl.results.wheels import MOLSCORE, fetch_wheel, open_member
+from chemkl.results.external import (
+    ARRAYS,
+    MOLSCORE,
+    AllowedUnpickler,
+    fetch_wheel,
+    open_member,
+    read_pickled,
+)
 from chemkl.rewards.registry import BatchScore, component
 
 N_FEATURES = 2048

