@@ -18,7 +18,7 @@ from rdkit.Chem import BRICS
 from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
 from chemkl.chem.molecules import MoleculeError, parse, read_molecule, silenced
 from chemkl.config import InputError
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 
 Origin = Literal["crossover", "mutation", "neighbour", "fragments"]
 SHARES: Mapping[Origin, float] = {
@@ -190,7 +190,7 @@ def graph_ga() -> tuple[Any, Any]:
         from mol_ga.graph_ga.mutate import mutate
     except ImportError as error:
         raise InputError(
-            f"genetic operators need the package mol_ga: {install('genetic')}"
+            f"genetic operators need the package mol_ga: {install_command('genetic')}"
         ) from error
     finally:
         if was_on:

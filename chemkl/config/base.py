@@ -1,4 +1,4 @@
-"""The base of every config model, the exceptions for what the user gave, and did-you-mean."""
+"""The base class of all configs, exceptions for wrong input, and did-you-mean."""
 
 import multiprocessing
 import re
@@ -28,21 +28,19 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from pydantic_core.core_schema import ErrorType
 
 Keys = tuple[str | int, ...]
-"""The way to a value: keys of mappings and positions in lists."""
+"""The path to a value: keys of mappings and positions in lists."""
 
-_KNOWN_ERRORS = set(get_args(ErrorType))
+COMPLETE = "complete"
+"""The type of a validation error whose message is shown as it is, without the value."""
 
-SAID = "said"
-"""The type of an error whose message is complete as it stands."""
-
-BESIDE = "<"
-"""First of the keys that `complain` is given: they begin beside the field that is validated."""
+SIBLING = "<"
+"""First key of a problem that a field validator finds in another field of the same model."""
 
 LONGEST_VALUE = 80
-"""A value in a message is cut to this many characters."""
+"""Values in messages are cut to this many characters."""
 
 MOST_NAMES = 12
-"""Of more names than this, a message has the nearest eight."""
+"""If more names than this are allowed, a message lists only the eight nearest."""
 
 
 class Config(BaseModel):
@@ -60,172 +58,179 @@ class Config(BaseModel):
     def with_fields(
         cls, name: str, fields: Mapping[str, Any], meaning: str | None = None
     ) -> type[Self]:
-        """Make a config of this class with more fields, whose descriptions they bring along.
+        """Make a subclass with more fields, each with its description.
 
-        There is no source to read them from: pydantic would look for it through every module that
-        is loaded, a second a model beside torch.
+        Attribute docstrings are off: pydantic would search the source of every loaded module for
+        them, which takes a second a model once torch is loaded.
         """
-        made: type[Self] = create_model(
+        model: type[Self] = create_model(
             name,
             __base__=cls,
             __doc__=meaning,
             __cls_kwargs__={"use_attribute_docstrings": False},
             **fields,
         )
-        return made
+        return model
 
     @model_validator(mode="wrap")
     @classmethod
-    def _with_names(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Say of an unknown key which are near, of a missing one what it means."""
+    def _validate(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Validate, then reword the errors: near names of an unknown key, meaning of a missing one.
+
+        An error in a default is dropped if a misspelt key was meant to replace that default.
+        """
         if isinstance(values, Mapping):
-            values = {name: cls._no_switch(name, value) for name, value in values.items()}
+            values = {name: cls._switch_as_text(name, value) for name, value in values.items()}
         try:
             config = handler(values)
-            complain(config.problems())
+            raise_problems(config.problems())
         except ValidationError as error:
             errors = error.errors(include_url=False)
             unknown = [e["loc"] for e in errors if e["type"] == "extra_forbidden"]
             meant = {name for (key, *_) in unknown for name in nearest(str(key), cls.model_fields)}
-            # no problem is told of a default that stands where a misspelt key was meant
-            absent = {(BESIDE, name) for name in meant if name not in values}
-            problems = [cls._named(e) for e in errors if e["loc"][1:3] not in absent]
+            replaced = {(SIBLING, name) for name in meant if name not in values}
+            problems = [cls._reworded(e) for e in errors if e["loc"][1:3] not in replaced]
             raise ValidationError.from_exception_data(cls.__name__, problems) from None
         return config
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """What of the settings does not go together: a dotted key, or "" for all, and a text."""
+        """Yield settings that contradict each other, as (dotted key or "" for all, message)."""
         yield from ()
 
     @classmethod
-    def _no_switch(cls, name: Any, value: Any) -> Any:
-        """Make a word of true and false where a number is meant: pydantic would take 1 and 0."""
+    def _switch_as_text(cls, name: Any, value: Any) -> Any:
+        """Turn true and false into text where a number is due: pydantic would take 1 and 0."""
         field = cls.model_fields.get(name) if isinstance(value, bool) else None
-        if field is not None and {*_members(field.annotation)} <= {int, float, NoneType}:
+        if field is not None and {*_union_members(field.annotation)} <= {int, float, NoneType}:
             return str(value).lower()
         return value
 
     @classmethod
-    def _named(cls, details: Any) -> InitErrorDetails:
-        place = details["loc"][2:] if details["loc"][1:2] == (BESIDE,) else details["loc"]
+    def _reworded(cls, details: Any) -> InitErrorDetails:
+        place = details["loc"][2:] if details["loc"][1:2] == (SIBLING,) else details["loc"]
         key = str(place[0]) if place else ""
         field = cls.model_fields.get(key)
         sentence = " ".join(((field and field.description) or "").split()).split(". ")[0]
         meaning = f" ({sentence.rstrip('.')})" if sentence else ""
-        match details["type"]:
+        error_type = details["type"]
+        match error_type:
             case "extra_forbidden" if len(place) == 1:
                 text = f"not a known key{did_you_mean(key, cls.model_fields)}"
-            case "missing":  # deeper: an item of a tuple, where it is no key
+            case "missing":  # deeper it is an item of a tuple, which has no meaning of its own
                 text = f"required, and not given{meaning if len(place) == 1 else ''}"
             case "string_pattern_mismatch" if place:
-                text = f"has not the form that is wanted here{meaning}"
-                text = f"{text} (got {shown(details['input'])})"
-            case kind:
-                text = details["msg"] if kind == SAID else ""
-        kind = _said(text) if text else details["type"]
-        if kind not in _KNOWN_ERRORS and not text:  # made by pydantic's Python part
-            kind = PydanticCustomError(details["type"], "{text}", {"text": details["msg"]})
+                text = f"does not have the required form{meaning} (got {quoted(details['input'])})"
+            case _:
+                text = details["msg"] if error_type == COMPLETE else ""
+        if text:
+            error_type = _complete(text)
+        elif error_type not in get_args(ErrorType):  # from the Python part of pydantic
+            error_type = PydanticCustomError(error_type, "{text}", {"text": details["msg"]})
         return InitErrorDetails(
-            type=kind, loc=place, input=details["input"], ctx=details.get("ctx", {})
+            type=error_type, loc=place, input=details["input"], ctx=details.get("ctx", {})
         )
 
 
-def _members(kind: Any) -> Iterator[Any]:
-    """The types of which a value may have one."""
-    if get_origin(kind) is Annotated:
-        yield from _members(get_args(kind)[0])
-    elif get_origin(kind) in (Union, UnionType):
-        for member in get_args(kind):
-            yield from _members(member)
+def _union_members(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _union_members(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for member in get_args(annotation):
+            yield from _union_members(member)
     else:
-        yield kind
+        yield annotation
 
 
-def _said(text: str) -> PydanticCustomError:
-    return PydanticCustomError(SAID, "{text}", {"text": text})
+def _complete(text: str) -> PydanticCustomError:
+    return PydanticCustomError(COMPLETE, "{text}", {"text": text})
 
 
-def twice_in(values: Iterable[Any]) -> str:
-    """The values that stand several times, in order; empty where none does."""
-    counts = Counter(values)
-    return ", ".join(sorted(str(value) for value, n in counts.items() if n > 1))
+# ---- parts of models
 
 
-def _once_each(values: Sequence[Any]) -> Sequence[Any]:
-    complain(each_once(values))
-    return values
+def added_later(default: Any = None, **limits: Any) -> Any:
+    """Declare a key added after the first release; at its default it is no part of the identity.
 
-
-Distinct = AfterValidator(_once_each)
-"""Of a list or tuple: no value stands twice."""
-CalledByKind = BeforeValidator(lambda name, info: name or info.data.get("kind", ""))
-"""Of a field behind kind: that is its default."""
-
-
-def later(default: Any = None, **limits: Any) -> Any:
-    """A key that came after the first runs: at its default it is left out of what tells runs apart.
-
-    So a run begun before the key was there is the same one with it.
+    A run that began before the key existed therefore continues with it.
     """
     return Field(default, exclude_if=lambda value: value == default, **limits)
 
 
-def each_once(values: Iterable[Any], key: str = "") -> Iterator[tuple[str, str]]:
-    """Ask for values that differ, as one of the `Config.problems`."""
-    if twice := twice_in(values):
-        yield key, f"{twice}: given more than once; keep each once"
+def _check_distinct(values: Sequence[Any]) -> Sequence[Any]:
+    raise_problems(duplicate_problems(values))
+    return values
 
 
-def just_one(settings: Config, first: str, second: str) -> Iterator[tuple[str, str]]:
-    """Ask for one of two keys, as one of the `Config.problems`."""
-    given = [name for name in (first, second) if getattr(settings, name)]
-    if len(given) != 1:
-        which = "both are" if given else "neither is"
-        yield "", f"give {first} or {second}, one of the two: {which} given"
+Distinct = AfterValidator(_check_distinct)
+"""Refuses a list or tuple with a repeated value."""
+NamedByKind = BeforeValidator(lambda name, info: name or info.data.get("kind", ""))
+"""Fills in an empty name with the field `kind`, which must come before it."""
 
 
-def complain(problems: Iterable[tuple[str, str]]) -> None:
-    """Within a validator: refuse a value, with a text for each place in it, see `Config.problems`.
+def repeated(values: Iterable[Any]) -> str:
+    """List the values that occur more than once, sorted; empty if there are none."""
+    counts = Counter(values)
+    return ", ".join(sorted(str(value) for value, n in counts.items() if n > 1))
 
-    Where there is none, go on.
-    """
-    lines = []
+
+def duplicate_problems(values: Iterable[Any], key: str = "") -> Iterator[tuple[str, str]]:
+    """Refuse repeated values, for `Config.problems`."""
+    if names := repeated(values):
+        yield key, f"{names}: given more than once; keep each once"
+
+
+def exactly_one(settings: Config, first: str, second: str) -> Iterator[tuple[str, str]]:
+    """Require exactly one of two keys, for `Config.problems`."""
+    n_set = sum(bool(getattr(settings, name)) for name in (first, second))
+    if n_set != 1:
+        yield "", f"give either {first} or {second}: {'both are' if n_set else 'neither is'} given"
+
+
+def raise_problems(problems: Iterable[tuple[str, str]]) -> None:
+    """Raise a ValidationError for problems as in `Config.problems`; without any, do nothing."""
+    errors = []
     for key, text in problems:
-        way = tuple(int(part) if part.isdigit() else part for part in key.split(".") if part)
-        lines.append(InitErrorDetails(type=_said(text), loc=way, input=None))
-    if lines:
-        raise ValidationError.from_exception_data("settings", lines)
+        keys = tuple(int(part) if part.isdigit() else part for part in key.split(".") if part)
+        errors.append(InitErrorDetails(type=_complete(text), loc=keys, input=None))
+    if errors:
+        raise ValidationError.from_exception_data("settings", errors)
 
 
 def choose_kind(
     kinds: Mapping[str, Any], value: Any, context: Mapping[str, Any] | None, what: str = ""
 ) -> Any:
-    """Check settings against the model that their key ``kind`` names; a bare name stands for it.
+    """Validate settings with the model that their key ``kind`` names.
 
-    Of ``kinds`` the values are models, or functions that give them; ``what`` is for messages.
+    Args:
+        kinds: models by kind, or functions that return them.
+        value: the settings; a text stands for a kind without further settings.
+        context: of the validation.
+        what: what the kinds are of, for messages.
     """
     if isinstance(value, Config):
         return value
     section = {"kind": value} if isinstance(value, str) else value
     names = ", ".join(sorted(kinds))
     if not isinstance(section, Mapping):
-        complain([("", f"should be a mapping with kind, one of: {names} (got {shown(value)})")])
+        raise_problems(
+            [("", f"should be a mapping with kind, one of: {names} (got {quoted(value)})")]
+        )
     if "kind" not in section:
         near = [key for key in map(str, section) if nearest(key, ["kind"])]
         misspelt = [(key, f"not a known key{did_you_mean(key, ['kind'])}") for key in near]
-        complain([("", f"required key 'kind' is not given. Known: {names}"), *misspelt])
+        raise_problems([("", f"required key 'kind' is not given. Known: {names}"), *misspelt])
     kind = section["kind"]
     if kind not in list(kinds):
         text = f"{what} {kind!r} is not known{did_you_mean(str(kind), kinds)}".strip()
-        complain([("kind" if section is value else "", text)])
+        raise_problems([("kind" if section is value else "", text)])
     model = kinds[kind] if isinstance(kinds[kind], type) else kinds[kind]()
     return model.model_validate(section, context=context)
 
 
 def by_kind(*models: type[Config], default: str | None = None) -> WrapValidator:
-    """Tell models apart by their key ``kind``, see `choose_kind`; for an Annotated union.
+    """Choose a model of an Annotated union by the key ``kind``, see `choose_kind`.
 
-    Settings without the key are of the default kind, where there is one.
+    Settings without the key have the default kind, if there is one.
     """
     kinds = {
         kind: model for model in models for kind in get_args(model.model_fields["kind"].annotation)
@@ -239,6 +244,74 @@ def by_kind(*models: type[Config], default: str | None = None) -> WrapValidator:
     return WrapValidator(choose)
 
 
+# ---- exceptions
+
+
+class InputError(ValueError):
+    """The user's input cannot be used.
+
+    The message says what is wrong, where, what is allowed and how to fix it, with one line for each
+    problem. The command line prints it without a traceback and exits with 2.
+    """
+
+    @classmethod
+    def refuse(cls, problems: Iterable[str]) -> None:
+        """Raise the problems, one a line; without any, do nothing."""
+        lines = list(problems)
+        if lines:
+            raise cls("\n".join(lines))
+
+
+class StorageError(OSError):
+    """A disk is full or read-only, or a folder disappeared during a run.
+
+    The command line prints the message without a traceback and exits with 1.
+    """
+
+
+class LostError(RuntimeError):
+    """Another process of a run on several devices has ended, so this one must end too.
+
+    The command line prints the message without a traceback and exits with 1.
+    """
+
+
+def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
+    """Run several checks and return the lines of all their InputErrors, without repetitions.
+
+    Args:
+        *checks: each a function and its arguments; a check whose first argument is None is skipped.
+    """
+    lines: dict[str, None] = {}
+    for check, *arguments in checks:
+        if arguments and arguments[0] is None:
+            continue
+        try:
+            check(*arguments)
+        except InputError as error:
+            lines |= dict.fromkeys(str(error).splitlines())
+    return list(lines)
+
+
+# ---- words in messages
+
+
+def quoted(value: object) -> str:
+    """Format a value for a message: its repr, shortened."""
+    return shortened(repr(value))
+
+
+def shortened(value: object) -> str:
+    """Cut a text to `LONGEST_VALUE` characters."""
+    text = str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def utf8(text: object) -> str:
+    r"""Escape the bytes of a file name that are not UTF-8, as \udcff."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
 def did_you_mean(
     name: str,
     allowed: Iterable[str],
@@ -247,10 +320,16 @@ def did_you_mean(
     meanings: Mapping[str, str] | None = None,
     listed: str = "",
 ) -> str:
-    """Say which names are allowed, the nearest one first: the tail of a 'not known' message.
+    """Return the tail of a 'not known' message: the nearest names, then all that are allowed.
 
-    For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``. Of ``also`` and ``meanings`` see
-    `nearest`; ``listed`` is a command that lists the names, so that the message does not.
+    For example ``"; did you mean 'qed'? Known: logp, qed, tpsa"``.
+
+    Args:
+        name: the unknown name.
+        allowed: the known names.
+        also: see `nearest`.
+        meanings: see `nearest`.
+        listed: a command that lists the names; the message then names it instead of them.
     """
     names = sorted(allowed)
     if not names:
@@ -267,75 +346,9 @@ def did_you_mean(
     return f"{hint} Known: {', '.join(names)}"
 
 
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is complete as it stands.
-
-    It says what is wrong, where, what is allowed and how to fix it; several problems are several
-    lines. The command line prints it without a traceback and exits with 2.
-    """
-
-    @classmethod
-    def refuse(cls, problems: Iterable[str]) -> None:
-        """Raise it with a line for each problem; where there is none, go on."""
-        lines = list(problems)
-        if lines:
-            raise cls("\n".join(lines))
-
-
-class StorageError(OSError):
-    """A disk is full, cannot be written, or a folder has gone in the middle of a run.
-
-    The command line prints the message, which is complete, without a traceback and exits with 1.
-    """
-
-
-class LostError(RuntimeError):
-    """Another process of a run on several devices has ended, so this one has to end too.
-
-    The command line prints the message, which is complete, without a traceback and exits with 1.
-    """
-
-
-def utf8(text: object) -> str:
-    r"""Write the bytes of a file name that are not UTF-8 as \udcff, as all else is."""
-    return str(text).encode(errors="backslashreplace").decode()
-
-
-def complaints(*checks: tuple[Callable[..., object], *tuple[Any, ...]]) -> list[str]:
-    """Make several checks; return the lines of all that they complain of, each once.
-
-    Args:
-        *checks: each a function that raises InputError, and its arguments; one whose first
-            argument is None, for there is nothing to look into, is left out.
-    """
-    lines: dict[str, None] = {}
-    for complain, *arguments in checks:
-        if arguments and arguments[0] is None:
-            continue
-        try:
-            complain(*arguments)
-        except InputError as error:
-            lines |= dict.fromkeys(str(error).splitlines())
-    return list(lines)
-
-
-def shown(value: object) -> str:
-    """A value as it may stand in a message."""
-    return cut(repr(value))
-
-
-def cut(value: object) -> str:
-    """A text as it may stand in a message: not too long."""
-    text = str(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
-
-
-WEAK = frozenset(
-    re.findall(
-        r"\w+", "a an and by count for from in is mol molecule num number of or score the to"
-    )
-)
-"""Words that say nothing of which name was meant."""
+STOP_WORDS = {*("a", "an", "and", "by", "count", "for", "from", "in", "is", "mol", "molecule")}
+STOP_WORDS |= {*("num", "number", "of", "or", "score", "the", "to")}
+"""Words that do not help to find the name that was meant."""
 
 
 def nearest(
@@ -344,30 +357,32 @@ def nearest(
     also: Mapping[str, Iterable[str]] | None = None,
     meanings: Mapping[str, str] | None = None,
 ) -> list[str]:
-    """Find the names that were probably meant, at most two.
+    """Find the names, at most two, that were probably meant.
 
-    With ``also``, what else the allowed ones are called, case, blanks and signs are passed over; of
-    ``meanings``, a sentence on each, one that shares a word with the name may be it.
+    Args:
+        name: the unknown name.
+        allowed: the known names.
+        also: synonyms of the known names; case, blanks and punctuation are then ignored.
+        meanings: a sentence for each known name; a word shared with it counts as a match.
     """
     names, also, meanings = list(allowed), also or {}, meanings or {}
-    called = {n: {_plain(n), *map(_plain, also.get(n, ()))} for n in names}
-    same = [n for n in names if _plain(name) in called[n]]
+    spellings = {n: {_plain(n), *map(_plain, also.get(n, ()))} for n in names}
+    same = [n for n in names if _plain(name) in spellings[n]]
     if same:
         return same[:2]
-    by_plain = {plain: n for n in names for plain in called[n]}
-    cutoff = 0.75 if also else 0.6
-    near = get_close_matches(name, names, n=1, cutoff=cutoff)
-    near = near or [by_plain[p] for p in get_close_matches(_plain(name), by_plain, 1, 0.75)]
+    by_spelling = {plain: n for n in names for plain in spellings[n]}
+    near = get_close_matches(name, names, n=1, cutoff=0.75 if also else 0.6)
+    near = near or [by_spelling[p] for p in get_close_matches(_plain(name), by_spelling, 1, 0.75)]
     if near:
         return near
-    wanted = _words(name)
+    words = _words(name)
 
-    def shared(n: str) -> tuple[int, int]:
-        called = _words(" ".join([n, *also.get(n, ())]))
-        return len(wanted & called), len(wanted & _words(meanings.get(n, "")))
+    def n_shared(n: str) -> tuple[int, int]:
+        spelled = _words(" ".join([n, *also.get(n, ())]))
+        return len(words & spelled), len(words & _words(meanings.get(n, "")))
 
-    best = sorted(names, key=shared, reverse=True)[:2]
-    return [n for n in best if any(shared(n))] or get_close_matches(name, names, n=1, cutoff=0.6)
+    best = sorted(names, key=n_shared, reverse=True)[:2]
+    return [n for n in best if any(n_shared(n))] or get_close_matches(name, names, n=1, cutoff=0.6)
 
 
 def _plain(name: str) -> str:
@@ -375,28 +390,28 @@ def _plain(name: str) -> str:
 
 
 def _words(text: str) -> set[str]:
-    """The words of a text or of a name such as numHBDonors or ring_count, in the singular."""
+    """Split a text, or a name such as numHBDonors or ring_count, into words in the singular."""
     parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", text)
     words = {part.lower() for part in parts if len(part) > 1}
-    return {word.removesuffix("s") if len(word) > 3 else word for word in words} - WEAK
+    return {word.removesuffix("s") if len(word) > 3 else word for word in words} - STOP_WORDS
 
 
-def install(extra: str) -> str:
-    """The command that installs what an extra brings, such as ``pip install 'fcd_torch>=1.0.7'``.
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra, such as ``pip install 'fcd_torch>=1.0.7'``.
 
-    It names the packages, not the extra: chemkl is in no index that pip could look it up in.
+    It names the packages, not the extra: chemkl is in no index that pip searches.
     """
     try:
-        asked = requires("chemkl") or []
+        lines = requires("chemkl") or []
     except PackageNotFoundError:  # run from a source tree that was never installed
-        asked = []
-    parts = [requirement.partition(";") for requirement in asked]
-    names = [name.strip() for name, _, when in parts if f'extra == "{extra}"' in when]
+        lines = []
+    parts = [line.partition(";") for line in lines]
+    names = [name.strip() for name, _, marker in parts if f'extra == "{extra}"' in marker]
     return f"pip install {' '.join(map(repr, names))}" if names else f"pip install -e '.[{extra}]'"
 
 
 @cache
 def say_once(line: str) -> None:
-    """Say a line, once in a run: its workers meet the same things again, and are silent."""
+    """Print a line to the error output, once in a run; worker processes print nothing."""
     if multiprocessing.parent_process() is None:
         sys.stderr.write(" ".join(line.split()) + "\n")

@@ -21,11 +21,11 @@ from pydantic import (
 from chemkl.config.base import (
     Config,
     Distinct,
+    added_later,
     by_kind,
     did_you_mean,
-    each_once,
-    just_one,
-    later,
+    duplicate_problems,
+    exactly_one,
 )
 from chemkl.config.paths import DataPath, InputPath, candidate_paths, shorthand_for
 from chemkl.config.posttrain import PosttrainConfig
@@ -138,7 +138,7 @@ class FileReference(SmilesFile):
 
     kind: Literal["file"]
     """A file of yours."""
-    split: str | None = later()
+    split: str | None = added_later()
     """Take only this split of a corpus that the prepare stage wrote, for example test; null: all of
     the file."""
 
@@ -404,8 +404,8 @@ class ReportConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for runs, each once, under one of two keys."""
-        yield from just_one(self, "runs", "methods")
-        yield from each_once(chain(self.runs, *self.methods.values()))
+        yield from exactly_one(self, "runs", "methods")
+        yield from duplicate_problems(chain(self.runs, *self.methods.values()))
 
 
 Measure = Literal["ngrams", "embedding", "answers"]
@@ -485,8 +485,10 @@ class EvaluateTextConfig(Config):
         if not (self.runs or self.methods or self.texts):
             places = "run folders under `runs` or `methods`, or files under `texts`"
             yield "", f"nothing to evaluate: give {places}"
-        yield from each_once(self.folders)
-        yield from each_once([f.path for f in self.texts if self.texts.count(f) > 1], "texts")
+        yield from duplicate_problems(self.folders)
+        yield from duplicate_problems(
+            [f.path for f in self.texts if self.texts.count(f) > 1], "texts"
+        )
 
     @property
     def folders(self) -> list[Path]:

@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from chemkl.config.base import Config, Distinct, by_kind, complain, just_one
+from chemkl.config.base import Config, Distinct, by_kind, exactly_one, raise_problems
 from chemkl.config.objective import (
     RLOO,
     DiversityFilter,
@@ -82,7 +82,7 @@ class ModelConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one source, and for a revision of a model on the hub only."""
-        yield from just_one(self, "name", "wheel")
+        yield from exactly_one(self, "name", "wheel")
         if self.revision is not None and not isinstance(self.name, str):
             other = f"{self.wheel} is a wheel" if self.wheel else f"{self.name} is a folder"
             yield "revision", f"is for a model on the hub, but {other}: leave revision out"
@@ -124,7 +124,7 @@ def _readable(parse: str) -> str:
         problem = f"({error})"
     neither = f"{parse!r} is neither strict nor lenient, nor a regular expression"
     if problem:
-        complain([("", f"{neither} {problem}")])
+        raise_problems([("", f"{neither} {problem}")])
     return parse
 
 
@@ -162,7 +162,7 @@ def as_answer(value: Any) -> Any:
     elif value == "":
         problem = "an empty completion is read as no answer: leave the empty answer out"
     if problem:
-        complain([("", problem)])
+        raise_problems([("", problem)])
     return str(value) if isinstance(value, int) else value
 
 
@@ -250,7 +250,7 @@ class SmilesReward(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one reward, or for one of each prompt with the same oracles."""
-        yield from just_one(self, "reward", "by_prompt")
+        yield from exactly_one(self, "reward", "by_prompt")
         parts = [reward.components for reward in self.by_prompt or ()]
         names = [", ".join(part.name for part in row) for row in parts]
         oracles = [

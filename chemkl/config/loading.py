@@ -28,7 +28,7 @@ from ruamel.yaml.reader import ReaderError
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
-from chemkl.config.base import SAID, InputError, Keys, cut, did_you_mean, shown
+from chemkl.config.base import COMPLETE, InputError, Keys, did_you_mean, quoted, shortened
 from chemkl.config.paths import InputPath, find_shipped, nearest_shipped, shipped_root
 
 MOST_CHARACTERS = 100_000
@@ -305,7 +305,7 @@ def _scalar(node: Node) -> Any:
         problem = "text without zero bytes is expected"
     elif isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
         problem = "a number goes up to 1.7e308 here"
-    problem = f"{shown(text)} cannot be read: {problem}" if problem else ""
+    problem = f"{quoted(text)} cannot be read: {problem}" if problem else ""
     if kind not in _READ:
         merge = "<< is no key here: write out what it would take from elsewhere"
         problem = merge if kind == "merge" else _unknown_tag(node)
@@ -317,7 +317,7 @@ def _scalar(node: Node) -> Any:
 def _unknown_tag(node: Node) -> str:
     tag = str(node.tag).replace(_TAG, "!!")
     hint = "" if tag.startswith("!!") else QUOTE_HINT
-    return f"could not determine a constructor for the tag {shown(tag)}; leave it out{hint}"
+    return f"could not determine a constructor for the tag {quoted(tag)}; leave it out{hint}"
 
 
 def _other_format(file: Path, text: str, name: str) -> Iterator[str]:
@@ -430,7 +430,7 @@ class Override:
     @classmethod
     def parse(cls, text: str) -> "Override":
         """Read ``dotted.key=value``; the value is YAML: a number, text, or a list in brackets."""
-        where = f"override {shown(text)}"
+        where = f"override {quoted(text)}"
         name, equals, value = text.partition("=")
         keys = dotted(name, where) if equals else ()
         parsed = parse(value, where)
@@ -449,7 +449,7 @@ def dotted(name: str, where: str) -> Keys:
     parts = [part.strip() for part in name.split(".")]
     if not all(parts) or len(parts) > MOST_LEVELS:
         form = f"names joined by dots, at most {MOST_LEVELS}"
-        raise InputError(f"{where}: {shown(name)} is not a key; expected {form}.")
+        raise InputError(f"{where}: {quoted(name)} is not a key; expected {form}.")
     return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
@@ -464,7 +464,7 @@ def _replaced(data: Any, override: Override, depth: int) -> Any:
         return {**data, name: _replaced(data.get(name), override, depth + 1)}
     if isinstance(data, list | tuple) and isinstance(key, int) and key < len(data):
         return [*data[:key], _replaced(data[key], override, depth + 1), *data[key + 1 :]]
-    problem = f"is {shown(data)}, which has no keys inside it"
+    problem = f"is {quoted(data)}, which has no keys inside it"
     if isinstance(data, str) and override.keys[depth - 1] in _OF_A_KIND:
         whole = shlex.quote(dump({"kind": data, key: override.value}, one_line=True))
         problem += f"; with keys write {'.'.join(map(str, override.keys[:depth]))}={whole}"
@@ -545,7 +545,7 @@ def render(
     for keys, text in _settled(placed):
         where, order, inside = place_of(keys, document, overrides, text)
         path = document.prefix + keys if inside else keys
-        prefix = ": ".join(filter(None, [where, ".".join(map(cut, path))]))
+        prefix = ": ".join(filter(None, [where, ".".join(map(shortened, path))]))
         lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
     return lines
 
@@ -563,7 +563,7 @@ def _placed(data: Any, error: ErrorDetails) -> _Problem:
             continue
         elif isinstance(step, str):
             is_last = place == len(error["loc"])
-            own_words = error["type"] in (SAID, "missing", "value_error")
+            own_words = error["type"] in (COMPLETE, "missing", "value_error")
             if not (is_last and own_words and step.isidentifier() and step not in _TYPES):
                 choice = keys if choice is None else choice
                 continue  # a label; else it is the key that should be there
@@ -603,10 +603,10 @@ def _text(same_place: list[_Problem]) -> str:
     kinds = {problem.error["type"] for problem in same_place}
     given = same_place[0].error["input"]
     whole = isinstance(given, dict | BaseModel)
-    complete = bool(kinds & {SAID, "missing", "extra_forbidden"})
+    complete = bool(kinds & {COMPLETE, "missing", "extra_forbidden"})
     if kinds & {"value_error", "literal_error"}:
         complete = complete or whole or repr(given).strip("'") in text
-    return text if complete else f"{text} (got {shown(given)})"
+    return text if complete else f"{text} (got {quoted(given)})"
 
 
 def _phrase(error: ErrorDetails) -> str:
@@ -616,7 +616,7 @@ def _phrase(error: ErrorDetails) -> str:
             words = re.split(", | or ", context["expected"])
             allowed = ["null" if word == "None" else word.strip("'") for word in words]
             hint = did_you_mean(str(error["input"]), allowed)
-            return f"{shown(error['input'])} is not allowed{hint}"
+            return f"{quoted(error['input'])} is not allowed{hint}"
         case "value_error":
             return str(context["error"])
         case "string_type" if isinstance(error["input"], list):

@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from chemkl.config.base import BESIDE, Config, by_kind, choose_kind, complain, later
+from chemkl.config.base import SIBLING, Config, added_later, by_kind, choose_kind, raise_problems
 from chemkl.config.paths import DataPath
 
 Penalty = Literal["step", "linear", "sigmoid", "tanh", "erf"]
@@ -355,7 +355,7 @@ class TargetSettings(_Settings):
 
     part = "target"
 
-    schedule: ScheduleConfig | None = later()
+    schedule: ScheduleConfig | None = added_later()
     """Moves tau or beta along the run: {tau: {kind: staircase, at: [2000], values: [0.8]}} or
     {tau: {kind: quantile}}; null: they stay."""
 
@@ -367,16 +367,16 @@ class TargetSettings(_Settings):
         moves = self.schedule.model_fields_set if self.schedule is not None else set()
         if "tau" in moves and getattr(self, "tau", None) is None:
             text = f"the target {self.kind} has no tau here that could move: give it one, or leave"
-            complain([("schedule.tau", f"{text} schedule.tau out")])
+            raise_problems([("schedule.tau", f"{text} schedule.tau out")])
         most = getattr(getattr(self.schedule, "tau", None), "most", None)
         if most is not None and most <= self.tau:
             text = f"{most:g}: the target's own tau is {self.tau:g}, and would never rise"
-            complain([("schedule.tau.most", text)])
+            raise_problems([("schedule.tau.most", text)])
         for key, options in self.scheduled:
             try:
                 TARGETS[self.kind](**options)
             except ValueError as error:
-                complain([(key, str(error))])
+                raise_problems([(key, str(error))])
         return self
 
     @property
@@ -496,7 +496,7 @@ class ObjectiveConfig(Config):
         bounds = cls.unread_bounds if reward is None else reward.bounds
         if target is not None and bounds is not None:
             problems = misfits(target, estimator, shaper, bounds)
-            complain((f"{BESIDE}.{key}", text) for key, text in problems)
+            raise_problems((f"{SIBLING}.{key}", text) for key, text in problems)
         return shaper
 
     @property

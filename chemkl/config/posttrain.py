@@ -16,7 +16,7 @@ from pydantic import (
     model_serializer,
 )
 
-from chemkl.config.base import Config, by_kind, complain, later
+from chemkl.config.base import Config, added_later, by_kind, raise_problems
 from chemkl.config.objective import (
     RLOO,
     DiversityFilter,
@@ -94,7 +94,7 @@ class AnaloguesConfig(_Generator):
     """SMILES, or a file of such."""
     keep: tuple[float, float] = (0.5, 0.9)
     """The least and the largest share of the SMILES that is kept, above 0 and below 1."""
-    mutants: int = later(0, ge=0, le=1000)
+    mutants: int = added_later(0, ge=0, le=1000)
     """So many neighbours of each molecule (one mutation of graph GA, Tanimoto similarity 0.5 or
     more) whose spellings are begun with too; 0: none, 1000 at most. Needs the extra genetic."""
 
@@ -140,7 +140,7 @@ def _check(taken: Mapping[str, str], settings: dict[str, Any]) -> dict[str, Any]
     if kind not in (None, *LOGGERS):
         allowed = ", ".join(LOGGERS)
         problems.append(f"logger: {logger!r} is not one of {allowed}, or {{kind: one of them}}")
-    complain(("", text) for text in problems)
+    raise_problems(("", text) for text in problems)
     return settings
 
 
@@ -344,7 +344,7 @@ class PosttrainConfig(ObjectiveConfig):
     """Model file of the reference policy pi_ref; it stays as it is."""
     agent: ModelPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
-    generator: Generator | None = later()
+    generator: Generator | None = added_later()
     """What all molecules hold: kind decorate (scaffolds), link (pairs of fragments) or analogues
     (molecules). Each of these is a group with an anchor and a baseline of its own, and log p is
     that of what is added. null: whole molecules, and nothing is fixed."""
@@ -362,22 +362,22 @@ class PosttrainConfig(ObjectiveConfig):
     diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of over-used scaffolds or molecules before the target sees it: murcko,
     generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""
-    memory: MemoryConfig | None = later()
+    memory: MemoryConfig | None = added_later()
     """Replays molecules that the run has found; for estimators that are right on rows which
     another policy sampled (log_variance, reinvent, snis, trajectory_balance, dpo; ahc and
     hill_climbing, which have other ends), or that weigh them by that policy (rloo, ppo, grpo with
     clip), without a shaper that compares molecules. null: none."""
-    exploration: ExplorationConfig | None = later()
+    exploration: ExplorationConfig | None = added_later()
     """Spends some calls on children of the memory's best molecules (crossover, mutation, close
     neighbours, fragments), from which the policy learns as from replayed ones; needs a memory, and
     an estimator that does not weigh old rows (as rloo, ppo and grpo do). null: all calls are for
     the policy's samples."""
     batch_size: int = Field(64, ge=2)
     """Molecules sampled at each step."""
-    updates_per_batch: int = later(1, ge=1)
+    updates_per_batch: int = added_later(1, ge=1)
     """Updates of the policy a step, all on the rows of that step (sampled and replayed), by the
     target of today; 1 or more. More than 1 takes an estimator as memory does."""
-    augment: bool = later(False)
+    augment: bool = added_later(False)
     """Further updates have the molecules in random spellings (Augmented Memory, Guo and Schwaller
     2024), each with the log pi_ref of its canonical SMILES, by which the first update goes too."""
     learning_rate: float = Field(1e-4, gt=0)
@@ -399,7 +399,7 @@ class PosttrainConfig(ObjectiveConfig):
     callbacks: CallbacksConfig = CallbacksConfig()
     """Checkpoints, the progress bar, the alarm for a collapse, and an end by what is reached."""
 
-    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = later()
+    stages: Annotated[list[StageConfig], Field(min_length=1)] | None = added_later()
     """A curriculum: the stages of the run, in order, each with what is other in it than at the top,
     and with until. Policy and optimiser go on; budget and max_samples are for all together. What
     the last stage is paid is what the run is evaluated by. null: there is one alone."""

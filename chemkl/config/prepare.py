@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
-from chemkl.config.base import Config, by_kind, did_you_mean, just_one, later
+from chemkl.config.base import Config, added_later, by_kind, did_you_mean, exactly_one
 from chemkl.config.paths import DataPath, ModelPath
 from chemkl.config.posttrain import Generator, Precision
 from chemkl.config.reward import RewardSource
@@ -65,7 +65,7 @@ class FileSource(Config):
     """A file of yours."""
     path: MoleculeFile
     column: Column = None
-    weight: str | None = later()
+    weight: str | None = added_later()
     """Name of the column of the molecules' weights, numbers above 0, by which `chemkl pretrain`
     weighs their log-likelihoods; null: all count alike."""
 
@@ -128,7 +128,7 @@ class PrepareConfig(Config):
     """How molecules are divided into train, valid and test: kind given, random or scaffold."""
     max_tokens: int = Field(128, ge=1)
     """Molecules with more tokens than this are dropped (tokens, start and end not counted)."""
-    tokens: list[str] | None = later()
+    tokens: list[str] | None = added_later()
     """Molecules with another token than these are dropped, so that no rare one enters the
     vocabulary; null: all tokens are kept."""
     limit: int | None = Field(None, ge=1)
@@ -203,7 +203,7 @@ class SampleConfig(Config):
     """Sample as if the policy had been trained with so many times its beta (arXiv 2402.02992);
     above 0. 1 changes nothing, larger values lead back to the prior, values below 1 lead away from
     it. Approximate (token by token), and meant for policies with a gibbs target. null: off."""
-    generator: Generator | None = later()
+    generator: Generator | None = added_later()
     """What all molecules hold, as in a posttrain config; of one policy, without beta_scale. null:
     nothing is fixed."""
     n: int = Field(10_000, ge=1)
@@ -214,12 +214,12 @@ class SampleConfig(Config):
     """Decides the samples, together with batch_size; at least 0."""
     device: str = "cpu"
     """Where the network runs: cpu, cuda, cuda:1, ..."""
-    precision: Precision = later("32-true")
+    precision: Precision = added_later("32-true")
     """Of the network's products. bf16-mixed draws other samples, and its log p are rounded."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for one thing to sample, and for a prior where it is moved from that."""
-        yield from just_one(self, "policy", "mixture")
+        yield from exactly_one(self, "policy", "mixture")
         if self.generator is not None and (self.mixture is not None or self.beta_scale is not None):
             yield "generator", "finishes prompts of one policy: leave out mixture and beta_scale"
             return

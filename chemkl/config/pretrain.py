@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, FiniteFloat, ValidationInfo
 
-from chemkl.config.base import CalledByKind, Config, Distinct, by_kind, later, twice_in
+from chemkl.config.base import Config, Distinct, NamedByKind, added_later, by_kind, repeated
 from chemkl.config.paths import InputPath, ModelPath
 from chemkl.config.posttrain import Precision, TrainerSettings
 
@@ -34,7 +34,7 @@ class RnnConfig(Config):
     """Units of each layer, 1 to 65,536."""
     n_layers: int = Field(3, ge=1, le=64)
     """Stacked layers, 1 to 64."""
-    projection_size: int | None = later(ge=1, le=65_536)
+    projection_size: int | None = added_later(ge=1, le=65_536)
     """Numbers that the units of a layer are projected to before they go on; fewer than units, and
     LSTM only. null: they go on as they are."""  # left out then: runs from before go on
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -106,7 +106,7 @@ class MaximumLikelihood(Config):
     """Write every training molecule as another random SMILES each time it is read."""
     epochs: int = Field(10, ge=1)
     """Passes over the training split."""
-    patience: int | None = later(ge=1)
+    patience: int | None = added_later(ge=1)
     """Ends the run, with ended_by patience, after so many validations in a row without a lower
     negative log-likelihood; the weights that had the lowest one are written. null: the last are."""
     batch_size: int = Field(128, ge=1)
@@ -158,24 +158,24 @@ class PretrainConfig(MaximumLikelihood):
     valid_split: str | None = "valid"
     """Split whose negative log-likelihood is reported each epoch; null: a part of train_split is
     held back for it, see valid_share."""
-    valid_corpus: InputPath | None = later()
+    valid_corpus: InputPath | None = added_later()
     """Output folder of another prepare stage, of which valid_split is taken. null: of corpus."""
-    valid_share: float = later(0.1, gt=0, lt=1)
+    valid_share: float = added_later(0.1, gt=0, lt=1)
     """Share of train_split that is held back where valid_split is null, by seed; at least one
     molecule, whatever the share: for small sets, of which a split by hash may be empty."""
-    init: ModelPath | None = later()
+    init: ModelPath | None = added_later()
     """Model file to begin with (.safetensors, or .prior of REINVENT), which is fine-tuned: network
     and tokens are its own, so model and tokens are left out. null: new weights."""
-    extend_vocabulary: bool = later(False)
+    extend_vocabulary: bool = added_later(False)
     """Gives the network of init the tokens of the corpus that it lacks: rows of embedding and
     output, which begin with less than 1e-4 of the mass. false: such a token is an error."""
-    replay: ReplayConfig | None = later()
+    replay: ReplayConfig | None = added_later()
     """Against forgetting: beside each batch come fresh samples of init, which are learnt too, so
     that the model walks to a mixture of both. null: none."""
-    report_samples: int = later(1_000, ge=0)
+    report_samples: int = added_later(1_000, ge=0)
     """Molecules sampled of init and of the fine-tuned model, and taken of each set, for the report
     of how far it moved: likelihoods, quality and likeness before and after. 0: no report."""
-    tokens: TokensConfig = later(TokensConfig())
+    tokens: TokensConfig = added_later(TokensConfig())
     """Single tokens of SMILES, or fragments beside them."""  # left out then, as projection_size
 
     model: Annotated[
@@ -235,7 +235,7 @@ class ConditionConfig(Config):
 
     kind: str
     """Which property: a reward component, for example logp or tpsa; its raw value counts."""
-    name: Annotated[str, Field(pattern=rf"^({_WORD})?$"), CalledByKind] = ""
+    name: Annotated[str, Field(pattern=rf"^({_WORD})?$"), NamedByKind] = ""
     """What its tags begin with: letters, digits, _ . + - only; default: its kind."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """What the component takes; empty: its defaults. A relative path is looked up in the
@@ -287,7 +287,7 @@ class PretrainLlmConfig(MaximumLikelihood):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for tags that differ."""
-        twice = twice_in(tag for condition in self.conditions for tag in condition.tags)
+        twice = repeated(tag for condition in self.conditions for tag in condition.tags)
         if twice:
             text = "give one of the conditions another name"
             yield "conditions", f"two levels have the tag {twice}: {text}"

@@ -33,7 +33,7 @@ from typing import (
 
 from pydantic import BeforeValidator, Field, FiniteFloat, TypeAdapter, ValidationInfo
 
-from chemkl.config.base import CalledByKind, Config, by_kind, twice_in
+from chemkl.config.base import Config, NamedByKind, by_kind, repeated
 from chemkl.config.loading import load_config
 from chemkl.config.paths import Folder, InputPath
 
@@ -350,7 +350,7 @@ class ComponentConfig(Config):
 
     kind: str
     """Which component: a name in the registry of rewards, for example qed or tanimoto."""
-    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"), CalledByKind] = ""
+    name: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"), NamedByKind] = ""
     """What its columns are called (raw_<name>, score_<name>), in letters, digits and _ - or dots;
     default: its kind. Two components of one kind need two names."""
     role: Role = "scorer"
@@ -485,7 +485,7 @@ class RewardConfig(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Ask for scorers, and names that differ."""
-        twice = twice_in(component.name for component in self.components)
+        twice = repeated(component.name for component in self.components)
         if twice:
             text = "give each a name of its own"
             yield "", f"component names must differ, but several are called {twice}: {text}"

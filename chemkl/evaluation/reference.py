@@ -26,7 +26,7 @@ from scipy.spatial.distance import cosine
 from chemkl.chem.fingerprints import Fingerprints, morgan_fingerprint, pack
 from chemkl.chem.molecules import MoleculeError, canonicalise, parse, read_molecule, step
 from chemkl.config import InputError, did_you_mean
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.config.evaluate import (
     Corpus,
     EvaluateConfig,
@@ -85,7 +85,7 @@ class ChemNet:
         if find_spec("fcd_torch") is None:
             raise InputError(
                 "fcd: true: FCD needs the package fcd_torch. Install it with "
-                f"{install('fcd')}, or set fcd: false."
+                f"{install_command('fcd')}, or set fcd: false."
             )
 
     def activations(self, canonical_smiles: Sequence[str]) -> np.ndarray:

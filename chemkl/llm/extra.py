@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.display import listed
 
 PACKAGES = ("transformers", "peft", "gguf")
@@ -34,7 +34,8 @@ def check_installed(names: Iterable[str], extra: str = "llm") -> None:
             missing[error.name or name] = None
     if missing:
         raise InputError(
-            f"language models need {listed(list(missing))}, not installed here: {install(extra)}"
+            f"language models need {listed(list(missing))}, not installed here: "
+            f"{install_command(extra)}"
         )
 
 

@@ -17,7 +17,7 @@ from scipy.stats import entropy
 from torch import Tensor, nn
 
 from chemkl.config import InputError
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.llm.anchored import Anchored, anchor_rewards
 from chemkl.llm.extra import package
 from chemkl.losses import Mara
@@ -158,7 +158,7 @@ class MaraRLOOTrainer(_RLOOTrainer):  # type: ignore[misc]  # a base without typ
             raise RuntimeError(
                 "trl did not compute the log-probabilities of policy and reference, in this order, "
                 "before the rewards: this version of trl works otherwise than the one that "
-                f"MaraRLOOTrainer was written for. {install('trl')} installs that one"
+                f"MaraRLOOTrainer was written for. {install_command('trl')} installs that one"
             )
         return kept[1][1]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from chemkl.config import InputError
-from chemkl.config.base import Keys, nearest, shown
+from chemkl.config.base import Keys, nearest, quoted
 from chemkl.config.loading import MOST_CHARACTERS, Document, parse, read_text
 
 ENDINGS = (".toml", ".json", ".yaml", ".yml")
@@ -62,7 +62,7 @@ class Section:
             value = float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             wanted = {str: "text", list: "a list", dict: "a table", bool: "true or false"}
-            self.problem(key, f"should be {wanted.get(kind, 'a number')} (got {shown(value)})")
+            self.problem(key, f"should be {wanted.get(kind, 'a number')} (got {quoted(value)})")
             return default
         return value
 
@@ -106,7 +106,7 @@ class Section:
         self.asked.append(key)
         value = self.data.pop(key, usual)
         if value != usual and value is not None:
-            self.gap(key, f"{shown(value)}: {why}")
+            self.gap(key, f"{quoted(value)}: {why}")
 
     def end(self) -> None:
         """Note all that was not taken out."""

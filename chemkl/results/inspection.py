@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from chemkl.config import InputError
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.results.columns import (
     further_columns,
     has_prompts,
@@ -266,7 +266,9 @@ def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
     try:
         import duckdb
     except ImportError:
-        raise InputError(f"--sql needs DuckDB, which is not installed: {install('sql')}") from None
+        raise InputError(
+            f"--sql needs DuckDB, which is not installed: {install_command('sql')}"
+        ) from None
     connection = duckdb.connect(":memory:", config={"python_enable_replacements": False})
     problem = ""
     try:

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from chemkl.chem.molecules import MoleculeError
 from chemkl.config import Config, InputError, InputPath, did_you_mean
-from chemkl.config.base import Keys, install
+from chemkl.config.base import Keys, install_command
 from chemkl.config.loading import Document, render
 from chemkl.config.reward import SETTINGS, documented, fields_of, is_group
 from chemkl.config.schema import keys_of
@@ -111,7 +111,9 @@ def needed_package(package: str, user: str, extra: str) -> Path:
     """Give the folder of a package that a component needs; an InputError says what installs it."""
     folder = package_folder(package)
     if folder is None:
-        raise InputError(f"{user} needs the package {package}: install it with {install(extra)}")
+        raise InputError(
+            f"{user} needs the package {package}: install it with {install_command(extra)}"
+        )
     return folder
 
 

@@ -11,7 +11,7 @@ from rdkit.Chem import Mol
 
 from chemkl.chem.molecules import MoleculeError, one_line, parse, silenced
 from chemkl.chem.scaffolds import murcko_scaffold
-from chemkl.config.base import cut
+from chemkl.config.base import shortened
 from chemkl.config.reward import Role
 from chemkl.rewards.registry import Failure, TransientError
 
@@ -201,7 +201,7 @@ def as_number(value: Any) -> Answer:
 
 def _shown(value: object) -> str:
     try:
-        return cut(" ".join(repr(value).split()))
+        return shortened(" ".join(repr(value).split()))
     except Exception:  # noqa: BLE001 - it may raise here too
         return f"a {type(value).__name__}"
 

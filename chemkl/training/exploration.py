@@ -16,7 +16,7 @@ from chemkl.chem.fingerprints import fingerprint_bits
 from chemkl.chem.molecules import read_molecule
 from chemkl.chem.operators import MOST_ATOMS, SHARES, Origin, Proposal, graph_ga, propose
 from chemkl.config import InputError, complaints
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.config.objective import ExplorationConfig, Screen
 from chemkl.policies.base import SequenceModel, pad, stream
 from chemkl.training.ledger import Ledger
@@ -165,7 +165,7 @@ def _forest() -> Any:
     try:
         from sklearn.ensemble import RandomForestRegressor
     except ImportError as error:
-        text = f"the screen surrogate needs scikit-learn: {install('sklearn')}"
+        text = f"the screen surrogate needs scikit-learn: {install_command('sklearn')}"
         raise InputError(f"exploration.screen: {text}, or take prior or none") from error
     return RandomForestRegressor
 

@@ -33,7 +33,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from chemkl import display
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError, complaints, did_you_mean
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.policies.checkpoint import check_weights
 from chemkl.processes import StoppedBySignal, deferred, n_cores, pending
 from chemkl.results.atomic import atomic_file, draft_of
@@ -180,7 +180,7 @@ def further_loggers(settings: Mapping[str, Any], out_dir: Path = Path()) -> list
         if name not in known
     ]
     if find_spec(kind) is None:
-        problems.append(f"trainer: logger: {kind} is not installed: {install(kind)}")
+        problems.append(f"trainer: logger: {kind} is not installed: {install_command(kind)}")
     InputError.refuse(problems)
     return [FurtherLogger(kind, options, out_dir)]
 

@@ -24,7 +24,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("extra", ["fcd", "llm", "docking", "sql", "sklearn", "onnx", "trl"])
 def test_a_command_names_the_packages_of_an_extra(extra):
-    begin, *asked = base.install(extra).replace("'", "").split(" ")[1:]
+    begin, *asked = base.install_command(extra).replace("'", "").split(" ")[1:]
     assert begin == "install"
     assert {Requirement(a).name for a in asked} == {Requirement(a).name for a in EXTRAS[extra]}
 
@@ -34,7 +34,7 @@ def test_from_a_source_tree_the_command_names_the_extra_there(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(base, "requires", absent)
-    assert base.install("fcd") == "pip install -e '.[fcd]'"
+    assert base.install_command("fcd") == "pip install -e '.[fcd]'"
 
 
 def test_no_text_sends_the_user_to_an_index_for_chemkl():
@@ -56,7 +56,7 @@ def test_every_extra_that_is_spoken_of_exists():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
-        and node.func.id == "install"
+        and node.func.id == "install_command"
         and isinstance(node.args[0], ast.Constant)
     }
     assert {"fcd", "docking", "sql", "trl"} <= called

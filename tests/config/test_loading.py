@@ -256,7 +256,7 @@ class Bounded(Config):
         ({"by_name": {}}, ["by_name: should have at least 2 entries (got {})"]),
         ({"word": "a"}, ["word: should have at least 2 characters (got 'a')"]),
         ({"word": "abcd"}, ["word: should have at most 3 characters (got 'abcd')"]),
-        ({"code": "b"}, ["code: has not the form that is wanted here (Begins with a) (got 'b')"]),
+        ({"code": "b"}, ["code: does not have the required form (Begins with a) (got 'b')"]),
         # wrong items are not counted as missing ones
         ({"numbers": [0]}, ["numbers.0: should be greater than 0 (got 0)"]),
         ({"numbers": []}, ["numbers: should have at least 1 entry (got [])"]),

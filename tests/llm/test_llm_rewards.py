@@ -481,8 +481,8 @@ def like(smiles, **more):
 @pytest.mark.parametrize(
     ("rewards", "message"),
     [
-        ({}, "give reward or by_prompt, one of the two: neither is given"),
-        ({"reward": LOW, "by_prompt": [LOW]}, "give reward or by_prompt, one of the two: both are"),
+        ({}, "give either reward or by_prompt: neither is given"),
+        ({"reward": LOW, "by_prompt": [LOW]}, "give either reward or by_prompt: both are"),
         ({"by_prompt": [LOW, QED]}, r"by_prompt\.0 has qed, logp, by_prompt\.1 qed"),
         (
             {"by_prompt": [like("CCO"), like("CCN")]},

@@ -116,7 +116,10 @@ def test_a_passing_failure_costs_no_value_that_is_known(register, monkeypatch):
     ("settings", "message"),
     [
         ({"kind": "parsl", "provider": "local", "cores": 4}, "executor.cores: belongs to provider"),
-        ({"kind": "parsl", "walltime": "2 h"}, "executor.walltime: has not the form"),
+        (
+            {"kind": "parsl", "walltime": "2 h"},
+            "executor.walltime: does not have the",
+        ),
         ({"kind": "parsl", "walltime": "00:10:00"}, "executor.walltime: should be longer by 60 s"),
         ({"kind": "parsl", "options": ["mem=1G"]}, "executor.options.0: "),
         ({"kind": "parsl", "lost_after": 1}, "executor.lost_after: .* greater than or equal to 5"),

@@ -55,7 +55,7 @@ def test_every_problem_of_schema_and_components_at_once():
         "components.6.transform: low = 3 must be below high = 3; for a hard edge use step",
         "components.7.transform: a step needs low, high or both",
         "components.8.transform: low = 2 must not be above high = 1",
-        "components.9.name: has not the form that is wanted here (What its columns are called "
+        "components.9.name: does not have the required form (What its columns are called "
         "(raw_<name>, score_<name>), in letters, digits and _ - or dots; default: its kind) "
         "(got 'number of rings')",
         "components.10.kind: required, and not given",

@@ -190,8 +190,8 @@ def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "give runs or methods, one of the two: neither is given"),
-        ({"runs": ["."], "methods": {"a": ["."]}}, "one of the two: both are given"),
+        ({}, "give either runs or methods: neither is given"),
+        ({"runs": ["."], "methods": {"a": ["."]}}, "give either runs or methods: both are given"),
         ({"runs": [".", "../empty"]}, "runs: .*empty: given more than once"),
         ({"methods": {"a": ["."], "b": ["."]}}, "empty: given more than once; keep each once"),
         ({"methods": {"a": []}}, "methods.a: "),

@@ -254,8 +254,8 @@ def test_the_option_is_the_setting(scaled, tmp_path, chemkl, capsys):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"mixture": None}, "give policy or mixture, one of the two: neither is given"),
-        ({"policy": "fond_of_n"}, "give policy or mixture, one of the two: both are given"),
+        ({"mixture": None}, "give either policy or mixture: neither is given"),
+        ({"policy": "fond_of_n"}, "give either policy or mixture: both are given"),
         ({"beta_scale": 2}, "beta_scale needs prior: add the model file"),
         ({"prior": "fond_of_n"}, "prior is used with beta_scale only"),
         ({"beta_scale": 0}, r"beta_scale: should be greater than 0 \(got 0\)"),

@@ -30,7 +30,7 @@ from rdkit.Chem.MolStandardize.rdMolStandardize import Uncharger
 
 from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
-from chemkl.config.base import install
+from chemkl.config.base import install_command
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.components.programs import find_program
 from chemkl.rewards.registry import (
@@ -125,7 +125,7 @@ def find_obabel() -> Tool:
         for name, place in (("BABEL_LIBDIR", "lib"), ("BABEL_DATADIR", "share")):
             for folder in (inside / place / "openbabel").glob("3*"):
                 environment[name] = str(folder)
-    problem = f": install it with {install('docking')}"
+    problem = f": install it with {install_command('docking')}"
     if path is not None:
         tool = Tool(path, environment)
         try:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 from rdkit.Chem import Mol, MolToSmiles
 
 from chemkl.config import InputError
-from chemkl.config.base import shown
+from chemkl.config.base import quoted
 from chemkl.results.provenance import sha256_of
 from chemkl.rewards.registry import (
     REAL,
@@ -121,7 +121,7 @@ class Program:
             if answer.get("transient") is True:
                 raise TransientError(problem)
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            problem = f"its value {shown(value)} is not a number"
+            problem = f"its value {quoted(value)} is not a number"
         else:
             return float(value)
         raise RuntimeError(problem)
@@ -160,7 +160,7 @@ class _Running:
         problem = ""
         if self._read or self._readable(0):
             line = self._line(deadline, timeout)
-            problem = f"it wrote more than one line for a molecule: {shown(line)}"
+            problem = f"it wrote more than one line for a molecule: {quoted(line)}"
         else:
             self._asked += 1
             question = {"id": self._asked, "smiles": smiles}
@@ -177,12 +177,12 @@ class _Running:
                 if not wrong:
                     return answer
                 problem = (
-                    f"its answer has {wrong[0]} {shown(answer[wrong[0]])}, and was to have "
-                    f"{shown(question[wrong[0]])}: it answers out of order"
+                    f"its answer has {wrong[0]} {quoted(answer[wrong[0]])}, and was to have "
+                    f"{quoted(question[wrong[0]])}: it answers out of order"
                 )
             else:
                 problem = (
-                    f'its answer {shown(line)} is not a JSON line {{"value": ...}} or '
+                    f'its answer {quoted(line)} is not a JSON line {{"value": ...}} or '
                     '{"error": ...}; other output belongs on its standard error'
                 )
         raise RuntimeError(problem)
@@ -316,7 +316,7 @@ def batch_program(
         except (ValueError, KeyError, TypeError):
             said = " ".join(ended.stderr.split())[-400:]
             problem = (
-                f'its answer {shown(ended.stdout)} is not {{"payload": {{"{property}": [...]}}}} '
+                f'its answer {quoted(ended.stdout)} is not {{"payload": {{"{property}": [...]}}}} '
                 f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
             )
         else:
