@@ -1,4 +1,4 @@
-"""How good and how diverse a run's molecules are: quality, yields, diversity, likeness."""
+"""Evaluate the molecules of a run: quality, yields, diversity, likeness to references."""
 
 from chemkl.evaluation.metrics import METRICS, Metric, evaluate, metrics_schema
 from chemkl.evaluation.reference import Comparisons

@@ -348,7 +348,7 @@ def prompt_rows(
             for call, (smiles, reward) in enumerate(scored, start=1)
         ]
         smiles = valid["canonical_smiles"].tolist()
-        part = Samples(samples.name, len(sampled), smiles, molecules, given=samples.given)
+        part = Samples(samples.name, len(sampled), smiles, molecules, seeds=samples.seeds)
         n_late = int(late.get(group, 0))
         prompt_values = {
             "group": int(str(group)),

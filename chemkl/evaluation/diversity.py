@@ -1,4 +1,4 @@
-"""How diverse a set is: molecules by fingerprints, distances and scaffolds; texts by words."""
+"""Diversity measures: of molecules by fingerprints, distances and scaffolds; of texts by words."""
 
 import math
 import re
@@ -16,8 +16,8 @@ from chemkl.chem.fingerprints import Fingerprints, pack, tanimoto_sums, unpacked
 SEDIV_SIZE = 1000
 SEDIV_DISTANCE = 0.65
 SEDIV_SEED = 123
-SHORTER = 1e-12
-"""A swap must shorten the tour by more than this, so that rounding cannot make it run forever."""
+MIN_GAIN = 1e-12
+"""A swap must shorten the tour by more than this, so that rounding errors cannot loop forever."""
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")  # noqa: RUF001 - the typographer's apostrophe is meant
 _butina: Callable[..., Iterable[tuple[int, ...]]] = Butina.ClusterData
@@ -26,10 +26,10 @@ _butina: Callable[..., Iterable[tuple[int, ...]]] = Butina.ClusterData
 def int_div_moses(fingerprints: Fingerprints, *, workers: int = 1) -> dict[int, float | None]:
     """IntDiv_p of MOSES (arXiv 1811.12823): 1 - mean_i (mean_j T_ij^p)^(1/p), j includes i.
 
-    The paper's formula takes the root of the mean over all pairs; the released molsets takes it per
-    molecule, and published numbers come from molsets, so that is what is computed here. Of Morgan
-    fingerprints, radius 2, 1024 bits, for p = 1 and 2; None for an empty set. The values do not
-    depend on `workers`, the threads.
+    The paper's formula takes the root of the mean over all pairs; molsets takes it per molecule,
+    and so does this function, because the published numbers come from molsets. Fingerprints:
+    Morgan, radius 2, 1024 bits; p = 1 and 2; None for an empty set. The values do not depend on
+    `workers`, the number of threads.
     """
     powers, n = (1, 2), len(fingerprints)
     if n == 0:
@@ -40,7 +40,7 @@ def int_div_moses(fingerprints: Fingerprints, *, workers: int = 1) -> dict[int, 
 
 
 def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | None:
-    """IntDiv1 of PyTDC, of 2048 bits: the mean over i < j of 1 - T_ij; None below two molecules."""
+    """IntDiv1 of PyTDC, 2048 bits: the mean over i < j of 1 - T_ij; None below two molecules."""
     n = len(fingerprints)
     if n < 2:
         return None
@@ -49,11 +49,10 @@ def int_div_pairs(fingerprints: Fingerprints, *, workers: int = 1) -> float | No
 
 
 def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
-    """Indices of the molecules all further apart than a distance (Tanimoto), by #Circles.
+    """Pick molecules that are pairwise more than a Tanimoto distance apart; return their indices.
 
-    Xie et al., ICLR 2023, greedy: RDKit's LeaderPicker takes the first molecule further than
-    `distance` from all taken before, so their number depends on the order, which is that of the
-    first scoring.
+    The greedy version of #Circles (Xie et al., ICLR 2023): RDKit's LeaderPicker takes each molecule
+    further than `distance` from all picked before, so the count depends on the order.
     """
     vectors = [unpacked(row.tobytes()) for row in pack(fingerprints)]
     n = len(vectors)
@@ -63,17 +62,17 @@ def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
 def sphere_exclusion(fingerprints: Fingerprints) -> float | None:
     """SEDiv@1k of MolScore: leaders at distance 0.65 among 1,000 random molecules, per 1,000.
 
-    Of Morgan fingerprints, radius 2, 1024 bits; None below 1,000 molecules.
+    Fingerprints: Morgan, radius 2, 1024 bits. None below 1,000 molecules.
     """
     n = len(fingerprints)
     if n < SEDIV_SIZE:
         return None
-    generator = np.random.RandomState(SEDIV_SEED)  # the stream that MolScore draws from
+    generator = np.random.RandomState(SEDIV_SEED)  # same stream as MolScore
     chosen = generator.choice(n, SEDIV_SIZE, replace=False)
     return len(leaders(pack(fingerprints)[chosen], SEDIV_DISTANCE)) / SEDIV_SIZE
 
 
-# ---- from the matrix of all distances
+# ---- from the distance matrix
 
 
 def vendi_score(similarities: np.ndarray) -> float | None:
@@ -85,34 +84,35 @@ def vendi_score(similarities: np.ndarray) -> float | None:
     if n == 0:
         return None
     weights = np.linalg.eigvalsh(similarities / n)
-    weights = weights[weights > 0]  # rounding leaves some a little below; 0 ln 0 is 0
+    weights = weights[weights > 0]  # rounding can make some slightly negative; 0 ln 0 = 0
     return float(np.exp(-(weights * np.log(weights)).sum()))
 
 
 def hamiltonian_diversity(distances: np.ndarray) -> float | None:
     """Length of a short closed tour through all molecules; None for an empty set.
 
-    Hu et al., J. Cheminform. 16, 94 (2024) ask for the shortest one, which cannot be had for many
-    molecules: this one goes from the first molecule always to the nearest that is left, and then
-    swaps pairs of steps (2-opt) until no swap makes it shorter. It is never below the shortest.
-    The authors' program stops before the swaps, so its numbers are larger.
+    Hu et al., J. Cheminform. 16, 94 (2024) define it by the shortest tour, which is infeasible for
+    many molecules. This tour starts at the first molecule, always moves to the nearest unvisited
+    one, and is then improved by 2-opt swaps until none shortens it; its length is an upper bound of
+    the shortest. The authors' program omits the swaps, so its values are larger.
     """
     n = len(distances)
     if n == 0:
         return None
-    tour, left = np.zeros(n + 1, dtype=int), np.ones(n, dtype=bool)  # back to the first at its end
+    tour = np.zeros(n + 1, dtype=int)  # returns to the first molecule at the end
+    unvisited = np.ones(n, dtype=bool)
     for place in range(1, n):
-        left[tour[place - 1]] = False
-        tour[place] = np.where(left, distances[tour[place - 1]], np.inf).argmin()
+        unvisited[tour[place - 1]] = False
+        tour[place] = np.where(unvisited, distances[tour[place - 1]], np.inf).argmin()
     swapped = True
-    while swapped:  # (a, b) and (c, d) become (a, c) and (b, d): all from b to c is turned round
+    while swapped:  # (a, b) and (c, d) become (a, c) and (b, d): the part from b to c is reversed
         swapped = False
         for i in range(n - 2):
             a, b = tour[i], tour[i + 1]
             c, d = tour[i + 2 : -1], tour[i + 3 :]
             gain = distances[a, b] + distances[c, d] - distances[a, c] - distances[b, d]
             best = int(gain.argmax())
-            if gain[best] > SHORTER:
+            if gain[best] > MIN_GAIN:
                 end = i + 2 + best
                 tour[i + 1 : end + 1] = tour[i + 1 : end + 1][::-1].copy()
                 swapped = True
@@ -120,9 +120,9 @@ def hamiltonian_diversity(distances: np.ndarray) -> float | None:
 
 
 def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, ...]]:
-    """Clusters of Butina (JCICS 39, 747 (1999)) as RDKit makes them, the centre of each first.
+    """Butina clusters (JCICS 39, 747 (1999)) by RDKit, each with its centre first.
 
-    `distance` is the largest one of a member from the centre of its cluster.
+    `distance` is the maximum distance of a member from the centre of its cluster.
     """
     n = len(distances)
     if n == 0:
@@ -131,28 +131,28 @@ def butina_clusters(distances: np.ndarray, distance: float) -> list[tuple[int, .
     return list(_butina(lower, n, distance, isDistData=True))
 
 
-# ---- from the molecules per scaffold
+# ---- from the scaffold sizes
 
 
 def gini(sizes: np.ndarray) -> float | None:
-    """Gini coefficient of the scaffold sizes, rising: sum_i (2i - n - 1) x_i / (n sum x).
+    """Gini coefficient of the scaffold sizes: sum_i (2i - n - 1) x_i / (n sum x), x ascending.
 
-    Half the mean absolute difference of two sizes over their mean: 0 where all are equal.
+    This is half the mean absolute difference of two sizes over their mean; 0 if all are equal.
     """
     n = len(sizes)
     ranks = np.arange(1, n + 1)
     return float((2 * ranks - n - 1) @ np.sort(sizes) / (n * sizes.sum())) if n else None
 
 
-# ---- of texts: n-grams and embeddings
+# ---- texts: n-grams and embeddings
 
 
 def tokens_of(text: str, convention: str = "blanks") -> list[str]:
-    """Split a text for n-grams.
+    """Split a text into tokens for n-grams.
 
-    `blanks`: full stops and line ends removed, split at blanks, case kept, as the code of arXiv
-    2310.06452 does (the words around a line end grow together there, and here); `words`: runs of
-    letters, digits and apostrophes in lower case.
+    `blanks`: full stops and newlines removed, split at blanks, case-sensitive, as in the code of
+    arXiv 2310.06452 (which also joins the words around a newline); `words`: runs of letters, digits
+    and apostrophes in lower case.
     """
     if convention == "words":
         return _WORD.findall(text.lower())
@@ -162,7 +162,7 @@ def tokens_of(text: str, convention: str = "blanks") -> list[str]:
 
 @dataclass(frozen=True)
 class NgramCounts:
-    """The n-grams of a set of texts; none reaches from one text into the next."""
+    """Counts of the n-grams in a set of texts; an n-gram never spans two texts."""
 
     distinct: int
     total: int
@@ -181,10 +181,10 @@ class NgramCounts:
     def adjusted(self, vocabulary: int) -> float | None:
         """Expectation-adjusted distinct (Liu et al., arXiv 2202.13587, eq. 2).
 
-        distinct / (V (1 - ((V - 1) / V)^C)): by the number of distinct ones among C draws, all V
-        equally likely, so that longer texts are not punished. It can exceed 1, the more so for
-        n > 1, where V is still the number of tokens, as in the code of arXiv 2310.06452. None
-        without an n-gram.
+        distinct / (V (1 - ((V - 1) / V)^C)): divided by the expected number of distinct values
+        among C uniform draws from V, so that longer texts are not penalised. It can exceed 1,
+        especially for n > 1, where V is still the number of tokens, as in the code of arXiv
+        2310.06452. None without an n-gram.
         """
         if not self.total:
             return None
@@ -193,9 +193,9 @@ class NgramCounts:
 
 
 def semantic_diversity(vectors: np.ndarray) -> float | None:
-    """Mean cosine distance over all pairs of rows of length 1; None below two texts.
+    """Mean cosine distance over all pairs of unit vectors (rows); None below two texts.
 
-    The sum of the cosines is |sum of rows|^2 - n, which needs no matrix.
+    The sum of the cosines is |sum of rows|^2 - n, which avoids the matrix of all pairs.
     """
     n = len(vectors)
     if n < 2:
@@ -206,10 +206,10 @@ def semantic_diversity(vectors: np.ndarray) -> float | None:
 
 
 def text_clusters(vectors: np.ndarray, distance: float, linkage: str = "average") -> np.ndarray:
-    """The cluster of each text, numbered from 0, by agglomerative clustering of rows of length 1.
+    """Cluster unit vectors (rows) agglomeratively; return the cluster of each, numbered from 0.
 
-    Clusters are joined up to a cosine `distance`: of the mean, largest or smallest over their pairs
-    (`linkage`: `average`, `complete` or `single`).
+    Clusters are merged up to a cosine `distance`, which is the mean, largest or smallest over their
+    pairs (`linkage`: `average`, `complete` or `single`).
     """
     if len(vectors) < 2:
         return np.zeros(len(vectors), dtype=int)

@@ -1,4 +1,4 @@
-"""How far fine-tuning has moved a model: its likelihoods and its samples, before and after."""
+"""Changes by fine-tuning: likelihoods and samples of a model before and after."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,84 +17,85 @@ from chemkl.policies.base import Policy, pad, stream
 
 BATCH = 256
 _OF_SAMPLES = ("validity", "uniqueness", "novelty", "int_div_moses_1", "scaf", "snn")
-"""Metrics of `METRICS` that are taken of the samples."""
+"""Keys of `METRICS` computed on the samples."""
 ROWS = (
-    Column("nll_set", "NLL of the set", ".2f", "mean -log p of the molecules learnt from, nats"),
-    Column("nll_valid", "NLL of validation", ".2f", "of the molecules held back"),
-    Column("nll_init", "NLL of init's samples", ".2f", "its rise is what was forgotten"),
+    Column("nll_set", "NLL of the set", ".2f", "mean -log p of the training molecules, nats"),
+    Column("nll_valid", "NLL of validation", ".2f", "of the validation molecules"),
+    Column("nll_init", "NLL of init's samples", ".2f", "its increase shows forgetting"),
     Column("validity", "valid", ".1%", "of the samples"),
     Column("uniqueness", "unique", ".1%", "of the valid samples"),
-    Column("novelty", "novel", ".1%", "of the distinct molecules: not in the set"),
+    Column("novelty", "novel", ".1%", "distinct molecules that are not in the set"),
     Column("of_set_scaffolds", "with a scaffold of the set", ".1%", "of the distinct molecules"),
     Column("scaf", "Scaf", ".3f", "cosine to the set, counts of scaffolds with two rings or more"),
     Column("snn", "SNN", ".3f", "mean similarity to the nearest molecule of the set"),
     Column("int_div_moses_1", "IntDiv", ".3f", "of the distinct molecules"),
 )
-"""What is measured; the rows of the table."""
+"""The rows of the table: the measures of a model; the set is what it was trained on."""
 
 
 def movement(
-    before: Policy, after: Policy, learnt: Sequence[str], valid: Sequence[str], n: int, seed: int
+    before: Policy, after: Policy, train: Sequence[str], valid: Sequence[str], n: int, seed: int
 ) -> dict[str, dict[str, float | None]]:
-    """Measure a model as it was and as it is.
+    """Measure a model before and after fine-tuning.
 
-    Both are asked about the same molecules, and draw samples by the same random numbers.
+    Both models score the same molecules and sample with the same random numbers.
 
     Args:
-        before: the model that the training began with, with all tokens of the set.
-        after: the fine-tuned one.
-        learnt: canonical SMILES that it learnt from, the set; at most n of them have their
-            likelihood taken and are compared with.
-        valid: those that were held back; at most n of them.
+        before: the initial model, with all tokens of the training set in its vocabulary.
+        after: the fine-tuned model.
+        train: canonical SMILES of the training set; at most n of them are scored and used as the
+            reference.
+        valid: canonical SMILES of the validation set; at most n of them are scored.
         n: samples of each model.
-        seed: of the samples, and of the choice of molecules.
+        seed: of the samples and of the choice of molecules.
 
     Returns:
-        The values of `ROWS` under `before` and `after`; likelihoods are the mean, in nats.
+        The values of `ROWS` under `before` and `after`; likelihoods are means in nats.
     """
-    chosen, held = sample(learnt, n, seed), sample(valid, n, seed)
-    of_set = from_smiles("set", chosen).molecules
-    scaffolds = {molecule.scaffold for molecule in of_set if molecule.scaffold}
-    references = [reference_of("set", [m.smiles for m in of_set], None)] if of_set else []
-    comparisons = Comparisons(frozenset(learnt), references)
-    found: dict[str, dict[str, float | None]] = {}
-    of_init: Sequence[Tensor] = ()
+    chosen, validation = sample(train, n, seed), sample(valid, n, seed)
+    train_molecules = from_smiles("set", chosen).molecules
+    scaffolds = {molecule.scaffold for molecule in train_molecules if molecule.scaffold}
+    train_smiles = [molecule.smiles for molecule in train_molecules]
+    references = [reference_of("set", train_smiles, None)] if train_smiles else []
+    comparisons = Comparisons(frozenset(train), references)
+    measures: dict[str, dict[str, float | None]] = {}
+    init_samples: Sequence[Tensor] = ()
     for name, policy in (("before", before), ("after", after)):
-        drawn = policy.sample(n, stream(seed, 0, purpose="movement"))
-        of_init = of_init or torch.split(drawn.tokens, BATCH)
-        rows = zip(drawn.smiles, drawn.truncated.tolist(), strict=True)
+        rollout = policy.sample(n, stream(seed, 0, purpose="movement"))
+        init_samples = init_samples or torch.split(rollout.tokens, BATCH)
+        rows = zip(rollout.smiles, rollout.truncated.tolist(), strict=True)
         samples = from_smiles(name, (None if cut else text for text, cut in rows))
         molecules = samples.molecules
-        made = MoleculeSet(samples, None, molecules, MetricOptions(), comparisons)
+        molecule_set = MoleculeSet(samples, None, molecules, MetricOptions(), comparisons)
         with_scaffold = sum(molecule.scaffold in scaffolds for molecule in molecules)
-        found[name] = {
-            "nll_set": _nll(policy, _rows(policy, chosen)),
-            "nll_valid": _nll(policy, _rows(policy, held)),
-            "nll_init": _nll(policy, of_init),
+        measures[name] = {
+            "nll_set": _nll(policy, _batches(policy, chosen)),
+            "nll_valid": _nll(policy, _batches(policy, validation)),
+            "nll_init": _nll(policy, init_samples),
             "of_set_scaffolds": with_scaffold / len(molecules) if molecules else None,
-            **{key: METRICS[key].value(made) for key in _OF_SAMPLES},
+            **{key: METRICS[key].value(molecule_set) for key in _OF_SAMPLES},
         }
-    return found
+    return measures
 
 
-def movement_table(found: Mapping[str, Any]) -> RenderableType:
-    """What `movement` has found, a line for each of `ROWS`."""
-    before, after = found["before"], found["after"]
+def movement_table(measures: Mapping[str, Any]) -> RenderableType:
+    """Make a table of the result of `movement`, a line for each of `ROWS`."""
+    before, after = measures["before"], measures["after"]
     rows = [
         {
-            "what": row.label,
-            **{name: row.write(found[name][row.key]) for name in ("before", "after")},
+            "measure": row.label,
+            **{name: row.write(measures[name][row.key]) for name in ("before", "after")},
             "meaning": row.meaning,
         }
         for row in ROWS
         if not (is_missing(before[row.key]) and is_missing(after[row.key]))
     ]
-    columns = [Column("what", ""), *(Column(name, name, str) for name in ("before", "after"))]
-    return table("How far it moved", [*columns, Column("meaning", "")], rows)
+    columns = [Column("measure", ""), *(Column(name, name, str) for name in ("before", "after"))]
+    return table("Changes by fine-tuning", [*columns, Column("meaning", "")], rows)
 
 
-def _rows(policy: Policy, smiles: Sequence[str]) -> Sequence[Tensor]:
-    """Their ids, token_BT at a time, of like length."""
+def _batches(policy: Policy, smiles: Sequence[str]) -> Sequence[Tensor]:
+    """Encode SMILES into batches token_BT of similar length."""
     ids = sorted(map(policy.vocabulary.encode, smiles), key=len)
     return [pad(ids[start : start + BATCH]) for start in range(0, len(ids), BATCH)]
 

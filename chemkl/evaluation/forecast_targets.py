@@ -24,7 +24,7 @@ from chemkl.display import Column, short, table
 from chemkl.evaluation import forecast as estimates
 from chemkl.evaluation.comparison import posttrain_manifest
 from chemkl.evaluation.forecast import FAMILY_ESS, Crossover, Family, Floats, Points, describe
-from chemkl.evaluation.tables import SHOWN_SCAFFOLD, Rows
+from chemkl.evaluation.tables import SCAFFOLD_WIDTH, Rows
 from chemkl.losses import TARGETS, Mara, Target
 from chemkl.policies import read_header
 from chemkl.results import InputFile, find_trace, read_trace
@@ -232,7 +232,7 @@ def _target_sentence(row: Mapping[str, Any], n: int) -> str:
     if row["top_scaffold"] is not None:
         said = (
             f"{subject} puts {row['top_share']:.1%} on one scaffold "
-            f"({short(row['top_scaffold'], SHOWN_SCAFFOLD)}); its effective number of scaffolds is "
+            f"({short(row['top_scaffold'], SCAFFOLD_WIDTH)}); its effective number of scaffolds is "
             f"at least {number(row['effective_scaffolds'])}, and {row['hit_share']:.1%} of it are "
             f"hits (R >= {row['tau']:.3g})."
         )
@@ -330,7 +330,7 @@ def _crossover_sentences(crossings: Sequence[Crossover]) -> Iterator[str]:
     for crossing in (one for one in crossings if one.trusted):
         error = crossing.sigma_error
         decimals = max(0, 1 - math.floor(math.log10(error)))
-        below, above = (short(s, SHOWN_SCAFFOLD) for s in (crossing.below, crossing.above))
+        below, above = (short(s, SCAFFOLD_WIDTH) for s in (crossing.below, crossing.above))
         yield (
             f"Below beta {crossing.beta:.2g} (sigma {crossing.sigma:.{decimals}f} +- "
             f"{error:.{decimals}f}; family ESS {number(crossing.ess)}) {below} has more of the "
@@ -636,7 +636,7 @@ def page(
     )
     shown = [
         asdict(family)
-        | {"scaffold": short(family.scaffold, SHOWN_SCAFFOLD)}
+        | {"scaffold": short(family.scaffold, SCAFFOLD_WIDTH)}
         | {"sigma": 1 / family.beta if family.beta else 0.0}
         for family in forecast.families
     ]

@@ -1,6 +1,6 @@
-"""THE table of metrics: what each is, how it is computed, and how it is shown, in one row.
+"""The table of metrics: one row defines a metric, its computation and its display.
 
-Parquet columns and their descriptions, `metrics.json`, the tables on the screen and in the report,
+Parquet columns and their descriptions, `metrics.json`, the tables in the terminal and the report,
 the comparison of methods and `chemkl show metrics` all read this table. To add a metric, write a
 function of a `MoleculeSet` and one row.
 """
@@ -34,41 +34,41 @@ OB_SIZES = AUC_SIZES = (1, 10, 100)
 
 @dataclass(frozen=True)
 class Metric(Column):
-    """A metric: key, label, format (`how`; one that ends in `d` is of whole numbers) and more.
+    """A metric; `how` is the number format, and a format ending in `d` means whole numbers.
 
-    `meaning` is its exact definition; `{late_samples}` and the like stand for the options.
+    `meaning` is the exact definition, with placeholders such as `{late_samples}` for the options.
     """
 
-    unit: str = ""  # of its values
-    better: Direction | None = None  # which values are; None where that depends on what is wanted
-    # all: of all distinct molecules, and of the hits at each threshold; hits: of the hits alone;
-    # run: of all that the run did; text: of texts
+    unit: str = ""
+    better: Direction | None = None  # None if that depends on the purpose
+    # all: all distinct molecules, and the hits at each threshold; hits: the hits only; run: the
+    # whole run; text: texts
     scope: Literal["all", "hits", "run", "text"] = "all"
-    # computes it from a `MoleculeSet`; None where it is not defined
+    # computes the value from a `MoleculeSet`; returns None where it is undefined
     value: Callable[..., Any] = lambda _: None
-    tables: Sequence[str] = ()  # those of the screen and of the report that show it
-    short: str | None = None  # label on the screen; None: the same; empty: not shown there
-    brief: str = ""  # what the key below a table on the screen says of it
-    # corpus, reference or prior: what it compares the molecules with; calls: those of the whole
-    # run; of a text: the kind of measure; empty: nothing else
+    tables: Sequence[str] = ()  # tables of the terminal and the report that show it
+    short: str | None = None  # label in the terminal; None: same as label; empty: hidden
+    brief: str = ""  # explanation in the legend below a table in the terminal
+    # what it requires: a corpus, reference or prior to compare with, or the calls of a whole run;
+    # for texts the kind of measure; empty: nothing
     needs: str = ""
 
     @property
     def on_screen(self) -> "Metric":
-        """The metric with its label on the screen."""
+        """The metric with its label for the terminal."""
         return self if self.short is None else replace(self, label=self.short)
 
     @property
     def field(self) -> tuple[pa.DataType, str]:
-        """Type and meaning of its column."""
+        """Arrow type and description of the column."""
         return pa.int64() if str(self.how).endswith("d") else pa.float64(), self.meaning
 
 
 @dataclass(frozen=True, eq=False)
 class MoleculeSet:
-    """The distinct molecules of one row, and what several metrics need of them, computed once.
+    """The distinct molecules of one row, with cached values that several metrics share.
 
-    They are all of the samples, in the order first scored, or the hits at a threshold.
+    These are all molecules of the samples, in the order first scored, or the hits at a threshold.
     """
 
     samples: Samples
@@ -79,12 +79,12 @@ class MoleculeSet:
 
     @cached_property
     def chosen(self) -> Sequence[Molecule]:
-        """All, or a random sample for the metrics over pairs and over references."""
+        """The molecules, or a random sample of them, for metrics over pairs and references."""
         return sample(self.molecules, self.options.max_molecules, self.options.seed)
 
     @cached_property
     def bits(self) -> np.ndarray:
-        """Their Morgan fingerprints, 2048 bits."""
+        """Morgan fingerprints of `chosen`, 2048 bits."""
         return pairs_bits(self.chosen)
 
     @cached_property
@@ -94,35 +94,35 @@ class MoleculeSet:
 
     @cached_property
     def int_div(self) -> dict[int, float | None]:
-        """IntDiv of MOSES by its power."""
+        """IntDiv of MOSES by power p."""
         return diversity.int_div_moses(folded(self.bits), workers=self.options.workers or n_cores())
 
     @cached_property
     def similarity(self) -> np.ndarray:
-        """Tanimoto similarities of all, or of a random sample for the metrics over this matrix."""
+        """Tanimoto similarity matrix of the molecules, or of a random sample of them."""
         chosen = sample(self.molecules, self.options.max_matrix, self.options.seed)
         return tanimoto_matrix([unpacked(molecule.packed) for molecule in chosen])
 
     @cached_property
     def scaffold_sizes(self) -> np.ndarray:
-        """Molecules per Bemis-Murcko scaffold, rising; the empty scaffold is none."""
+        """Molecules per non-empty Bemis-Murcko scaffold, in ascending order."""
         counts = Counter(molecule.scaffold for molecule in self.molecules if molecule.scaffold)
         return np.array(sorted(counts.values()), dtype=float)
 
     @cached_property
     def scaffold_entropy(self) -> float | None:
-        """Entropy of these, nats."""
+        """Entropy of the scaffold sizes, in nats."""
         sizes = self.scaffold_sizes
         return float(special.entr(sizes / sizes.sum()).sum()) if len(sizes) else None
 
     @cached_property
     def late(self) -> dict[str, Any]:
-        """What the last valid samples look like, repeats included: has the policy collapsed?"""
+        """Repeats and scaffolds of the last valid samples, which show whether it collapsed."""
         return window_at(self.samples, len(self.samples.valid), self.options.late_samples)
 
     @cached_property
     def auc_calls(self) -> int | None:
-        """The calls that AUC top-k is over: those the run had, or made, or the options' most."""
+        """Calls that AUC top-k covers: the run's budget or last call, at most `auc_calls`."""
         samples = self.samples
         if not samples.is_scored or not samples.molecules:
             return None
@@ -130,7 +130,7 @@ class MoleculeSet:
 
     @cached_property
     def first_calls(self) -> list[int]:
-        """The first call of each scaffold, the first one first."""
+        """The first call of each scaffold, in ascending order."""
         first: dict[str, int] = {}
         for molecule in self.molecules:
             if molecule.scaffold:
@@ -139,7 +139,7 @@ class MoleculeSet:
 
     @cached_property
     def prior_families(self) -> set[str] | None:
-        """Families of the prior's sample, or of its hits; None where these are not known."""
+        """Families of the prior's sample, or of its hits; None without a (scored) sample."""
         prior = self.comparisons.prior
         if prior is None or not (self.threshold is None or prior.is_scored):
             return None
@@ -147,7 +147,7 @@ class MoleculeSet:
 
     @cached_property
     def likeness(self) -> list[dict[str, float | None]]:
-        """FCD, SNN, Scaf and Frag to each reference."""
+        """FCD, SNN, Scaf and Frag for each reference."""
         smiles = [molecule.smiles for molecule in self.chosen]
         return [
             compare(smiles, folded(self.bits), reference, self.comparisons.chemnet)
@@ -159,26 +159,26 @@ class MoleculeSet:
 
 
 def uniqueness(valid: Sequence[str], k: int | None = None) -> float | None:
-    """Distinct canonical SMILES among the first k valid samples, per k (MOSES, arXiv 1811.12823).
+    """Share of distinct SMILES among the first k valid samples (MOSES, arXiv 1811.12823).
 
-    None with fewer than k valid samples, or none at all; without k all are looked at.
+    None with fewer than k valid samples or none at all; without k all samples count.
     """
     k = len(valid) if k is None else k
     return len(set(valid[:k])) / k if valid and len(valid) >= k else None
 
 
 def oracle_burden(calls: Sequence[int], n: int) -> int | None:
-    """OB_N: the n-th of the calls of hits (or of new scaffolds among them); None: fewer."""
+    """OB_N: the n-th call of a hit (or of a hit with a new scaffold); None: fewer than n."""
     return sorted(calls)[n - 1] if len(calls) >= n else None
 
 
 def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) -> float | None:
-    """AUC top-k of PMO (arXiv 2206.12411), as `top_auc` of mol_opt computes it.
+    """AUC top-k of PMO (arXiv 2206.12411), computed as in `top_auc` of mol_opt.
 
-    The mean of the k best rewards so far (of all, while there are fewer) is taken every `every`
-    calls and at the last one, joined by straight lines from 0 at call 0, and held from the last
-    call on where the run ended early; the area is divided by `calls`. A molecule whose reward
-    could not be computed counts as 0. None without a scored molecule within these calls.
+    The curve is the mean of the k best rewards so far (of all, while there are fewer than k), every
+    `every` calls and at the last call, with straight lines between these points and from 0 at call
+    0. If the run ended early, the last value holds up to `calls`. The result is the area divided by
+    `calls`. A failed reward counts as 0. None without a scored molecule within these calls.
     """
     within = [m for m in molecules if m.call <= calls and m.reward is not None]
     if not within:
@@ -195,22 +195,21 @@ def top_auc(molecules: Sequence[Molecule], k: int, *, calls: int, every: int) ->
 
 
 def window_at(samples: Samples, end: int, size: int) -> dict[str, Any]:
-    """What so many valid samples, up to the one at `end`, look like: repeats and scaffolds."""
+    """Compute the late metrics on the `size` valid samples before position `end`."""
     valid = samples.valid[max(end - size, 0) : end]
-    found = spread(valid, [samples.molecule_of[smiles].scaffold for smiles in valid])
+    window = spread(valid, [samples.molecule_of[smiles].scaffold for smiles in valid])
     return {
-        "late_uniqueness": found.uniqueness,
-        "late_scaffolds": found.labels,
-        "late_effective_scaffolds": found.effective_labels,
-        "late_top_share": found.top_share,
+        "late_uniqueness": window.uniqueness,
+        "late_scaffolds": window.labels,
+        "late_effective_scaffolds": window.effective_labels,
+        "late_top_share": window.top_share,
     }
 
 
 def collapsed_at_call(samples: Samples, limits: CollapseWindow) -> int | None:
-    """The oracle calls spent when the newest valid samples first reached a limit; None: never.
+    """Oracle calls when the newest valid samples first reached a collapse limit; None: never.
 
-    In a file the calls count distinct molecules. Before there are as many valid samples as the
-    window holds nothing is looked at.
+    In a file calls count distinct molecules. Nothing is checked before the window is full.
     """
     alarm = Alarm(limits, limits.window)
     call = 0
@@ -222,7 +221,7 @@ def collapsed_at_call(samples: Samples, limits: CollapseWindow) -> int | None:
 
 
 def families(molecules: Sequence[Molecule]) -> set[str]:
-    """The scaffold families, which are generic scaffolds, that molecules are in."""
+    """Return the scaffold families of molecules, that is, their generic scaffolds."""
     return {molecule.generic for molecule in molecules if molecule.generic}
 
 
@@ -474,7 +473,7 @@ _ROWS = (
         lambda s: len(s.prior_families & families(s.molecules)) / len(s.prior_families)
         if s.prior_families else None,
         _BOTH, "cover",
-        "share of the generic scaffolds of the prior's sample, or of its hits, made again",
+        "share of the generic scaffolds of the prior's sample, or of its hits, that it recovered",
         needs="prior",
     ),
     *(
@@ -500,12 +499,12 @@ IDENTITY: dict[str, tuple[pa.DataType, str]] = columns_of("""
 run string: Name of the run or file.
 threshold double: Hits are molecules with raw reward R >= this. Null: all molecules.
 """)
-"""Columns that say what a row is about."""
+"""Columns that identify a row."""
 
 
 def metrics_of(options: MetricOptions, reference_names: Sequence[str] = ()) -> list[Metric]:
-    """The metrics as columns: uniqueness at each k, and likeness to each reference."""
-    at = [
+    """Return the metrics as columns: uniqueness at each k, and likeness to each reference."""
+    uniqueness_at = [
         Metric(
             f"{UNIQUENESS_AT}{k}", f"@{k:,}", ".2%",
             f"Distinct canonical SMILES among the first {k} valid samples / {k}. Null: fewer.",
@@ -526,18 +525,18 @@ def metrics_of(options: MetricOptions, reference_names: Sequence[str] = ()) -> l
         for metric in METRICS.values()
         if metric.needs == "reference"
     ]
-    return [*(m for m in METRICS.values() if m.needs != "reference"), *at, *likeness]
+    return [*(m for m in METRICS.values() if m.needs != "reference"), *uniqueness_at, *likeness]
 
 
 def metric_of(column: str) -> Metric | None:
-    """The metric of a column, which may end in a number or the name of a reference."""
+    """Return the metric of a column, whose name may end in a number or a reference's name."""
     if column in METRICS:
         return METRICS[column]
     return next((m for key, m in METRICS.items() if column.startswith(f"{key}_")), None)
 
 
 def shown_in(table: str, options: MetricOptions) -> list[Metric]:
-    """The metrics that a table of the report or the screen shows, their options filled in."""
+    """Return the metrics of a table of the report or the terminal, with the options filled in."""
     settings = options.model_dump()
     return [
         replace(m, meaning=m.meaning.format(**settings), brief=m.brief.format(**settings))
@@ -547,7 +546,7 @@ def shown_in(table: str, options: MetricOptions) -> list[Metric]:
 
 
 def key_of(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> str:
-    """Explain the metrics that have a value, and no others."""
+    """Return the legend of the metrics that have a value."""
     parts = [
         f"{metric.label}: {metric.brief}"
         for metric in metrics
@@ -557,7 +556,7 @@ def key_of(metrics: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def metrics_schema(options: MetricOptions, reference_names: Sequence[str] = ()) -> pa.Schema:
-    """Schema of `diversity.parquet`, a description in every field."""
+    """Return the schema of `diversity.parquet`, with a description in every field."""
     columns = {metric.key: metric.field for metric in metrics_of(options, reference_names)}
     return described_schema({**IDENTITY, **columns}, **options.model_dump())
 
@@ -571,10 +570,10 @@ def evaluate(
     options: MetricOptions,
     comparisons: Comparisons | None = None,
 ) -> list[dict[str, Any]]:
-    """Compute all rows of one run: all its molecules first, then its hits at each threshold.
+    """Compute the rows of one run: all its molecules first, then its hits at each threshold.
 
     Returns:
-        One mapping from column to value per row; None where a metric is not defined.
+        One mapping from column to value per row; None where a metric is undefined.
     """
     comparisons = comparisons or Comparisons()
     metrics = metrics_of(options, [reference.name for reference in comparisons.references])
@@ -587,21 +586,21 @@ def evaluate(
             if metric.scope == "run" and rows:
                 row[metric.key] = rows[0][metric.key]
             else:
-                left_out = metric.scope == "hits" and threshold is None
-                row[metric.key] = None if left_out else metric.value(molecule_set)
+                hits_only = metric.scope == "hits" and threshold is None
+                row[metric.key] = None if hits_only else metric.value(molecule_set)
         rows.append(row)
     return rows
 
 
 def frame(table: pa.Table) -> pd.DataFrame:
-    """The table with nullable integers, so that a call index is never shown as 12.0."""
+    """Convert to pandas with nullable integers, so that a call index never shows as 12.0."""
     types = {pa.int64(): pd.Int64Dtype()}
     result: pd.DataFrame = table.to_pandas(types_mapper=types.get)
     return result
 
 
 def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The rows of one run as `metrics.json` holds them: of all, then of hits by threshold."""
+    """Nest the rows of one run as in `metrics.json`: all molecules, then hits by threshold."""
     whole, *by_threshold = rows
     at = {key.removeprefix(UNIQUENESS_AT): key for key in whole if key.startswith(UNIQUENESS_AT)}
     scopes = {
@@ -609,7 +608,7 @@ def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for key in whole.keys() - at.values()
         if (metric := metric_of(key)) is not None
     }
-    scopes["collapsed_at_call"] = "all"  # where metrics.json has always had it
+    scopes["collapsed_at_call"] = "all"  # metrics.json repeats it at each threshold
     return {
         **{key: value for key, value in whole.items() if scopes.get(key) in ("run", "all")},
         "uniqueness_at": {size: whole[key] for size, key in at.items()},
@@ -623,5 +622,5 @@ def nested(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def threshold_key(threshold: float) -> str:
-    """How a threshold is written as a key: the shortest text, `0.8`."""
+    """Format a threshold as a key, as short as possible: `0.8`."""
     return f"{threshold:.12g}"

@@ -1,7 +1,7 @@
-"""What molecules are compared with: a corpus, a sample of the prior, reference sets by likeness.
+"""Comparisons of molecules with a corpus, a sample of the prior and reference sets.
 
-SNN, Scaf, Frag and FCD are those of molsets. Deviations from molsets: the set under test holds each
-molecule once (molsets keeps repeats).
+SNN, Scaf, Frag and FCD follow molsets, with one deviation: the evaluated set contains each molecule
+once (molsets keeps repeats).
 """
 
 import warnings
@@ -49,13 +49,13 @@ from chemkl.results.external import (
 
 BATCH = 256
 MIN_RINGS = 2
-STOCK_BLOCK = 8192
+REFERENCE_BLOCK = 8192
 QUERY_BLOCK = 1024
-
-_murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
 MEMBER = "stats.npy"
 SPLIT = "split"
-_MEMBERS = {
+
+_murcko: Callable[[Chem.Mol], Chem.Mol] = MurckoScaffold.GetScaffoldForMol
+_MOSES_STATISTICS = {
     "moses_test": "moses/dataset/data/test_stats.npz",
     "moses_test_scaffolds": "moses/dataset/data/test_scaffolds_stats.npz",
 }
@@ -70,18 +70,18 @@ class Gaussian:
 
 
 class ChemNet:
-    """ChemNet's activations, each molecule computed once; fcd_torch brings the network."""
+    """ChemNet from fcd_torch; the activations of each molecule are computed once."""
 
     def __init__(self) -> None:
         self.require()
-        from fcd_torch import FCD  # optional, and it loads torch
+        from fcd_torch import FCD  # an optional package that imports torch
 
         self._network = FCD(device="cpu", n_jobs=1, batch_size=BATCH, canonize=False)
-        self._known: dict[str, np.ndarray] = {}
+        self._cache: dict[str, np.ndarray] = {}
 
     @staticmethod
     def require() -> None:
-        """Refuse to go on without the package, which is looked for and not loaded."""
+        """Raise an error if the package is not installed, without importing it."""
         if find_spec("fcd_torch") is None:
             raise InputError(
                 "fcd: true: FCD needs the package fcd_torch. Install it with "
@@ -89,67 +89,65 @@ class ChemNet:
             )
 
     def activations(self, canonical_smiles: Sequence[str]) -> np.ndarray:
-        """Activations of the last layer but one, one row per molecule."""
-        new = list(dict.fromkeys(s for s in canonical_smiles if s not in self._known))
-        for start in range(0, len(new), BATCH):  # its own batches keep every time step in memory
+        """Return the activations of the penultimate layer, one row per molecule."""
+        new = list(dict.fromkeys(s for s in canonical_smiles if s not in self._cache))
+        for start in range(0, len(new), BATCH):  # FCD's own batching keeps all time steps in memory
             batch = new[start : start + BATCH]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # fcd_torch calls np.row_stack
                 rows = self._network.get_predictions(batch)
-            self._known.update(zip(batch, rows, strict=True))
-        return np.array([self._known[s] for s in canonical_smiles])
+            self._cache.update(zip(batch, rows, strict=True))
+        return np.array([self._cache[s] for s in canonical_smiles])
 
     def gaussian(self, canonical_smiles: Sequence[str]) -> Gaussian | None:
-        """Mean and covariance of the activations; None below two molecules."""
+        """Fit a Gaussian to the activations; None below two molecules."""
         if len(canonical_smiles) < 2:
             return None
         activations = self.activations(canonical_smiles).astype(np.float64)
         return Gaussian(activations.mean(axis=0), np.cov(activations.T))
 
 
-def frechet_distance(one: Gaussian, other: Gaussian) -> float:
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)).
 
-    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), which stays real
-    and needs no offset where a covariance is singular (fewer molecules than activations).
+    The trace of the root is the sum of the singular values of C1^(1/2) C2^(1/2), which is real and
+    needs no offset even if a covariance is singular (fewer molecules than activations).
     """
-    shift = one.mean.astype(np.float64) - other.mean.astype(np.float64)
+    shift = first.mean.astype(np.float64) - second.mean.astype(np.float64)
     roots = []
-    for covariance in (one.covariance, other.covariance):
-        values, vectors = np.linalg.eigh(covariance)  # rounding below zero is cut off
+    for covariance in (first.covariance, second.covariance):
+        values, vectors = np.linalg.eigh(covariance)  # rounding can make some slightly negative
         roots.append((vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T)
     overlap = np.linalg.svd(roots[0] @ roots[1], compute_uv=False)
-    spread = np.trace(one.covariance) + np.trace(other.covariance)
+    spread = np.trace(first.covariance) + np.trace(second.covariance)
     return float(shift @ shift + spread - 2 * overlap.sum())
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What is known of a reference set."""
+    """Statistics of a reference set."""
 
     name: str
-    packed_bits: np.ndarray  # Morgan fingerprints, radius 2, 1024 bits, as `pack` makes them
+    packed_bits: np.ndarray  # Morgan fingerprints, radius 2, 1024 bits, packed by `pack`
     scaffolds: Counter[str]  # molecules per scaffold with at least two rings
     fragments: Counter[str]  # occurrences of each BRICS fragment
-    activations: Gaussian | None  # of ChemNet; None where not computed
-    # similarity to the nearest reference molecule, by SMILES, as far as known
+    activations: Gaussian | None  # of ChemNet; None if not computed
+    # cache: similarity to the nearest reference molecule by SMILES
     nearest: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparisons:
-    """What the molecules are compared with; empty by default."""
+    """The sets to compare molecules with; empty by default."""
 
-    corpus: AbstractSet[str] | None = None  # canonical SMILES that are not novel
-    # reference sets by name; the first one's columns have plain names
-    references: Sequence[Reference] = field(default_factory=tuple)
-    chemnet: ChemNet | None = None  # the network behind FCD
-    # a sample of the prior, whose scaffold families the runs may cover
-    prior: Samples | None = None
+    corpus: AbstractSet[str] | None = None  # canonical SMILES that do not count as novel
+    references: Sequence[Reference] = ()  # the columns of the first one have no suffix
+    chemnet: ChemNet | None = None  # for FCD
+    prior: Samples | None = None  # a sample of the prior, for the coverage of its families
 
 
 def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> Reference:
-    """Make a reference from the statistics that molsets ships."""
+    """Make a reference from a statistics file of molsets."""
     try:
         fingerprints = np.asarray(statistics["SNN"]["fps"])
         scaffolds = Counter(statistics["Scaf"]["scaf"])
@@ -169,18 +167,18 @@ def from_statistics(name: str, statistics: Mapping[str, Mapping[str, Any]]) -> R
 
 
 def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Reference:
-    """Make a reference from SMILES, without those that are invalid or have no fingerprint."""
+    """Make a reference from SMILES; skip those that are invalid or have no fingerprint."""
     mols: list[Chem.Mol] = []
     bits: list[ExplicitBitVect] = []
     canonical: list[str] = []
-    for read in map(read_molecule, smiles):
+    for result in map(read_molecule, smiles):
         with suppress(MoleculeError):
-            if read.mol is not None and read.canonical_smiles is not None:
-                bits.append(morgan_fingerprint(read.mol, radius=RADIUS, n_bits=BITS_MOSES))
-                mols.append(read.mol)
-                canonical.append(read.canonical_smiles)
+            if result.mol is not None and result.canonical_smiles is not None:
+                bits.append(morgan_fingerprint(result.mol, radius=RADIUS, n_bits=BITS_MOSES))
+                mols.append(result.mol)
+                canonical.append(result.canonical_smiles)
     if not mols:
-        raise InputError(f"{name}: no valid SMILES, so there is nothing to compare with.")
+        raise InputError(f"{name}: no valid SMILES to compare with.")
     activations = chemnet.gaussian(canonical) if chemnet else None
     return Reference(name, pack(bits), *counts_of(mols), activations)
 
@@ -188,12 +186,11 @@ def from_smiles(name: str, smiles: Iterable[str], chemnet: ChemNet | None) -> Re
 def compare(
     smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference, chemnet: ChemNet | None
 ) -> dict[str, float | None]:
-    """All likeness metrics of distinct molecules (Morgan, radius 2, 1024 bits) by column name.
+    """Compute the likeness metrics of distinct molecules, by column name.
 
-    Without a network FCD is None.
+    The fingerprints are Morgan, radius 2, 1024 bits. Without `chemnet` FCD is None.
     """
-    read = (parse(text) for text in smiles)
-    mols = [mol for mol in read if mol is not None]
+    mols = [mol for mol in map(parse, smiles) if mol is not None]
     scaffolds, fragments = counts_of(mols)
     ours = chemnet.gaussian(smiles) if chemnet else None
     theirs = reference.activations
@@ -208,8 +205,8 @@ def compare(
 def snn(smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference) -> float | None:
     """Mean Tanimoto similarity to the nearest reference molecule; None for an empty set.
 
-    Taken block by block: products of 0/1 vectors are exact in float32 (at most 1024), and one
-    matrix product does the work of a million comparisons; all else stays packed, 128 bytes a
+    Computed in blocks by matrix products, one for a million comparisons: products of 0/1 vectors
+    are exact in float32 (at most 1024). Outside a block, fingerprints stay packed, 128 bytes per
     molecule.
     """
     if not smiles:
@@ -217,14 +214,14 @@ def snn(smiles: Sequence[str], fingerprints: Fingerprints, reference: Reference)
     new = [i for i, text in enumerate(smiles) if text not in reference.nearest]
     packed = pack(fingerprints)[np.array(new, dtype=int)]
     best = np.zeros(len(new))
-    for start in range(0, len(reference.packed_bits), STOCK_BLOCK):
-        block = reference.packed_bits[start : start + STOCK_BLOCK]
-        stock = np.unpackbits(block, axis=1).astype(np.float32)
+    for start in range(0, len(reference.packed_bits), REFERENCE_BLOCK):
+        block = reference.packed_bits[start : start + REFERENCE_BLOCK]
+        references = np.unpackbits(block, axis=1).astype(np.float32)
         for at in range(0, len(best), QUERY_BLOCK):
             rows = slice(at, at + QUERY_BLOCK)
             queries = np.unpackbits(packed[rows], axis=1).astype(np.float32)
-            common = queries @ stock.T
-            union = queries.sum(axis=1)[:, None] + stock.sum(axis=1) - common
+            common = queries @ references.T
+            union = queries.sum(axis=1)[:, None] + references.sum(axis=1) - common
             best[rows] = np.maximum(best[rows], (common / union).max(axis=1))
     reference.nearest.update((smiles[i], float(s)) for i, s in zip(new, best, strict=True))
     return float(np.mean([reference.nearest[text] for text in smiles]))
@@ -240,9 +237,9 @@ def cosine_similarity(ours: Mapping[str, int], theirs: Mapping[str, int]) -> flo
 
 
 def counts_of(mols: Iterable[Chem.Mol]) -> tuple[Counter[str], Counter[str]]:
-    """Scaffolds with at least two rings, and BRICS fragments with numbered attachment points.
+    """Count scaffolds with at least two rings, and BRICS fragments with numbered attachment points.
 
-    Scaffolds keep stereochemistry as molsets keeps it.
+    Scaffolds keep stereochemistry, as in molsets.
     """
     scaffolds: Counter[str] = Counter()
     fragments: Counter[str] = Counter()
@@ -256,11 +253,11 @@ def counts_of(mols: Iterable[Chem.Mol]) -> tuple[Counter[str], Counter[str]]:
     return scaffolds, fragments
 
 
-# ---- out of files
+# ---- files
 
 
 def load_comparisons(settings: EvaluateConfig) -> Comparisons:
-    """Read what the settings name: the corpus, the reference sets, the sample of the prior."""
+    """Read the corpus, the reference sets and the sample of the prior named in the settings."""
     chemnet = ChemNet() if settings.fcd else None
     prior, workers, corpus = settings.prior, settings.metrics.workers, None
     if settings.corpus:
@@ -269,14 +266,14 @@ def load_comparisons(settings: EvaluateConfig) -> Comparisons:
         corpus = frozenset(text for text in canonical if text is not None)
     return Comparisons(
         corpus=corpus,
-        references=[_reference(*named, chemnet) for named in settings.reference.items()],
+        references=[_reference(*item, chemnet) for item in settings.reference.items()],
         chemnet=chemnet,
         prior=read_samples("prior", prior, workers) if prior else None,
     )
 
 
 def _lines(corpus: Corpus | FileReference) -> Iterable[Line]:
-    """The lines of a corpus, or of one split of it."""
+    """Read the lines of a corpus, or of one of its splits."""
     key = "corpus" if isinstance(corpus, Corpus) else "reference"
     file, split = MoleculeFile(corpus.path, corpus.column), corpus.split
     if split is None:
@@ -284,7 +281,7 @@ def _lines(corpus: Corpus | FileReference) -> Iterable[Line]:
     if SPLIT not in file.columns:
         raise InputError(
             f"{key}: {corpus.path} has no splits; only the corpus.parquet of the prepare stage "
-            f"does. Leave out split: {split}."
+            f"does. Remove split: {split}."
         )
     by_split: dict[str, list[Line]] = {}
     for line in MoleculeFile(corpus.path, corpus.column, [SPLIT]):
@@ -299,7 +296,7 @@ def _lines(corpus: Corpus | FileReference) -> Iterable[Line]:
 def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> Reference:
     if isinstance(source, MosesReference):
         wheel = fetch_wheel(MOLSETS, source.cache)
-        member = _MEMBERS[source.kind]
+        member = _MOSES_STATISTICS[source.kind]
         with open_member(wheel, member) as stream:
             return from_statistics(name, read_statistics(stream, f"{wheel.name}:{member}"))
     if isinstance(source, StatisticsReference):
@@ -310,10 +307,10 @@ def _reference(name: str, source: ReferenceSource, chemnet: ChemNet | None) -> R
 def read_statistics(source: Path | IO[bytes], name: str) -> dict[str, dict[str, Any]]:
     """Read a molsets statistics file (`test_stats.npz`): `{"SNN": {"fps": ...}, ...}`.
 
-    `name` is how messages call the file or stream.
+    `name` identifies the file or stream in messages.
 
     Raises:
-        InputError: not such a file, or its pickle names anything but arrays and counters.
+        InputError: another kind of file, or a pickle of anything but arrays and counters.
     """
     content = None
     problem = f"{MEMBER} holds no table of statistics"

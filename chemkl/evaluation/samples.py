@@ -1,4 +1,4 @@
-"""What is evaluated: the samples of one run or file, and the distinct molecules among them."""
+"""The samples of one run or file, and the distinct molecules among them."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -36,63 +36,61 @@ TRACE_COLUMNS = (
 RADIUS = scaffolds.RADIUS
 BITS_PAIRS = scaffolds.N_BITS
 BITS_MOSES = BITS_PAIRS // 2
-ALONE = 20_000
-"""Fewer molecules are read by this process alone, in the seconds that it takes to start others."""
+MIN_POOLED = 20_000
+"""Fewer molecules are read in this process, which takes no longer than starting workers."""
 UNIT = 100
-"""So many molecules are handed to a process at a time: 10 ms of work."""
+"""Molecules per task of a worker process: 10 ms of work."""
 CHECKED = 1000
-"""Recorded scaffolds are believed if so many of them are what this RDKit makes of the molecules."""
+"""Recorded scaffolds are used if this RDKit computes the same for this many of the molecules."""
 REWARDS = ("reward", "score", "total_score")
-"""What columns with rewards are called, in any case; the first one that a file has is taken."""
+"""Column names of rewards, in any case; the first one in a file is used."""
 T = TypeVar("T")
-NAMED = 5
-"""So many of the cells that are no rewards are named."""
+MAX_LISTED = 5
+"""Invalid rewards listed in an error message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Molecule:
-    """One distinct molecule and what the metrics need of it."""
+    """One distinct molecule, with the properties that the metrics use."""
 
-    smiles: str  # canonical SMILES, the identity of the molecule
-    # 1-based index of its first scoring (of its first appearance where nothing is scored); 0: none
+    smiles: str  # canonical SMILES
+    # 1-based index of its first scoring (of its first appearance if nothing is scored); 0: none
     call: int
-    reward: float | None  # raw reward R; None where nothing is scored
+    reward: float | None  # raw reward R; None if nothing is scored
     scaffold: str  # Bemis-Murcko scaffold; empty for an acyclic molecule
-    generic: str | None  # generic scaffold; None where there is none
-    # Morgan fingerprint, radius 2, 2048 bits, eight to a byte, for a million molecules
-    packed: bytes
+    generic: str | None  # generic scaffold, if any
+    packed: bytes  # Morgan fingerprint, radius 2, 2048 bits, eight per byte to save memory
 
 
 def moses_bits(molecules: Sequence[Molecule]) -> np.ndarray:
-    """Morgan fingerprints, radius 2, 1024 bits, packed: 128 bytes a molecule, in order."""
+    """Return Morgan fingerprints, radius 2, 1024 bits, packed: 128 bytes per molecule."""
     return folded(pairs_bits(molecules))
 
 
 def pairs_bits(molecules: Sequence[Molecule]) -> np.ndarray:
-    """Morgan fingerprints, radius 2, 2048 bits, packed: 256 bytes a molecule, in order."""
+    """Return Morgan fingerprints, radius 2, 2048 bits, packed: 256 bytes per molecule."""
     packed = pack([molecule.packed for molecule in molecules])
     return packed.reshape(len(molecules), BITS_PAIRS // 8)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that one run or one file proposed."""
+    """The samples of one run or one file."""
 
     name: str
     n_sampled: int  # number of sampled strings, valid or not
     valid: Sequence[str]  # canonical SMILES of every valid sample in order, repeats included
     molecules: Sequence[Molecule]  # the distinct molecules in the order first scored
-    # recorded as valid, but RDKit cannot read or take them apart: in neither of the two
+    # recorded as valid but unreadable for RDKit; excluded from `valid` and `molecules`
     skipped: AbstractSet[str] = frozenset()
-    collapse: CollapseConfig | None = None  # by which a run is judged; None: no run made them
-    # oracle calls that a run was given; None: not known, or without a limit
-    budget: int | None = None
-    # molecules of valid samples that the run did not find: it had them before, as seeds of a memory
-    given: Sequence[Molecule] = ()
+    collapse: CollapseConfig | None = None  # collapse limits of the run; None for a file
+    budget: int | None = None  # oracle calls of the run; None: unknown or unlimited
+    # molecules of valid samples that were seeds of the run's memory, so the run did not find them
+    seeds: Sequence[Molecule] = ()
 
     @property
     def note(self) -> str | None:
-        """What to tell the user about the molecules that were skipped; None where none was."""
+        """A message about the skipped molecules; None if there are none."""
         if not self.skipped:
             return None
         return (
@@ -104,7 +102,7 @@ class Samples:
     @cached_property
     def molecule_of(self) -> dict[str, Molecule]:
         """The molecule of each valid sample, by its canonical SMILES."""
-        return {molecule.smiles: molecule for molecule in (*self.molecules, *self.given)}
+        return {molecule.smiles: molecule for molecule in (*self.molecules, *self.seeds)}
 
     @cached_property
     def is_scored(self) -> bool:
@@ -119,28 +117,30 @@ class Samples:
 def from_trace(
     name: str, trace: pd.DataFrame, workers: int | None = None, manifest: Manifest | None = None
 ) -> Samples:
-    """Take the samples of a run; rows drawn from a replay buffer were not sampled and are left out.
+    """Read the samples of a run from its trace, without rows drawn from a replay buffer.
 
-    What exploration has paid for is among the molecules, and no sample. Of a run of several stages
-    those samples are taken that the reward of the last one has scored.
-    The column `scaffold` saves time where there are many molecules, and need not be there.
-    `workers` are processes that read them (None: one for each core); the manifest says the budget
-    and what the run calls a collapse.
+    Molecules scored by exploration count among the molecules but not as samples. For a run of
+    several stages only the samples scored by the final reward count.
+
+    Args:
+        name: of the run.
+        trace: rows with `TRACE_COLUMNS`; the optional column `scaffold` saves time.
+        workers: processes that parse the molecules; None: one per core.
+        manifest: source of the budget and the collapse limits.
 
     Raises:
-        InputError: the trace holds valid rows that are no molecules.
+        InputError: the trace has valid rows without a molecule.
     """
     sampled = by_final_reward(sampled_rows(trace))
     valid = sampled[sampled["valid"].astype(bool)]
     if texts := int(valid["canonical_smiles"].isna().sum()):
         raise InputError(
-            f"run {name}: {texts:,} valid rows of its trace have no SMILES: it is paid for answers "
-            "or texts, not for molecules. `chemkl evaluate_text` evaluates such runs of "
-            "posttrain_llm."
+            f"run {name}: {texts:,} valid rows of its trace have no SMILES: its reward scores "
+            "texts, not molecules. Use `chemkl evaluate_text` for such runs of posttrain_llm."
         )
     scored = first_scorings(trace)
-    given = valid[~valid["canonical_smiles"].isin(scored["canonical_smiles"])]
-    rows = pd.concat([scored, given.drop_duplicates("canonical_smiles")])
+    seeds = valid[~valid["canonical_smiles"].isin(scored["canonical_smiles"])]
+    rows = pd.concat([scored, seeds.drop_duplicates("canonical_smiles")])
     recorded = None
     if "scaffold" in rows:
         recorded = [text if isinstance(text, str) else None for text in rows["scaffold"]]
@@ -161,7 +161,7 @@ def from_trace(
         skipped,
         collapse=collapse_config(manifest.model_dump(mode="json") if manifest else None),
         budget=budget if isinstance(budget, int) else None,
-        given=[molecule for molecule in molecules if not molecule.call],
+        seeds=[molecule for molecule in molecules if not molecule.call],
     )
 
 
@@ -171,9 +171,9 @@ def from_smiles(
     rewards: Sequence[float] | None = None,
     workers: int | None = None,
 ) -> Samples:
-    """Take the samples of a file, where None is invalid: `call` counts distinct molecules.
+    """Make samples from SMILES, where None is an invalid one; `call` counts distinct molecules.
 
-    A molecule has the reward of its first string; without rewards nothing is scored.
+    A molecule has the reward of its first occurrence; without rewards nothing is scored.
     """
     texts = [text or "" for text in smiles]
     canonical: list[str | None] = in_order("canonical", texts, workers)
@@ -189,12 +189,12 @@ def from_smiles(
     return Samples(name, len(texts), valid, molecules, skipped)
 
 
-def sample(things: Sequence[T], size: int, seed: int) -> Sequence[T]:
-    """All things where there are at most `size`, else so many at random, their order kept."""
-    if len(things) <= size:
-        return things
-    chosen = np.random.default_rng(seed).choice(len(things), size, replace=False)
-    return [things[i] for i in sorted(chosen)]
+def sample(items: Sequence[T], size: int, seed: int) -> Sequence[T]:
+    """Return all items if there are at most `size`, else a random sample in the same order."""
+    if len(items) <= size:
+        return items
+    chosen = np.random.default_rng(seed).choice(len(items), size, replace=False)
+    return [items[i] for i in sorted(chosen)]
 
 
 def _molecules(
@@ -206,31 +206,31 @@ def _molecules(
     *,
     are_canonical: bool = False,
 ) -> tuple[list[Molecule], AbstractSet[str]]:
-    """Read the molecules, and name those that RDKit cannot read.
+    """Parse molecules; also return the SMILES that RDKit cannot read.
 
-    Equal scaffolds are one string, which also makes them quick to compare.
+    Equal scaffolds share one string object, which saves memory and makes comparisons fast.
     """
     structures = read_structures(smiles, scaffolds, workers, are_canonical=are_canonical)
-    same: dict[str | None, str | None] = {}
+    shared: dict[str | None, str | None] = {}
     molecules: list[Molecule] = []
     skipped: set[str] = set()
     for text, call, reward, structure in zip(smiles, calls, rewards, structures, strict=True):
         if structure is None:
             skipped.add(text)
             continue
-        scaffold = same.setdefault(structure.scaffold, structure.scaffold)
-        generic = same.setdefault(structure.generic, structure.generic)
+        scaffold = shared.setdefault(structure.scaffold, structure.scaffold)
+        generic = shared.setdefault(structure.generic, structure.generic)
         molecules.append(Molecule(text, call, reward, scaffold or "", generic, structure.packed))
     return molecules, skipped
 
 
 def written_by_this_rdkit(manifest: Manifest) -> bool:
-    """Whether the RDKit of a run is the one that is installed: its canonical SMILES are ours."""
+    """Whether a run used the installed RDKit version, so that its SMILES are canonical here."""
     name = "rdkit"
     return manifest.versions.get(name) == installed_versions([name])[name]
 
 
-# ---- reading very many molecules
+# ---- parsing many molecules in parallel
 
 
 def read_structures(
@@ -240,12 +240,12 @@ def read_structures(
     *,
     are_canonical: bool = False,
 ) -> list[Structure | None]:
-    """Read molecules, in order; None where RDKit refuses one.
+    """Parse molecules, in order; None where RDKit refuses one.
 
-    Recorded scaffolds (None where one was not) save a third of the time where there are many, after
-    a check of 1,000 molecules: if one is not what this RDKit makes of it, none is used. With SMILES
-    that this very RDKit wrote they save two thirds. What is read does not depend on `workers`, the
-    processes.
+    Recorded scaffolds (None where missing) save a third of the time for many molecules. They are
+    used only if this RDKit computes the same for `CHECKED` of them. With `are_canonical`, SMILES
+    written by this RDKit version, they save two thirds. The result does not depend on `workers`,
+    the number of processes.
     """
     items: list[tuple[str, str | None, bool]] = [(text, None, are_canonical) for text in smiles]
     if scaffolds is not None and len(smiles) > CHECKED:
@@ -253,62 +253,62 @@ def read_structures(
         places = np.linspace(0, len(smiles) - 1, CHECKED).astype(int)
         if all(_structure(recorded[i][0]) == _structure(*recorded[i]) for i in places):
             items = recorded
-    read = in_order("structures", items, workers)
-    return [None if fields is None else Structure._make(fields) for fields in read]
+    results = in_order("structures", items, workers)
+    return [None if fields is None else Structure._make(fields) for fields in results]
 
 
 _reader = StructureReader()
 
 
-@lru_cache(2 * ALONE)
+@lru_cache(2 * MIN_POOLED)
 def _structure(
     smiles: str, scaffold: str | None = None, is_canonical: bool = False
 ) -> Structure | None:
-    """What the reader makes of a molecule; a report asks for those of the evaluation before it."""
+    """Parse one molecule; cached, as a report parses those of the evaluation again."""
     return _reader(smiles, scaffold, is_canonical=is_canonical)
 
 
 def _jobs(_mark: Mark | None = None) -> Jobs:
-    """What is done with a unit."""
+    """Return the functions that workers apply to a unit of items."""
     return {
-        # plain tuples travel faster
-        "structures": lambda unit: [(made := _structure(*one)) and tuple(made) for one in unit],
+        # plain tuples are faster to send between processes
+        "structures": lambda unit: [(fields := _structure(*i)) and tuple(fields) for i in unit],
         "canonical": lambda unit: [canonicalise(text) for text in unit],
     }
 
 
 def in_order(job: str, items: Sequence[Any], workers: int | None = None) -> list[Any]:
-    """Do a job with many items, in units, and give what comes of each item."""
+    """Run a job over many items, in units, and return the results in order."""
     workers = workers or n_cores()
-    if workers == 1 or len(items) < ALONE:
+    if workers == 1 or len(items) < MIN_POOLED:
         work: Callable[[Any], list[Any]] = _jobs()[job]
         return work(items)
     units = [items[start : start + UNIT] for start in range(0, len(items), UNIT)]
-    done: list[Any] = [None] * len(items)
+    results: list[Any] = [None] * len(items)
     with Pool(_jobs, workers, preload=[__name__]) as pool:
         for number, outcome in pool.run(job, units):
             first, last = number * UNIT, number * UNIT + len(units[number])
             if isinstance(outcome, Lost):
-                raise RuntimeError(  # noqa: TRY004 - nobody gave a wrong type: a process died
+                raise RuntimeError(  # noqa: TRY004 - a process died; no argument has a wrong type
                     f"molecules {first + 1} to {last}: {outcome.reason}. Is there enough memory? "
-                    "With metrics.workers: 1 there is one process only."
+                    "metrics.workers: 1 uses a single process."
                 )
-            done[first:last] = outcome
-    return done
+            results[first:last] = outcome
+    return results
 
 
 # ---- files of samples
 
 
 def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Samples:
-    """Take the samples of a file, with rewards where it has a column of them.
+    """Read the samples of a file, with rewards if it has a column of them.
 
-    The rows count as sampled in their order, so that the first row of each valid molecule is one
-    call, and its reward that of the molecule. A reward that is missing makes no hit. A string that
-    a sampler marks `truncated`, or a scorer not `valid`, is invalid, even where it can be read.
+    The order of the rows is the order of sampling: the first row of each valid molecule is one call
+    and has the reward of the molecule. A molecule without a reward is not a hit. A string marked
+    `truncated`, or not `valid`, is invalid even if RDKit can parse it.
 
     Raises:
-        InputError: the column of rewards is not there, or holds something other than rewards.
+        InputError: the column of rewards is missing or holds other values.
     """
     columns, place = MoleculeFile(file.path, file.column).columns, label_of(file.path)
     reward = None
@@ -316,17 +316,17 @@ def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Sa
         reward = find_column(columns, file.reward_column, place)
     elif file.reward_column is None and (reward := first_named(REWARDS, columns)):
         say_once(
-            f"{place}: takes column {reward!r} for the rewards, and the order of the rows for that "
-            "of the calls (reward_column: another name, or false for no rewards)"
+            f"{place}: takes the rewards from column {reward!r} and the order of calls from the "
+            "rows (set reward_column to another name, or to false for no rewards)"
         )
     flags = ("truncated", "valid", "is_replay")
-    wanted = [name for name in (*flags, reward) if name and name in columns]
+    extra = [name for name in (*flags, reward) if name and name in columns]
     texts: list[str | None] = []
     rewards: list[float] = []
-    wrong = []
-    for line in MoleculeFile(file.path, file.column, wanted):
+    invalid = []
+    for line in MoleculeFile(file.path, file.column, extra):
         truncated, valid, replay = (str(line.values.get(flag)).strip().lower() for flag in flags)
-        if replay == "true":  # nobody sampled it
+        if replay == "true":  # not a sample
             continue
         texts.append(None if truncated == "true" or valid == "false" else line.smiles)
         if reward is None:
@@ -337,21 +337,21 @@ def read_samples(name: str, file: SampledFile, workers: int | None = None) -> Sa
         except (TypeError, ValueError):
             number = math.inf
         if isinstance(value, bool) or not (math.isnan(number) or 0 <= number <= 1):
-            wrong.append(f"line {line.number} holds {value!r}")
+            invalid.append(f"line {line.number} holds {value!r}")
         rewards.append(number)
     refuse_cells(
-        wrong,
+        invalid,
         f"{place}: the column {reward!r} must hold rewards, numbers from 0 to 1 written as 0.5, or "
         "empty cells;",
         "Correct them, name another column as reward_column, or set it to false to use the file "
         "without rewards.",
-        NAMED,
+        MAX_LISTED,
     )
     return from_smiles(name, texts, None if reward is None else rewards, workers)
 
 
-def refuse_cells(wrong: Sequence[str], must: str, fix: str, named: int) -> None:
-    """Refuse cells of a file that cannot be used, naming so many of them."""
-    if wrong:
-        more = f", and {len(wrong) - named} more" if len(wrong) > named else ""
-        raise InputError(f"{must} {', '.join(wrong[:named])}{more}. {fix}")
+def refuse_cells(invalid: Sequence[str], rule: str, fix: str, max_listed: int) -> None:
+    """Raise an error that lists the first invalid cells of a file, if there are any."""
+    if invalid:
+        more = f", and {len(invalid) - max_listed} more" if len(invalid) > max_listed else ""
+        raise InputError(f"{rule} {', '.join(invalid[:max_listed])}{more}. {fix}")

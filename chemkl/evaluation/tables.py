@@ -1,4 +1,4 @@
-"""Evaluations as tables for the terminal, and the table of metrics itself."""
+"""Tables of evaluations for the terminal, and the table of metrics itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,33 +22,33 @@ from chemkl.evaluation.metrics import (
 )
 from chemkl.evaluation.text import TEXT_METRICS
 
-SHOWN_SCAFFOLD = 40
-"""Longer SMILES are cut in tables and sentences; the files hold them whole."""
-POINTS = 5
-"""Calls shown of each run at most; the last one always is."""
-MOVED = 3
-"""Families shown that grew most, and as many that shrank most."""
-MOST_PROMPTS = 10
-"""Prompts shown of each run at most."""
+SCAFFOLD_WIDTH = 40
+"""Maximum characters of a SMILES in tables and sentences; files contain it in full."""
+MAX_CALLS = 5
+"""Maximum calls shown per run; the last call is always shown."""
+MAX_CHANGED = 3
+"""Maximum families shown that grew most, and that shrank most."""
+MAX_PROMPTS = 10
+"""Maximum prompts shown per run."""
 PROMPT_WIDTH = 24
-"""A longer prompt is cut in the middle."""
+"""Maximum characters of a prompt."""
 HOW_TO_READ = (
-    "By prompt: a molecule counts for each prompt that made it, and OB counts the prompt's own "
-    "distinct molecules."
+    "By prompt: a molecule counts for each prompt that generated it, and OB counts the distinct "
+    "molecules of that prompt."
 )
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a table by column name."""
+    """Convert a table to rows by column name."""
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
 def comparison_tables(frame: pd.DataFrame, options: MetricOptions) -> Iterator[Table | str]:
-    """One table for all molecules, one for the hits at each threshold, and others between them.
+    """Yield tables of all molecules, late samples, AUC, references, and hits at each threshold.
 
-    Where no run has a hit, a sentence stands for the table.
+    A sentence replaces the table of a threshold at which no run has a hit.
     """
     whole, by_threshold = _sets(frame)
     yield table("All distinct molecules", [RUN, *_screen("whole", options)], whole)
@@ -70,11 +70,11 @@ def comparison_tables(frame: pd.DataFrame, options: MetricOptions) -> Iterator[T
         if any(row["yield"] for row in rows):
             yield table(title, [RUN, *_screen("hits", options)], rows)
         else:
-            yield f"{title}: no run has one.\n"
+            yield f"{title}: no run has hits.\n"
 
 
 def legend(frame: pd.DataFrame, options: MetricOptions) -> str:
-    """What the columns of the tables are."""
+    """Explain the columns of the tables."""
     whole, _ = _sets(frame)
     texts = ["OB: oracle calls until the first, 10th, 100th hit."]
     if any(not is_missing(row["auc_calls"]) for row in whole):
@@ -83,10 +83,10 @@ def legend(frame: pd.DataFrame, options: MetricOptions) -> str:
 
 
 def window_table(over_time: pd.DataFrame, options: MetricOptions) -> Iterator[Table]:
-    """How the last samples looked at a few calls of each run; nothing without a molecule."""
+    """Yield the table of the late metrics at a few calls of each run, if there are molecules."""
     rows: list[dict[str, Any]] = []
     for _, of_run in over_time[over_time["threshold"].isna()].groupby("run", sort=False):
-        points = min(len(of_run), POINTS)  # evenly from the end on
+        points = min(len(of_run), MAX_CALLS)  # evenly spaced, the last one included
         places = [(k * len(of_run)) // points - 1 for k in range(1, points + 1)]
         rows += rows_of(of_run.iloc[places])
     if rows:
@@ -104,16 +104,19 @@ def window_table(over_time: pd.DataFrame, options: MetricOptions) -> Iterator[Ta
 def family_tables(
     frame: pd.DataFrame, families: pd.DataFrame, options: MetricOptions
 ) -> Iterator[Table]:
-    """Which families grew and shrank most, and how many of the prior's each run made again."""
-    moved: list[pd.DataFrame] = []
+    """Yield tables of the families that changed most, and of the prior's families recovered."""
+    changed: list[pd.DataFrame] = []
     for _, of_run in families.groupby("run", sort=False):
         by_change = of_run.sort_values("share_change", ascending=False, kind="stable")
         change = by_change["share_change"]
-        moved += [by_change[change > 0].head(MOVED), by_change[change < 0].tail(MOVED)]
-    if moved:
+        changed += [
+            by_change[change > 0].head(MAX_CHANGED),
+            by_change[change < 0].tail(MAX_CHANGED),
+        ]
+    if changed:
         title = (
             "Scaffold families that grew and shrank most: shares of the prior's samples and of the "
-            f"last {options.late_samples:,} valid ones"
+            f"last {options.late_samples:,} valid samples"
         )
         columns = [
             RUN,
@@ -122,9 +125,9 @@ def family_tables(
             Column("policy_share", "policy", ".1%"),
             Column("share_change", "change", "+.1%"),
         ]
-        rows = rows_of(pd.concat(moved))
-        shown = [row | {"family": short(row["family"], SHOWN_SCAFFOLD)} for row in rows]
-        yield table(title, columns, shown, group=True)
+        rows = rows_of(pd.concat(changed))
+        rows = [row | {"family": short(row["family"], SCAFFOLD_WIDTH)} for row in rows]
+        yield table(title, columns, rows, group=True)
     covered = frame[frame["prior_families"].notna()]
     if covered.empty:
         return
@@ -132,73 +135,75 @@ def family_tables(
     sets = {"all": whole, **{f"R >= {threshold_key(t)}": rows for t, rows in by_threshold.items()}}
     columns, lines = [RUN], {run: {"run": run} for run in covered["run"].unique()}
     for name, rows in sets.items():
-        ground, again = f"{name} families", f"{name} again"
-        columns += [Column(ground, f"{name}: prior", ",d"), Column(again, "made again", ".1%")]
+        n_prior, coverage = f"{name} families", f"{name} coverage"
+        columns += [Column(n_prior, f"{name}: prior", ",d"), Column(coverage, "recovered", ".1%")]
         for row in rows:
-            lines[row["run"]][ground] = row["prior_families"]
-            lines[row["run"]][again] = row["prior_coverage"]
-    title = "Scaffold families of the prior's sample, and how many of them a run made again"
+            lines[row["run"]][n_prior] = row["prior_families"]
+            lines[row["run"]][coverage] = row["prior_coverage"]
+    title = "Scaffold families of the prior's sample, and the share that each run recovered"
     yield table(title, columns, lines.values(), keep_empty=True)
 
 
 def prompt_tables(by_prompt: pd.DataFrame) -> Iterator[Table]:
-    """A table for each threshold, or one of all molecules: a line for each prompt of each run."""
+    """Yield a table per threshold, or one of all molecules: a line for each prompt of each run."""
     if by_prompt.empty:
         return
     whole, by_threshold = _sets(by_prompt)
-    ours = [METRICS[key].on_screen for key in ("n_molecules", "validity", "uniqueness")]
-    of_hits = ["yield", "ob10"] if by_threshold else []
-    theirs = [METRICS[key].on_screen for key in (*of_hits, "murcko", "top_share")]
-    most = int(by_prompt.groupby("run")["group"].nunique().max())
-    part = f" (the first {MOST_PROMPTS} of {most:,} prompts)" if most > MOST_PROMPTS else ""
+    of_prompt = [METRICS[key].on_screen for key in ("n_molecules", "validity", "uniqueness")]
+    hits = ["yield", "ob10"] if by_threshold else []
+    of_set = [METRICS[key].on_screen for key in (*hits, "murcko", "top_share")]
+    n_prompts = int(by_prompt.groupby("run")["group"].nunique().max())
+    part = ""
+    if n_prompts > MAX_PROMPTS:
+        part = f" (the first {MAX_PROMPTS} of {n_prompts:,} prompts)"
     sets: list[tuple[float | None, Rows]] = [*by_threshold.items()]
     for threshold, rows in sets or [(None, whole)]:
         title = "By prompt"
         if threshold is not None:
             title += f": all molecules, and hits with R >= {threshold_key(threshold)}"
-        of_set = {(row["run"], row["group"]): row for row in rows}
-        shown: list[dict[str, Any]] = []
+        set_rows = {(row["run"], row["group"]): row for row in rows}
+        lines: list[dict[str, Any]] = []
         for row in whole:
-            if sum(one["run"] == row["run"] for one in shown) < MOST_PROMPTS:
+            if sum(line["run"] == row["run"] for line in lines) < MAX_PROMPTS:
                 prompt = short(" ".join(row["prompt"].split()), PROMPT_WIDTH)
-                values = {m.key: row[m.key] for m in ours}
-                values |= {m.key: of_set[row["run"], row["group"]][m.key] for m in theirs}
-                shown.append({"run": row["run"], "prompt": prompt, **values})
-        columns = [RUN, Column("prompt", "prompt"), *ours, *theirs]
-        yield table(f"{title}{part}", columns, shown, keep_empty=True, group=True)
+                values = {m.key: row[m.key] for m in of_prompt}
+                values |= {m.key: set_rows[row["run"], row["group"]][m.key] for m in of_set}
+                lines.append({"run": row["run"], "prompt": prompt, **values})
+        columns = [RUN, Column("prompt", "prompt"), *of_prompt, *of_set]
+        yield table(f"{title}{part}", columns, lines, keep_empty=True, group=True)
 
 
 def metric_catalogue(name: str | None = None) -> Iterator[RenderableType]:
-    """What `chemkl show metrics` prints: all metrics, or those of one name."""
+    """Yield the tables that `chemkl show metrics` prints: all metrics, or those of one name."""
     names = [*METRICS, *TEXT_METRICS]
     if name is not None and name not in names:
         raise InputError(f"no metric is called {name!r}{did_you_mean(name, names)}")
     options = MetricOptions().model_dump()
     options |= {**TextOptions().model_dump(), "sizes": "1 to 5"}
     for title, metrics in {"Metrics": METRICS, "Measures of texts": TEXT_METRICS}.items():
-        made = plain_table(title)
+        rows = plain_table(title)
         for label in ("metric", "unit", "better", "of"):
-            made.add_column(label, no_wrap=True)
-        made.add_column("meaning", ratio=1)
+            rows.add_column(label, no_wrap=True)
+        rows.add_column("meaning", ratio=1)
         for metric in metrics.values():
             if name in (None, metric.key):
                 cells = (metric.key, metric.unit, metric.better or "", metric.scope)
-                made.add_row(*cells, metric.meaning.format(**options))
-        if made.row_count:
-            yield made
+                rows.add_row(*cells, metric.meaning.format(**options))
+        if rows.row_count:
+            yield rows
 
 
 def _screen(name: str, options: MetricOptions) -> list[Metric]:
-    """The metrics of a table on the screen."""
-    shown = [metric.on_screen for metric in shown_in(name, options) if metric.short != ""]
+    """Return the metrics of a table in the terminal."""
+    metrics = [metric.on_screen for metric in shown_in(name, options) if metric.short != ""]
     largest = max(options.uniqueness_at, default=0)
     if name == "whole" and largest:
-        shown += [m for m in metrics_of(options) if m.key == f"uniqueness_at_{largest}"]
-    return shown
+        metrics += [m for m in metrics_of(options) if m.key == f"uniqueness_at_{largest}"]
+    return metrics
 
 
 def _sets(frame: pd.DataFrame) -> tuple[list[dict[str, Any]], dict[float, list[dict[str, Any]]]]:
-    """The rows of all molecules, and those of the hits by threshold."""
+    """Split the rows into those of all molecules, and those of the hits by threshold."""
     rows = rows_of(frame)
     by_threshold: dict[float, list[dict[str, Any]]] = {}
     for row in rows:

@@ -128,7 +128,7 @@ def _view(
         valid = samples.valid[:late]
         early = set(valid)
         molecules = [m for m in samples.molecules if m.smiles in early]
-        first = Samples(samples.name, len(valid), valid, molecules, given=samples.given)
+        first = Samples(samples.name, len(valid), valid, molecules, seeds=samples.seeds)
     # the last valid samples at points along the run, the first one when the window is full
     n, width = len(samples.valid), collapse_config(plain).window
     ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)

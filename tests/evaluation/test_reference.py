@@ -69,9 +69,9 @@ def save(path, statistics):
     return path
 
 
-@pytest.mark.parametrize(("stock", "query"), [(8192, 1024), (7, 11)])
-def test_snn_is_the_mean_similarity_to_the_nearest(halves, monkeypatch, stock, query):
-    monkeypatch.setattr("chemkl.evaluation.reference.STOCK_BLOCK", stock)
+@pytest.mark.parametrize(("block", "query"), [(8192, 1024), (7, 11)])
+def test_snn_is_the_mean_similarity_to_the_nearest(halves, monkeypatch, block, query):
+    monkeypatch.setattr("chemkl.evaluation.reference.REFERENCE_BLOCK", block)
     monkeypatch.setattr("chemkl.evaluation.reference.QUERY_BLOCK", query)
     ours, theirs = halves
     reference = from_smiles("r", theirs, None)

@@ -216,8 +216,8 @@ def test_the_column_of_rewards_is_found_by_name_and_said(tmp_path, capsys, heade
     path.write_text(f"{header}\n{','.join(cells)}\n")
     (molecule,) = read_samples("p", SampledFile(path=path, reward_column=given)).molecules
     assert molecule.reward == (None if taken is None else 0.75)
-    said = f"p.csv: takes column {taken!r} for the rewards, and the order of the rows"
-    assert (said in capsys.readouterr().err) == (taken is not None and given is None)
+    message = f"p.csv: takes the rewards from column {taken!r} and the order of calls"
+    assert (message in capsys.readouterr().err) == (taken is not None and given is None)
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path):

@@ -23,7 +23,7 @@ from chemkl.rewards.pool import Lost
 @pytest.fixture
 def pooled(monkeypatch):
     """Let other processes read even few molecules, a few at a time."""
-    monkeypatch.setattr(samples_module, "ALONE", 1)
+    monkeypatch.setattr(samples_module, "MIN_POOLED", 1)
     monkeypatch.setattr(samples_module, "UNIT", 7)
 
 

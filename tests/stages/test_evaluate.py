@@ -94,7 +94,7 @@ def test_one_split_of_a_prepared_corpus(tmp_path):
     for use in (novelty, lambda split: snn(split=split)):
         with pytest.raises(InputError, match=r"no split 'trian'; did you mean 'train'\? Known: t"):
             use("trian")
-    with pytest.raises(InputError, match=r"ours\.smi has no splits.*Leave out split: train"):
+    with pytest.raises(InputError, match=r"ours\.smi has no splits.*Remove split: train"):
         novelty("train", ours)
 
 
@@ -254,7 +254,7 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
         "AUC top-k",
         "The last 1,000 valid samples at several calls",
         "Scaffold families that grew and shrank most",
-        "Scaffold families of the prior's sample, and how many of them a run made again",
+        "Scaffold families of the prior's sample, and the share that each run recovered",
         "OB: oracle calls until",
     )
     places = [shown.index(title) for title in titles]

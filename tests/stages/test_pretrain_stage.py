@@ -244,7 +244,7 @@ def test_how_far_the_model_moved_is_told_kept_and_shown(tuning, finished, tmp_pa
     show(str(tmp_path / "run"))
     shown = capsys.readouterr().out
     table = told[told.index("How far") :].partition("output:")[0].strip()
-    assert table.splitlines()[0].strip() == "How far it moved"
+    assert table.splitlines()[0].strip() == "Changes by fine-tuning"
     assert all(line in shown for line in table.splitlines())
     assert f"init     {finished / POLICY} (sha256" in shown
     assert read_header(model)["provenance"]["metrics"]["after"] == after
