@@ -1,7 +1,7 @@
-"""Methods compared with a baseline, seed by seed: which runs may be, the tests, and the rows.
+"""Comparison of methods with a baseline, paired by seed: checks of the runs, tests, result rows.
 
-Each test is the one-sided Welch t-test of arXiv 2510.20817; many are corrected together by Holm's
-step-down method (Scand. J. Statist. 6, 65-70, 1979).
+Each test is the one-sided Welch t-test of arXiv 2510.20817; all tests of a table are corrected
+together by Holm's step-down method (Scand. J. Statist. 6, 65-70, 1979).
 """
 
 import warnings
@@ -34,15 +34,15 @@ from chemkl.results.provenance import (
 )
 
 Values = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
-"""By method and seed: the rows of the evaluation of that run, one for each threshold."""
+"""By method and seed: the rows of the evaluation of that run, one per threshold."""
 
 Verdict = Literal["better", "not shown", "not resolved"]
 
 MIN_SEEDS = 5
-"""With fewer pairs of runs there is no verdict: neither the spread nor a test can be trusted."""
+"""With fewer pairs of runs there is no verdict: spread and tests are unreliable."""
 
 _SHARED = ("budget", "max_samples", "prior", "reward")
-"""Settings that all compared runs have alike; the others make a method."""
+"""Settings that all compared runs must share; the other settings define a method."""
 
 VALUES_SCHEMA = described_schema("""
 method string: Name of the method.
@@ -97,11 +97,11 @@ def paired_difference(
     n_resamples: int = 9999,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the values of a method with those of the baseline, the same seeds in the same order.
+    """Compare the values of a method with those of the baseline, in the same order of seeds.
 
-    By the names of `COMPARISON_SCHEMA`; None where the pairs are too few or do not vary.
-    The interval is the percentile interval over resampled pairs. With few pairs it is too narrow:
-    of normal differences a nominal 95 % interval covers 84 % at 5 pairs, 91 % at 10, 93 % at 20.
+    Keys are columns of `COMPARISON_SCHEMA`; values are None with too few pairs or without variance.
+    The interval is the percentile interval over resampled pairs, which is too narrow for few pairs:
+    for normal differences a nominal 95 % interval covers 84 % at 5 pairs, 91 % at 10, 93 % at 20.
     """
     x_N, y_N = np.array(values, dtype=float), np.array(baseline, dtype=float)
     names = ("mean", "sd", "baseline_mean", "baseline_sd", "difference", "low", "high")
@@ -124,7 +124,7 @@ def paired_difference(
         if np.ptp(x_N) > 0 or np.ptp(y_N) > 0:
             alternative = "greater" if better == "higher" else "less"
             with warnings.catch_warnings():
-                # scipy doubts the variance of a sample whose values are all equal; it is 0
+                # scipy warns that equal values may have an imprecise variance; it is exactly 0
                 warnings.simplefilter("ignore", RuntimeWarning)
                 test = stats.ttest_ind(x_N, y_N, equal_var=False, alternative=alternative)
             result |= {"t": float(test.statistic), "df": float(test.df), "p": float(test.pvalue)}
@@ -132,10 +132,10 @@ def paired_difference(
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Adjust p values for their number; what is None was no test and stays None.
+    """Adjust p values by Holm's method; None means that there was no test, and stays None.
 
-    The i-th smallest of m, from i = 0, is multiplied by m - i; none is adjusted to less than a
-    smaller one was, nor to more than 1.
+    The i-th smallest of m values, from i = 0, is multiplied by m - i and then raised to the
+    adjusted value of the one before it if that is larger; the maximum is 1.
     """
     tested = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
     adjusted: list[float | None] = [None] * len(p_values)
@@ -147,7 +147,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def judge(n: int, p_holm: float | None, alpha: float) -> Verdict:
-    """Say what the test has shown; nothing below MIN_SEEDS pairs, or where nothing varies."""
+    """Return the verdict of a test: not resolved below MIN_SEEDS pairs or without variance."""
     if n < MIN_SEEDS or p_holm is None:
         return "not resolved"
     return "better" if p_holm < alpha else "not shown"
@@ -156,10 +156,10 @@ def judge(n: int, p_holm: float | None, alpha: float) -> Verdict:
 # ---- the rows
 
 
-def direction_of(metric: str, given: Mapping[str, Direction]) -> Direction | None:
-    """Which values of a metric are better; None where that is not known."""
+def direction_of(metric: str, settings: Mapping[str, Direction]) -> Direction | None:
+    """Return which values of a metric are better, from the settings or the table; None: unknown."""
     row = metric_of(metric)
-    return given.get(metric, row.better if row else None)
+    return settings.get(metric, row.better if row else None)
 
 
 def check_metrics(
@@ -170,7 +170,7 @@ def check_metrics(
     *,
     from_table: bool,
 ) -> None:
-    """Look at the metrics of a comparison; `from_table`: their values are in a table already."""
+    """Check the metrics of a comparison; `from_table`: a table already has their values."""
     names = [name for name in columns if name not in IDENTITY]
     problems = []
     for metric in metrics:
@@ -180,15 +180,15 @@ def check_metrics(
         elif not from_table and row and row.needs in ("corpus", "reference", "prior"):
             problems.append(
                 f"metrics: {metric} needs a corpus, a reference or samples of the prior: evaluate "
-                "the runs with them, and name that diversity.parquet under table."
+                "the runs with these, and set table to the resulting diversity.parquet."
             )
         elif direction_of(metric, direction) is None:
             problems.append(
-                f"metrics: whether {metric} should be high or low is not known; say it, as in "
-                f"direction: {{{metric}: higher}}"
+                f"metrics: it is unknown whether higher or lower values of {metric} are better; "
+                f"set it, for example direction: {{{metric}: higher}}"
             )
         elif not places_of(metric, thresholds):
-            problems.append(f"metrics: {metric} is of hits: thresholds needs a number, not null")
+            problems.append(f"metrics: {metric} is a metric of hits: thresholds needs a number")
     problems += [
         f"direction: {name} is not compared{did_you_mean(name, metrics)}"
         for name in direction
@@ -198,7 +198,7 @@ def check_metrics(
 
 
 def places_of(metric: str, thresholds: Sequence[float | None]) -> list[float | None]:
-    """The thresholds at which a metric is compared; None alone for a metric of the whole run."""
+    """Return the thresholds at which a metric is compared; [None] for one of the whole run."""
     row = metric_of(metric)
     if row and row.scope == "run":
         return [None]
@@ -206,7 +206,7 @@ def places_of(metric: str, thresholds: Sequence[float | None]) -> list[float | N
 
 
 def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[str, Any]]:
-    """One row for each run, metric and threshold, as it enters the comparison."""
+    """Make one row for each run, metric and threshold, with the value used in the comparison."""
     rows = []
     for (method, seed), evaluated in values.items():
         at = {None if is_missing(t := row["threshold"]) else float(t): row for row in evaluated}
@@ -227,10 +227,9 @@ def value_rows(values: Values, budget: int, config: CompareConfig) -> list[dict[
 def compare_rows(
     rows: Sequence[Mapping[str, Any]], pairs: Mapping[str, Sequence[int]], config: CompareConfig
 ) -> list[dict[str, Any]]:
-    """One row for each metric, threshold and method but the baseline.
+    """Make one row for each metric, threshold and method other than the baseline.
 
-    `pairs` has for each method the seeds that it shares with the baseline; every metric has a
-    direction.
+    `pairs` has the seeds that each method shares with the baseline; every metric has a direction.
     """
     by_place = {(r["method"], r["seed"], r["metric"], r["threshold"]): r for r in rows}
     compared: list[dict[str, Any]] = []
@@ -239,11 +238,11 @@ def compare_rows(
         for threshold, (method, seeds) in product(
             places_of(metric, config.thresholds), pairs.items()
         ):
-            couples = [
+            run_pairs = [
                 tuple(by_place[name, seed, metric, threshold] for name in (method, config.baseline))
                 for seed in seeds
             ]
-            defined = [couple for couple in couples if None not in {row["value"] for row in couple}]
+            defined = [pair for pair in run_pairs if None not in {row["value"] for row in pair}]
             difference = paired_difference(
                 [a["value"] for a, _ in defined],
                 [b["value"] for _, b in defined],
@@ -260,7 +259,7 @@ def compare_rows(
                     "baseline": config.baseline,
                     "better": better,
                     "seeds": [a["seed"] for a, _ in defined],
-                    "n_undefined": len(couples) - len(defined),
+                    "n_undefined": len(run_pairs) - len(defined),
                     "n_not_reached": sum(a["not_reached"] for a, _ in defined),
                     "baseline_not_reached": sum(b["not_reached"] for _, b in defined),
                     **difference,
@@ -280,15 +279,15 @@ def compare_rows(
 class ComparedRun:
     """A finished posttrain run.
 
-    `shared` is what all compared runs must have alike, `own` the settings of its method, both by
-    dotted key; `precision` is empty where it is not recorded.
+    `shared` are the settings that all compared runs must share, `settings` the others, both
+    by dotted key; `precision` is empty if it is not recorded.
     """
 
     folder: Path
     seed: int
     budget: int
     shared: Mapping[str, Any]
-    own: Mapping[str, Any]
+    settings: Mapping[str, Any]
     precision: str
 
 
@@ -296,10 +295,12 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
     """Read the manifests of all runs, by method and seed; traces are not read."""
     runs: dict[str, list[ComparedRun]] = {method: [] for method in methods}
 
-    def read(method: str, folder: Path) -> None:
+    def add(method: str, folder: Path) -> None:
         runs[method].append(_read_run(folder))
 
-    problems = complaints(*((read, m, folder) for m, some in methods.items() for folder in some))
+    problems = complaints(
+        *((add, m, folder) for m, folders in methods.items() for folder in folders)
+    )
     methods_of: dict[Path, dict[str, None]] = {}
     for method, members in runs.items():
         by_seed: dict[int, list[str]] = {}
@@ -307,67 +308,63 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
             by_seed.setdefault(run.seed, []).append(str(run.folder))
             methods_of.setdefault(run.folder.resolve(), {})[method] = None
         problems += [
-            f"methods.{method}: several runs have seed {seed}: {', '.join(several)}. Keep one."
-            for seed, several in by_seed.items()
-            if len(several) > 1
+            f"methods.{method}: several runs have seed {seed}: {', '.join(folders)}. Keep one."
+            for seed, folders in by_seed.items()
+            if len(folders) > 1
         ]
     problems += [
-        f"{folder}: stands under several methods: {', '.join(names)}. Keep it in one."
+        f"{folder}: listed under several methods: {', '.join(names)}. Keep it in one."
         for folder, names in methods_of.items()
         if len(names) > 1
     ]
     shared = {str(run.folder): run.shared for members in runs.values() for run in members}
     if differing := differences(shared):
         problems.append(
-            "methods: runs with different rewards, priors or budgets cannot be compared. Leave out "
+            "methods: runs with different rewards, priors or budgets cannot be compared. Remove "
             f"the runs that differ:\n{describe_differences(differing)}"
         )
     for method, members in runs.items():
-        problems += mixed_settings(method, {str(run.folder): run.own for run in members})
+        problems += mixed_settings(method, {str(run.folder): run.settings for run in members})
     InputError.refuse(dict.fromkeys(problems))
     return {method: {run.seed: run for run in members} for method, members in runs.items()}
 
 
 def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str) -> Iterator[str]:
-    """Say in which settings each method differs from the baseline; they may be just the same.
-
-    And whether the runs used several precisions.
-    """
-    of_method = {name: next(iter(runs.values())).own for name, runs in methods.items()}
-    for name, settings in of_method.items():
+    """Yield how the settings of each method differ from the baseline, and mixed precisions."""
+    settings_of = {name: next(iter(runs.values())).settings for name, runs in methods.items()}
+    for name, settings in settings_of.items():
         if name == baseline:
             continue
         lines = [
             f"{key} {as_json(values[name])}, not {as_json(values[baseline])}"
-            for key, values in differences({name: settings, baseline: of_method[baseline]}).items()
+            for key, values in differences(
+                {name: settings, baseline: settings_of[baseline]}
+            ).items()
         ]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"{len(lines) - SHOWN} more"]
-        said = "; ".join(lines) or "nothing: the settings are the same, and so is what they do"
-        yield f"{name} differs from {baseline} in {said}"
+        text = "; ".join(lines) or "nothing: both methods have the same settings"
+        yield f"{name} differs from {baseline} in {text}"
     used: dict[str, list[str]] = {}
     for name, runs in methods.items():
         for seed, run in runs.items():
             if run.precision:
                 used.setdefault(run.precision, []).append(f"{name} seed {seed}")
-    if len(used) > 1:  # of the same setting, auto, on several machines
-        lines = [f"{precision} by {', '.join(some)}" for precision, some in used.items()]
+    if len(used) > 1:  # precision: auto differs between machines
+        lines = [f"{precision} by {', '.join(names)}" for precision, names in used.items()]
         yield f"not all runs were trained in the same precision: {'; '.join(lines)}"
 
 
 def pair_seeds(
     seeds: Mapping[str, Collection[int]], baseline: str
 ) -> tuple[dict[str, list[int]], list[str]]:
-    """Find the seeds that each other method has in common with the baseline.
+    """Return the seeds that each method shares with the baseline, and lines about unpaired ones."""
 
-    Also give a line for those that are left out.
-    """
-
-    def said(some: Collection[int]) -> str:
-        return f"seed{'s' if len(some) > 1 else ''} {', '.join(map(str, sorted(some)))}"
+    def text(numbers: Collection[int]) -> str:
+        return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(map(str, sorted(numbers)))}"
 
     paired: dict[str, list[int]] = {}
-    left_out, problems = [], []
+    unpaired, problems = [], []
     base = set(seeds[baseline])
     for method, its_seeds in seeds.items():
         if method == baseline:
@@ -376,15 +373,15 @@ def pair_seeds(
         if not paired[method]:
             problems.append(
                 f"methods.{method}: no seed in common with the baseline {baseline}: it has "
-                f"{said(its_seeds)}, the baseline {said(base)}. Runs are compared seed "
+                f"{text(its_seeds)}, the baseline {text(base)}. Runs are compared seed "
                 "by seed: train it with the baseline's seeds."
             )
         alone = {method: set(its_seeds) - base, baseline: base - set(its_seeds)}
-        lines = [f"{said(some)} of {name}" for name, some in alone.items() if some]
+        lines = [f"{text(numbers)} of {name}" for name, numbers in alone.items() if numbers]
         if lines:
-            left_out.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
+            unpaired.append(f"{method} against {baseline}: without a pair: {'; '.join(lines)}")
     InputError.refuse(problems)
-    return paired, left_out
+    return paired, unpaired
 
 
 def posttrain_manifest(folder: Path) -> Manifest:
@@ -392,7 +389,7 @@ def posttrain_manifest(folder: Path) -> Manifest:
     manifest = Manifest.load(folder)
     if manifest is None or manifest.stage != "posttrain":
         raise InputError(
-            f"{folder}: not the folder of a posttrain run (its manifest.json says so)."
+            f"{folder}: not the folder of a posttrain run, according to its manifest.json."
         )
     return manifest
 
@@ -404,8 +401,8 @@ def _read_run(folder: Path) -> ComparedRun:
     problem, reward = "", None
     if manifest.status != "complete":
         problem = (
-            f"the run is {manifest.status}, not complete; what it has of its budget cannot be "
-            "compared. Finish it, or leave it out."
+            f"the run is {manifest.status}, not complete, so its numbers are not those of its full "
+            "budget. Finish it, or remove it from the comparison."
         )
     else:
         try:
@@ -413,10 +410,13 @@ def _read_run(folder: Path) -> ComparedRun:
         except ValidationError as error:
             problem = f"its reward cannot be read: {error.errors()[0]['msg']}"
     if problem or manifest.seed is None or not isinstance(budget, int) or prior is None:
-        problem = problem or "its manifest.json names no seed, no budget or no prior."
+        problem = problem or "its manifest.json lacks the seed, the budget or the prior."
         raise InputError(f"{folder}: {problem}")
-    plain = None if reward is None else reward.model_dump(mode="json")
-    resolved = config | {"reward": plain, "max_samples": config.get("max_samples") or 10 * budget}
+    reward_config = None if reward is None else reward.model_dump(mode="json")
+    resolved = config | {
+        "reward": reward_config,
+        "max_samples": config.get("max_samples") or 10 * budget,
+    }
     settings = method_settings(resolved, manifest.inputs)
     of_method = {key: value for key, value in settings.items() if key not in _SHARED}
     shared = {key: settings[key] for key in _SHARED if key in settings and key != "prior"}

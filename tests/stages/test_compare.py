@@ -220,7 +220,7 @@ def test_a_method_is_one_setting_and_a_seed_once(make_run, tmp_path, refused):
         ([gibbs, faster], rf"{more}(.|\n)*learning_rate: null in"),
         ([gibbs, clipped], more),
         ([gibbs, copy], r"methods\.gibbs: several runs have seed 0: "),
-        ([mara], "stands under several methods: gibbs, mara"),
+        ([mara], "listed under several methods: gibbs, mara"),
         ([other], r"methods\.mara: no seed in common with the baseline gibbs: it has seed 0, the"),
     ]:
         config = two(gibbs, mara)
@@ -297,7 +297,10 @@ def test_a_pipeline_compares_what_its_jobs_will_have_made(tmp_path):
         ({"baseline": "gibs"}, "'gibs' is no method; did you mean 'gibbs'"),
         ({"metrics": ["novelty"]}, "novelty needs a corpus, a reference or"),
         ({"metrics": ["acyclic"]}, r"direction: \{acyclic: higher\}"),
-        ({"metrics": ["yield"], "thresholds": [None]}, "yield is of hits: thresholds needs a"),
+        (
+            {"metrics": ["yield"], "thresholds": [None]},
+            "yield is a metric of hits: thresholds",
+        ),
         ({"metrics": ["yield", "yield"]}, "metrics: yield: given more than once; keep each once"),
         ({"direction": {"validity": "lower"}}, "direction: validity is not compared"),
         ({"options": {"seed": 1}, "table": "prior.bin"}, "remove options or table"),
@@ -322,7 +325,7 @@ def test_mistakes_in_the_config_are_named(settings, tmp_path, monkeypatch, chang
         ),
         (
             {"metrics": ["acyclic"], "thresholds": [0.8, 0.8]},
-            ["thresholds: 0.8: given more than", "whether acyclic should be high or low is not"],
+            ["thresholds: 0.8: given more than", "higher or lower values of acyclic are better"],
         ),
     ],
 )
