@@ -332,14 +332,13 @@ def read_methods(methods: Mapping[str, Sequence[Path]]) -> dict[str, dict[int, C
 def what_differs(methods: Mapping[str, Mapping[int, ComparedRun]], baseline: str) -> Iterator[str]:
     """Yield how the settings of each method differ from the baseline, and mixed precisions."""
     settings_of = {name: next(iter(runs.values())).settings for name, runs in methods.items()}
+    base = settings_of[baseline]
     for name, settings in settings_of.items():
         if name == baseline:
             continue
         lines = [
             f"{key} {as_json(values[name])}, not {as_json(values[baseline])}"
-            for key, values in differences(
-                {name: settings, baseline: settings_of[baseline]}
-            ).items()
+            for key, values in differences({name: settings, baseline: base}).items()
         ]
         if len(lines) > SHOWN:
             lines[SHOWN:] = [f"{len(lines) - SHOWN} more"]

@@ -375,7 +375,7 @@ def test_a_row_for_each_run_prompt_and_threshold(prompt_runs, tmp_path, capsys):
     own = pd.read_parquet(prompt_runs / "mara" / "evaluation" / "by_prompt.parquet")
     pd.testing.assert_frame_equal(own, table[table["run"] == "mara"].reset_index(drop=True))
     lines = words_shown(capsys)
-    assert "OB counts the prompt's own distinct" in " ".join(map(" ".join, lines))
+    assert "OB counts the distinct molecules of that prompt" in " ".join(map(" ".join, lines))
     titles = [
         number for number, words in enumerate(lines) if words[:2] == ["By", "prompt:"]
     ]  # behind the tables of whole runs
