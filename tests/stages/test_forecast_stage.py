@@ -68,7 +68,7 @@ def test_it_writes_the_table_the_findings_and_the_samples(made):
     assert any("rossover" in sentence for sentence in found["sentences"])
     assert "300 samples of the prior," in text
     assert "At sigma 5 the gibbs target puts" in text
-    assert "The prior hits R >= 0.5 with" in text
+    assert "of the prior's samples are hits, R >= 0.5 (95 %" in text
 
 
 def test_the_samples_are_the_priors_with_their_rewards(config, made):

@@ -243,7 +243,7 @@ def test_how_far_the_model_moved_is_told_kept_and_shown(tuning, finished, tmp_pa
         assert f" {number:.2f} " in told
     show(str(tmp_path / "run"))
     shown = capsys.readouterr().out
-    table = told[told.index("How far") :].partition("output:")[0].strip()
+    table = told[told.index("Changes by") :].partition("output:")[0].strip()
     assert table.splitlines()[0].strip() == "Changes by fine-tuning"
     assert all(line in shown for line in table.splitlines())
     assert f"init     {finished / POLICY} (sha256" in shown
