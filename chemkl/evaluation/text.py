@@ -1,6 +1,6 @@
-"""How diverse texts and answers are: the measures, one row each, and the tables they make.
+"""Diversity of texts and answers: the table of measures, one row each, and tables for the terminal.
 
-No torch: embeddings come as rows of numbers.
+No torch: embeddings are passed in as arrays.
 """
 
 import math
@@ -40,7 +40,7 @@ from chemkl.results.columns import columns_of, described_schema
 
 ALL, PROMPTS, ONE = "all", "prompts", "prompt"
 OF_TEXT = ("ngrams", "embedding")
-"""Measures of the words of a text, which a SMILES does not have."""
+"""Measures of the words of a text, which do not apply to SMILES."""
 Rows = Sequence[Mapping[str, Any]]
 Embed = Callable[[Sequence[str]], Sequence[np.ndarray] | np.ndarray]
 
@@ -49,18 +49,18 @@ Embed = Callable[[Sequence[str]], Sequence[np.ndarray] | np.ndarray]
 
 
 def entropy_of(shares: Iterable[float]) -> float | None:
-    """-sum p ln p in nats; shares of 0 add nothing; None without a share."""
+    """-sum p ln p in nats, where 0 ln 0 = 0; None without a positive share."""
     positive = [share for share in shares if share > 0]
     return max(0.0, -sum(p * math.log(p) for p in positive)) if positive else None
 
 
 def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
-    """The exact distribution over the recorded answers: a row for every prompt and recorded step.
+    """Describe the exact distribution over the recorded answers, for every prompt and step.
 
-    With p the policy's probabilities of the K answers, each the whole completion in the tokenizer's
-    own cut (logp_policy and logp_ref in nats, end token included), m = sum p their mass and q = p /
-    m, and likewise q_ref of the reference: entropy = -sum q ln q, kl_from_ref = sum q ln (q /
-    q_ref). All in nats; missing where the answers have no probability at all.
+    p are the policy's probabilities of the K answers as whole completions, tokenized by the
+    tokenizer (logp_policy and logp_ref in nats, end token included); m = sum p is their mass and
+    q = p / m, likewise q_ref for the reference. Then entropy = -sum q ln q and kl_from_ref = sum q
+    ln (q / q_ref), in nats; missing if the answers have no probability.
     """
     rows = []
     for (prompt, step), answers in exact.groupby(["prompt", "step"]):
@@ -71,9 +71,9 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
         log_q = policy - log_mass if math.isfinite(log_mass) else policy
         log_ref = reference - log_mass_ref if math.isfinite(log_mass_ref) else reference
         q = np.exp(log_q)
-        there = q > 0
-        with np.errstate(invalid="ignore"):  # -inf - -inf where neither has any mass
-            kl = float((q[there] * (log_q[there] - log_ref[there])).sum())
+        positive = q > 0
+        with np.errstate(invalid="ignore"):  # -inf - -inf if neither has mass
+            kl = float((q[positive] * (log_q[positive] - log_ref[positive])).sum())
         rows.append(
             {
                 "prompt": prompt,
@@ -93,7 +93,7 @@ def exact_entropies(exact: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_prompts(steps: pd.DataFrame) -> pd.DataFrame:
-    """The mean over the prompts at every step, which is what a figure shows."""
+    """Average over the prompts at every step, for a figure."""
     means: pd.DataFrame = steps.drop(columns="prompt").groupby("step", as_index=False).mean()
     return means
 
@@ -103,10 +103,10 @@ def over_prompts(steps: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class TextSet:
-    """The texts of one row, and what several measures need of them, computed once.
+    """The texts of one row, with cached values that several measures share.
 
-    `chosen` are those that are measured, `vectors` those of all measured texts by their index
-    (None: not embedded), `exact` the exact values of the prompt. SMILES have no words.
+    `chosen` are the measured texts, `vectors` the embeddings of all measured texts by index (None:
+    not embedded), `exact` the exact values of the prompt. SMILES have no words.
     """
 
     texts: pd.DataFrame
@@ -118,7 +118,7 @@ class TextSet:
 
     @cached_property
     def tokens(self) -> list[list[str]]:
-        """Tokens of each text that is measured."""
+        """Tokens of each measured text."""
         return [tokens_of(text, self.options.tokens) for text in self.chosen[COMPLETION]]
 
     @cached_property
@@ -128,14 +128,14 @@ class TextSet:
 
     @cached_property
     def embedded(self) -> np.ndarray | None:
-        """Vectors of the texts that are measured."""
+        """Embeddings of the measured texts."""
         if self.vectors is None or self.chosen.empty:
             return None
         return np.stack(self.vectors[self.chosen.index].tolist()).astype(np.float64)
 
     @cached_property
     def clusters(self) -> np.ndarray | None:
-        """Size of each cluster of the vectors."""
+        """Sizes of the clusters of the embeddings."""
         if self.embedded is None:
             return None
         distance, linkage = self.options.cluster_distance, self.options.linkage
@@ -143,12 +143,12 @@ class TextSet:
 
     @cached_property
     def answers(self) -> Sequence[str | None]:
-        """The answer of each sample; None: it holds no valid one."""
+        """The answer of each sample; None: no valid answer."""
         return self.texts[ANSWER].tolist() if ANSWER in self.texts.columns else []
 
     @cached_property
     def shares(self) -> list[float]:
-        """Share of each different answer among the valid ones."""
+        """Share of each distinct answer among the valid ones."""
         counts = Counter(answer for answer in self.answers if answer is not None)
         return [count / counts.total() for count in counts.values()]
 
@@ -211,9 +211,9 @@ STEPS = (
         "top_share", "", ".1%", "Share of the likeliest of these answers in the policy.", "share",
     ),
 )  # fmt: skip
-"""The exact distribution over steps; those with a label are shown."""
+"""Values of the exact distribution at each step; those with a label are displayed."""
 EXACT = tuple(metric.key for metric in STEPS if metric.key != "ln_k")
-"""Those whose final values are measures, called exact_<key>."""
+"""Values of `STEPS` that are also measures at the last step, called exact_<key>."""
 
 _ROWS = (
     Metric(
@@ -336,7 +336,7 @@ prompt string: The prompt, in rows of scope prompt; else null.
 n_prompts int64: Prompts that the row is about.
 n_samples int64: Samples {_LATE}, empty and invalid ones included.
 """)
-"""Columns that say what a row is about, not how it came out."""
+"""Columns that identify a row."""
 STEPS_SCHEMA = described_schema(
     {key: IDENTITY[key] for key in ("run", "method", "seed")}
     | columns_of("""
@@ -358,7 +358,7 @@ high double: Highest value.
 
 
 def text_metrics_of(options: TextOptions) -> list[Metric]:
-    """The measures as columns, with those of each size of n-grams behind their means."""
+    """Return the measures as columns, with those of each n-gram size after their means."""
     columns: list[Metric] = []
     for metric in TEXT_METRICS.values():
         columns.append(metric)
@@ -378,7 +378,7 @@ def text_metrics_of(options: TextOptions) -> list[Metric]:
 
 
 def text_schema(options: TextOptions) -> pa.Schema:
-    """Schema of `text_diversity.parquet`, a description in every field."""
+    """Return the schema of `text_diversity.parquet`, with a description in every field."""
     settings = options.model_dump() | {"sizes": ", ".join(map(str, options.ngrams))}
     columns = {metric.key: metric.field for metric in text_metrics_of(options)}
     return described_schema({**IDENTITY, **columns}, **settings)
@@ -395,9 +395,8 @@ def text_rows(
 ) -> list[dict[str, Any]]:
     """Evaluate one run or file: a row for all texts, the mean over the prompts, and each prompt.
 
-    `embed` gives rows of length 1 for texts. Measured are the texts that are not empty; beyond
-    `max_texts`, so many at random, their order kept. Of molecules neither n-grams nor embeddings
-    nor tokens are measured.
+    The measures cover the non-empty texts, or a random sample of `max_texts` in the same order.
+    `embed` returns unit vectors for texts. SMILES have no n-grams, embeddings or tokens.
     """
     if samples.molecules:
         measures = [measure for measure in measures if measure not in OF_TEXT]
@@ -418,14 +417,14 @@ def text_rows(
     prompts = list(dict.fromkeys(texts[PROMPT]))
 
     def row(scope: str, prompt: str | None) -> dict[str, Any]:
-        """One row: answers, and what is exact, are of single prompts only."""
-        mine, some, final, n_prompts = texts, chosen, {}, len(prompts)
-        wanted = {"", *measures} - {"answers"}
+        """Make a row; only single prompts have measures of answers and exact values."""
+        row_texts, measured, exact_values, n_prompts = texts, chosen, {}, len(prompts)
+        kinds = {"", *measures} - {"answers"}
         if prompt is not None:
-            mine, some = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
-            final, n_prompts = exact.get(prompt, {}), 1
-            wanted |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
-        text_set = TextSet(mine, some, options, vectors, has_words, final)
+            row_texts, measured = texts[texts[PROMPT] == prompt], chosen[chosen[PROMPT] == prompt]
+            exact_values, n_prompts = exact.get(prompt, {}), 1
+            kinds |= {"exact", *({"answers"} & {*measures} if has_answers else ())}
+        text_set = TextSet(row_texts, measured, options, vectors, has_words, exact_values)
         return {
             "run": samples.name,
             "method": samples.method,
@@ -433,8 +432,8 @@ def text_rows(
             "scope": scope,
             "prompt": prompt,
             "n_prompts": n_prompts,
-            "n_samples": len(mine),
-            **{m.key: m.value(text_set) if m.needs in wanted else None for m in metrics},
+            "n_samples": len(row_texts),
+            **{m.key: m.value(text_set) if m.needs in kinds else None for m in metrics},
         }
 
     single, whole = [row(ONE, prompt) for prompt in prompts], row(ALL, None)
@@ -445,14 +444,14 @@ def text_rows(
 
 
 def _means(rows: Rows, names: Sequence[str]) -> dict[str, float]:
-    """The mean of each column over the rows that have a value."""
+    """Average each column over the rows that have a value."""
     values = {name: [row[name] for row in rows if not is_missing(row.get(name))] for name in names}
     return {name: float(np.mean(defined)) for name, defined in values.items() if defined}
 
 
 def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> list[dict[str, Any]]:
-    """Mean and spread over the runs of each method, for every measure that has a value."""
-    spread = []
+    """Compute mean and spread over the runs of each method, for every measure with a value."""
+    summary = []
     for method, scope, metric in product(methods, (ALL, PROMPTS), text_metrics_of(options)):
         column = [
             row[metric.key] for row in rows if (row["method"], row["scope"]) == (method, scope)
@@ -462,12 +461,12 @@ def method_rows(rows: Rows, methods: Sequence[str], options: TextOptions) -> lis
             sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
             place = {"method": method, "scope": scope, "metric": metric.key, "n": len(values)}
             extremes = {"low": float(min(values)), "high": float(max(values))}
-            spread.append({**place, "mean": float(np.mean(values)), "sd": sd, **extremes})
-    return spread
+            summary.append({**place, "mean": float(np.mean(values)), "sd": sd, **extremes})
+    return summary
 
 
 def nested_text(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The rows of one run for JSON: {all: {...}, prompts: {...}, prompt: {<prompt>: {...}}}."""
+    """Nest the rows of one run: {all: {...}, prompts: {...}, prompt: {<prompt>: {...}}}."""
     summary: dict[str, Any] = {ONE: {}}
     for row in rows:
         plain = {name: value for name, value in row.items() if name not in ("run", "scope", ONE)}
@@ -478,62 +477,63 @@ def nested_text(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-# ---- on the screen
-
-_NUMBERED = "Measures of diversity depend on the number of texts: compare them at equal numbers."
+# ---- tables for the terminal
 
 
 def text_tables(rows: Rows, methods: Rows, settings: EvaluateTextConfig) -> Iterator[Table | str]:
-    """The tables of texts as a whole, per prompt, of the answers and the methods; then a key.
+    """Yield the tables of all texts, per prompt, of answers and of methods, and their legends.
 
-    What is wanted and not defined for a run is said in a line, with the reason.
+    A line follows for each measure that is undefined for some runs, with the reason.
     """
     columns = {
         name: [metric for metric in TEXT_METRICS.values() if name in metric.tables]
         for name in ("texts", "answers")
     }
-    wanted = set(OF_TEXT) & set(settings.measures)
-    whole = [row for row in rows if row["scope"] == ALL and wanted and row["tokens"] is not None]
+    has_text = not set(OF_TEXT).isdisjoint(settings.measures)
+    whole = [row for row in rows if row["scope"] == ALL and has_text and row["tokens"] is not None]
     names = {row["run"] for row in whole}
     mean = [row for row in rows if row["scope"] == PROMPTS]
     several = [row for row in mean if row["n_prompts"] > 1 and row["run"] in names]
     answered = [row for row in mean if any(row[key] is not None for key in ("validity", "exact_k"))]
-    for title, name, shown in (
+    for title, name, table_rows in (
         ("All texts", "texts", whole),
         ("Per prompt: the mean over the prompts", "texts", several),
         ("Answers, per prompt", "answers", answered),
     ):
-        if shown:
-            yield table(title, [RUN, *columns[name]], shown)
-    for title, name, scope, chosen in (
+        if table_rows:
+            yield table(title, [RUN, *columns[name]], table_rows)
+    for title, name, scope, run_rows in (
         ("Methods, all texts: ± sd", "texts", ALL, whole),
         ("Methods, answers: ± sd", "answers", PROMPTS, answered),
     ):
-        of_these = {row["method"] for row in chosen}
-        means = [row for row in methods if row["scope"] == scope and row["method"] in of_these]
+        names = {row["method"] for row in run_rows}
+        means = [row for row in methods if row["scope"] == scope and row["method"] in names]
         if means:
-            yield _methods(title, means, columns[name])
+            yield _method_table(title, means, columns[name])
     if whole:
-        yield f"Texts. {key_of(columns['texts'], [*whole, *several])} {_NUMBERED}"
+        yield (
+            f"Texts. {key_of(columns['texts'], [*whole, *several])} Measures of diversity depend "
+            "on the number of texts: compare them at equal numbers."
+        )
     if answered:
         yield f"Answers. {key_of(columns['answers'], answered)}"
     yield from _undefined(whole, answered, settings)
 
 
 def _undefined(whole: Rows, answered: Rows, settings: EvaluateTextConfig) -> Iterator[str]:
-    """Say which measures have no value for which runs, and why."""
+    """Yield a line for each measure that is undefined for some runs, with the reason."""
     longest = max(settings.options.ngrams)
     sampled = [row for row in answered if row["validity"] is not None]
     recorded = [row for row in answered if row["exact_k"] is not None]
     too_short = (
         f"no text has {longest} tokens, which the longest of options.ngrams needs; "
-        "text_diversity.parquet has them for each n alone"
+        "text_diversity.parquet has the values for each n"
     )
-    no_mass = "the policy gives these answers no probability"
+    no_mass = "the policy assigns no probability to these answers"
     none_valid = "no sample has a valid answer"
     for measure, rows, key, labels, reason in (
         ("ngrams", whole, "distinct", "dist-n and EAD", too_short),
-        ("embedding", whole, "semantic_diversity", "semantic", "it takes at least 2 texts"),
+        ("embedding", whole, "semantic_diversity", "semantic", "at least 2 texts are needed"),
         ("answers", sampled, "answer_entropy", "entropy, eff. and top", none_valid),
         ("answers", recorded, "exact_entropy", "exact and KL", no_mass),
     ):
@@ -542,23 +542,23 @@ def _undefined(whole: Rows, answered: Rows, settings: EvaluateTextConfig) -> Ite
             yield f"{', '.join(runs)}: {labels} not defined: {reason}."
 
 
-def _methods(title: str, rows: Rows, columns: Iterable[Metric]) -> Table:
-    """One row per measure, one column per method: means with their spread are wide."""
+def _method_table(title: str, rows: Rows, columns: Iterable[Metric]) -> Table:
+    """Make a table with a row per measure and a column per method, since mean ± sd is wide."""
     by_place = {(row["method"], row["metric"]): row for row in rows}
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    made = plain_table(title)
-    made.add_column("", overflow="fold", min_width=6)
+    lines = plain_table(title)
+    lines.add_column("", overflow="fold", min_width=6)
     for name in methods:
         n = max(row["n"] for row in rows if row["method"] == name)
-        made.add_column(Text(f"{name}, n = {n}"), justify="right")
+        lines.add_column(Text(f"{name}, n = {n}"), justify="right")
     for column in columns:
-        of_methods = [by_place.get((method, column.key)) for method in methods]
-        if column.key != "n_texts" and any(of_methods):
+        values = [by_place.get((method, column.key)) for method in methods]
+        if column.key != "n_texts" and any(values):
             how = str(column.how)
             cells = [
                 cell(row and row["mean"], how)
                 + (f" ± {cell(row['sd'], how)}" if row and row["sd"] is not None else "")
-                for row in of_methods
+                for row in values
             ]
-            made.add_row(column.label, *cells)
-    return made
+            lines.add_row(column.label, *cells)
+    return lines

@@ -1,7 +1,7 @@
-"""Texts to be evaluated: the last samples of a run and its exact answers, or a file of texts.
+"""The texts to evaluate: the last samples of a run and its exact answers, or a file of texts.
 
-Files are opened, unpacked, decoded and divided into rows as files of molecules are; what differs is
-which column is taken, and that a .txt has a text on each line.
+Files are opened, decompressed, decoded and split into rows like files of molecules. Only the choice
+of the column differs, and a .txt has one text per line.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,79 +32,77 @@ from chemkl.results.inspection import sampled_rows
 from chemkl.results.trace import read_part
 
 COMPLETION, PROMPT, ANSWER, REWARD = "completion", "prompt", "answer", "reward"
-NEEDED = ("step", "row", PROMPT, COMPLETION, REWARD, "is_replay")
+REQUIRED = ("step", "row", PROMPT, COMPLETION, REWARD, "is_replay")
 ANSWERS_FILE = "answers.parquet"
 EXACT_COLUMNS = ("step", PROMPT, ANSWER, "logp_policy", "logp_ref")
 TEXT_COLUMNS = (COMPLETION, "text", "response", "output")
 HEADER_WORDS = {*TEXT_COLUMNS, PROMPT, ANSWER, REWARD}
 ENDINGS = {**TABLES, ".txt": LINES}
-NAMED = 3
-"""So many of the cells that cannot be used are named."""
+MAX_LISTED = 3
+"""Invalid cells listed in an error message."""
 
 
 @dataclass(frozen=True)
 class TextSamples:
-    """What one run or file wrote."""
+    """The texts of one run or file."""
 
     name: str
-    # prompt, completion, and where there are any answer (None: no valid one) and reward
+    # columns prompt, completion, and if available answer (None: no valid one) and reward
     texts: pd.DataFrame
-    # of a run that records it: step, prompt, answer, logp_policy, logp_ref
+    # columns step, prompt, answer, logp_policy, logp_ref, if the run records them
     exact: pd.DataFrame | None = None
     method: str | None = None
     seed: int | None = None
-    n_missing: int = 0  # texts that the source has no value for; they stand as empty ones
-    # the texts of a run are SMILES and nothing around them, each one word: measures of text say
-    # nothing about them
-    molecules: bool = False
+    n_missing: int = 0  # null texts of the source, which count as empty
+    molecules: bool = False  # the texts are bare SMILES, so measures of text do not apply
 
 
 def read_text_run(
     name: str, folder: Path, late_samples: int, method: str | None = None
 ) -> TextSamples:
-    """Read the last samples of a run, and its exact answers if it has written any.
+    """Read the last samples of a run, and its exact answers if it has recorded any.
 
-    As many of each prompt are taken, its own last ones: within a step the rows of a trace stand
-    prompt by prompt, so that the last rows would leave prompts out.
+    The same number is read of each prompt: within a step the rows of a trace are grouped by prompt,
+    so the last rows of the trace would omit prompts.
     """
     names = check_text_run(folder)
     columns = [PROMPT, COMPLETION, *([ANSWER] if ANSWER in names else []), REWARD]
     sampled = sampled_rows(read_trace(folder, [*columns, "is_replay"]))  # by step and row
     by_prompt = sampled.groupby(PROMPT, sort=False)
     late = by_prompt.tail(max(1, late_samples // max(1, by_prompt.ngroups))).reset_index(drop=True)
-    texts = tidied(late[columns], str(folder))
-    words = [len(text.split()) for text in texts[COMPLETION]]
+    texts = _clean(late[columns], str(folder))
+    n_words = [len(text.split()) for text in texts[COMPLETION]]
     manifest = Manifest.load(folder)
     reward = manifest.config.get("reward") if manifest else None
-    pays_smiles = isinstance(reward, dict) and reward.get("kind") == "smiles"
-    molecules = pays_smiles and words.count(1) > sum(n > 1 for n in words)
+    scores_smiles = isinstance(reward, dict) and reward.get("kind") == "smiles"
+    molecules = scores_smiles and n_words.count(1) > sum(n > 1 for n in n_words)
     seed = manifest.seed if manifest else None
     return TextSamples(name, texts, read_exact(folder), method, seed, molecules=molecules)
 
 
 def check_text_run(folder: Path) -> list[str]:
-    """Look whether the trace of a run holds texts, without reading it; return its columns."""
+    """Check that the trace of a run has texts, without reading rows; return its columns."""
     names = list(pq.read_schema(find_trace(folder)[0].path).names)
-    missing = [name for name in NEEDED if name not in names]
+    missing = [name for name in REQUIRED if name not in names]
     if missing:
-        what = f"lacks {', '.join(missing)}; expected the trace of a run of posttrain_llm"
+        problem = f"lacks {', '.join(missing)}; expected the trace of a run of posttrain_llm"
         if COMPLETION in missing and "smiles" in names:
-            what = "has SMILES and no completions; `chemkl evaluate` takes runs of posttrain"
-        raise InputError(f"{folder}: its trace {what}. It has: {', '.join(names)}")
+            problem = "has SMILES and no completions; `chemkl evaluate` takes runs of posttrain"
+        raise InputError(f"{folder}: its trace {problem}. It has: {', '.join(names)}")
     return names
 
 
 def read_exact(folder: Path) -> pd.DataFrame | None:
-    """Read the exact log-probabilities of the valid answers; None where a run has none."""
+    """Read the exact log-probabilities of the valid answers; None if the run has no such file."""
     path = folder / ANSWERS_FILE
     if not path.exists():
         return None
     table = read_part(path)
     missing = [name for name in EXACT_COLUMNS if name not in table.column_names]
     if missing or not table.num_rows:
-        wrong = f"lacks {', '.join(missing)}" if missing else "has no rows"
+        problem = f"lacks {', '.join(missing)}" if missing else "has no rows"
         raise InputError(
-            f"{path}: {wrong}; expected {', '.join(EXACT_COLUMNS)}, as posttrain_llm writes them. "
+            f"{path}: {problem}; expected {', '.join(EXACT_COLUMNS)}, as written by posttrain_llm. "
             "Run it again, or move the file away to evaluate the samples alone."
         )
     frame: pd.DataFrame = table.select(list(EXACT_COLUMNS)).to_pandas()
@@ -112,8 +110,8 @@ def read_exact(folder: Path) -> pd.DataFrame | None:
     return frame
 
 
-def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Texts, prompts and answers as plain str, None for a missing answer; not all are empty."""
+def _clean(texts: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Convert texts, prompts and answers to str, with None for a missing answer."""
     plain = pd.DataFrame(index=texts.index)
     for column, missing in ((PROMPT, ""), (COMPLETION, ""), (ANSWER, None)):
         if column in texts.columns:
@@ -127,21 +125,23 @@ def tidied(texts: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:
-    """Say which texts and rewards are not in the measures of text, and why; nothing: all are."""
+    """Yield messages about texts and rewards that the measures of text exclude, and why."""
     if samples.molecules:
         yield (
-            f"{samples.name}: it writes SMILES, of which measures of text say nothing (each is one "
-            "word): left out of them. `chemkl evaluate` measures molecules."
+            f"{samples.name}: its texts are SMILES, one word each, so measures of text do not "
+            "apply. `chemkl evaluate` measures molecules."
         )
         return
     texts = samples.texts
     n, blank = len(texts), sum(not text.strip() for text in texts[COMPLETION])
     kinds = {"missing (null)": samples.n_missing, "empty": blank - samples.n_missing}
     parts = [
-        f"{count:,} {'is' if count == 1 else 'are'} {why}" for why, count in kinds.items() if count
+        f"{count:,} {'is' if count == 1 else 'are'} {kind}"
+        for kind, count in kinds.items()
+        if count
     ]
     if parts:
-        yield f"{samples.name}: of {n:,} texts {' and '.join(parts)}: left out of what is measured."
+        yield f"{samples.name}: of {n:,} texts {' and '.join(parts)}: left out of the measures."
     if n - blank > max_texts:
         yield (
             f"{samples.name}: a random {max_texts:,} of its {n - blank:,} texts are measured "
@@ -149,7 +149,9 @@ def left_out(samples: TextSamples, max_texts: int) -> Iterator[str]:
         )
     no_reward = int(texts[REWARD].isna().sum()) if REWARD in texts.columns else 0
     if no_reward:
-        yield f"{samples.name}: {no_reward:,} of {n:,} texts have no reward; the mean is without."
+        yield (
+            f"{samples.name}: {no_reward:,} of {n:,} texts have no reward; the mean excludes them."
+        )
 
 
 # ---- files
@@ -159,52 +161,52 @@ def read_text_file(name: str, file: TextFile) -> TextSamples:
     """Read a file of texts.
 
     Raises:
-        InputError: an unknown format, a damaged file, no such column, no text in it, something
-            else than text, or rewards that are no numbers.
+        InputError: the format is unknown, the file is damaged or empty, the column is missing or
+            holds other values than text, or rewards are not numbers.
     """
     place = label_of(file.path)
-    frame = _frame(file)
+    frame = _read_columns(file)
     if frame.empty:
         raise InputError(f"{place}: no texts in it; expected at least one.")
-    of = "row" if file.path.suffix.lower() == ".parquet" else "line"
+    unit = "row" if file.path.suffix.lower() == ".parquet" else "line"
     texts = frame[COMPLETION]
     refuse_cells(
         [
-            f"{cell!r} ({type(cell).__name__}) in {of} {number}"
+            f"{cell!r} ({type(cell).__name__}) in {unit} {number}"
             for number, cell in texts.items()
             if not (isinstance(cell, str) or is_missing(cell))
         ],
         f"{place}: the column {frame.attrs['column']!r} must hold text, but holds",
         "Write texts in quotes, or name another column with `column`.",
-        NAMED,
+        MAX_LISTED,
     )
     if PROMPT not in frame:
         frame[PROMPT] = ""
     if ANSWER in frame:
-        frame[ANSWER] = frame[ANSWER].replace("", None)  # a .csv has no other way to say: none
+        frame[ANSWER] = frame[ANSWER].replace("", None)  # in a .csv an empty cell is the only null
     if REWARD in frame:
         numbers = pd.to_numeric(frame[REWARD], errors="coerce")
         refuse_cells(
             [
-                f"{cell!r} in {of} {row}"
+                f"{cell!r} in {unit} {row}"
                 for (row, cell), number in zip(frame[REWARD].items(), numbers, strict=True)
                 if is_missing(number) and not is_missing(cell) and cell != ""
             ],
             f"{place}: the column {REWARD!r} must hold numbers, or nothing, but holds",
             "Correct them, or rename the column to use the file without rewards.",
-            NAMED,
+            MAX_LISTED,
         )
         frame[REWARD] = numbers
     missing = sum(map(is_missing, texts))
-    return TextSamples(name, tidied(frame.reset_index(drop=True), place), n_missing=missing)
+    return TextSamples(name, _clean(frame.reset_index(drop=True), place), n_missing=missing)
 
 
-def _frame(file: TextFile) -> pd.DataFrame:
-    """The columns that are used, by their names in a trace; the index is the line of each row."""
-    texts = {file.column, *TEXT_COLUMNS}  # a table of texts is told by its header alone
+def _read_columns(file: TextFile) -> pd.DataFrame:
+    """Read the used columns, named as in a trace and indexed by line number."""
+    text_names = {file.column, *TEXT_COLUMNS}  # only its header identifies a table of texts
     rules = Rules(
         ENDINGS,
-        lambda rows: float(not texts.isdisjoint(cell.strip() for cell in rows[0])),
+        lambda rows: float(not text_names.isdisjoint(cell.strip() for cell in rows[0])),
         lambda line: line,
         tidy=False,
     )
@@ -220,10 +222,10 @@ def _frame(file: TextFile) -> pd.DataFrame:
         if file.column is not None:
             column = find_column(names, file.column, table.place)
         if column is None:
-            header = ". The first line is taken for the header" if table.is_delimited else ""
+            header = ". The first line is read as the header" if table.is_delimited else ""
             raise InputError(
-                f"{table.place}: no column is called {' or '.join(TEXT_COLUMNS)}; say which one "
-                f"holds the texts with `column`. Known: {', '.join(names)}{header}"
+                f"{table.place}: no column is called {' or '.join(TEXT_COLUMNS)}; set `column` to "
+                f"the one with the texts. Known: {', '.join(names)}{header}"
             )
         prompt = PROMPT if PROMPT in names else None
         if file.prompt_column is not None:
@@ -239,7 +241,7 @@ def _frame(file: TextFile) -> pd.DataFrame:
 
 
 def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list[Row]]:
-    """All rows of a text file, and the names of their cells."""
+    """Read all rows of a text file, and the names of its columns."""
     rows = list(table.read(()))
     if not rows:
         return [], []
@@ -259,8 +261,8 @@ def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list
         reason = row.reason
         if first and len(row.cells) > len(names):
             reason = (
-                "its rows have more fields than its header has names; put quotes around texts "
-                f"that hold {DELIMITERS[table.form]}"
+                "its rows have more fields than its header has names; quote texts that contain "
+                f"{DELIMITERS[table.form]}"
             )
         if reason is not None:
             raise InputError(f"{table.place}:{row.number}: {reason}.")

@@ -424,10 +424,14 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
         ("t.csv", "", r"t\.csv: no texts in it; expected at least one"),
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
-        ("n.csv", "x\n1\n", r"n\.csv: no column is called completion .*with `column`\. Known: x\."),
+        (
+            "n.csv",
+            "x\n1\n",
+            r"n\.csv: no column is called completion .*set `column` to .* Known: x\.",
+        ),
         # without a header the first text would be lost
-        ("h.csv", "The sea.\nA dog.\n", r"Known: The sea\.\. The first line is taken for"),
-        ("o.jsonl", '{"generated": "x"}', r"say which one .* `column`\. Known: generated$"),
+        ("h.csv", "The sea.\nA dog.\n", r"Known: The sea\.\. The first line is read as"),
+        ("o.jsonl", '{"generated": "x"}', r"set `column` to .* Known: generated$"),
         (
             "i.jsonl",
             '{"completion": "x"}\n\n{"completion": 3}\n{"completion": null}\n',
@@ -489,7 +493,7 @@ def test_texts_that_are_left_out_are_counted_with_the_reason(tmp_path, capsys):
     shown = printed(capsys)
     assert "t.jsonl: of 6 texts 1 is missing (null) and 2 are empty: left out" in shown
     assert "t.jsonl: a random 2 of its 3 texts are measured (options.max_texts)." in shown
-    assert "t.jsonl: 5 of 6 texts have no reward; the mean is without." in shown
+    assert "t.jsonl: 5 of 6 texts have no reward; the mean excludes them." in shown
     evaluate({"texts": [write_texts(tmp_path / "all.csv")]}, tmp_path / "all")
     assert "left out" not in printed(capsys)
 
@@ -505,7 +509,7 @@ def test_few_texts_have_a_table_and_the_rest_is_explained(tmp_path, capsys, comp
     assert "dist-n:" not in shown
     evaluate_text.run({"texts": [file], "measures": ["embedding"]}, tmp_path / "embedded")
     shown = printed(capsys)
-    reason = "t.csv: semantic not defined: it takes at least 2 texts."
+    reason = "t.csv: semantic not defined: at least 2 texts are needed."
     assert (reason in shown) == (len(texts) == 1)
     assert "clusters: of the embeddings;" in shown
 
@@ -563,7 +567,7 @@ def test_of_molecules_the_measures_of_text_are_left_out(make_run, tmp_path, caps
     shown = printed(capsys)
     assert "All texts" not in shown
     assert "Answers, per prompt" in shown
-    assert "a: it writes SMILES, of which measures of text say nothing" in shown
+    assert "a: its texts are SMILES, one word each, so measures of text do not apply" in shown
     assert "`chemkl evaluate` measures molecules" in shown
     # molecules inside sentences are text
     rows = rows_of([[("Take CCO", "CCO", 1.0), ("Or CCN", "CCN", 0.5), ("CC", "CC", 0.0)]])
