@@ -440,7 +440,7 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
         ("b.jsonl", '{"text": true}', r"'text' must hold text, but holds True \(bool\) in line 1"),
         ("l.jsonl", '{"text": ["x"]}', r"holds \['x'\] \(list\) in line 1"),
         ("r.csv", "text,reward\nx,1\ny,\nz,high\n", r"'reward' must hold num.*'high' in line 4"),
-        ("c.csv", "text\nHello, world\n", r"more fields than its header has names; put quotes"),
+        ("c.csv", "text\nHello, world\n", r"more fields than its header has names; quote"),
         ("m.jsonl", '{"text": null}\n{"text": " "}\n', r"no completions: all 2 texts are empty"),
     ],
 )
