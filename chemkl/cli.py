@@ -604,9 +604,9 @@ def _bench(
     json: Path | None = Option(None, metavar="FILE", help="Write all numbers, with --force over."),
     force: Force = False,
 ) -> None:
-    """Measure what this machine does: a step in its parts, sampling, training, scoring, runs.
+    """Measure the speed of this machine: a step and its parts, sampling, training, scoring, runs.
 
-    Beside each stands the usual way, measured in turn: padded, float32, the agent's pass made anew.
+    The usual way is measured in turn with each: padded, float32, with a second pass of the agent.
     """
     from chemkl.bench.command import FULL, QUICK, bench
 

@@ -1,1 +1,1 @@
-"""What this machine does with chemkl: `chemkl bench` measures, side by side with the usual way."""
+"""Speed on this machine: `chemkl bench` compares chemkl with the usual way."""

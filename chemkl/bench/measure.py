@@ -1,4 +1,4 @@
-"""Clocks, alternation and the rate of matrix products: what every measurement here is made of."""
+"""Clocks, alternating measurements and the rate of matrix products, which all of bench uses."""
 
 import os
 import platform
@@ -17,11 +17,11 @@ from chemkl.policies.lstm import Matrix, packs
 from chemkl.processes import n_cores
 
 Parts = dict[str, float]
-"""Seconds by the name of a part."""
+"""Seconds by part."""
 
 
 class Spread(NamedTuple):
-    """A median, and between which values the middle half lies."""
+    """A median and the limits of the middle half."""
 
     median: float
     low: float
@@ -29,78 +29,78 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: list[float]) -> "Spread":
-        """Of some values, one at least."""
+        """Compute from one value or more."""
         low, _, high = quantiles(values, n=4) if len(values) > 1 else values * 3
         return cls(median(values), low, high)
 
 
 def clock() -> float:
-    """Seconds of this thread where there is one alone: neighbours on the machine count less then.
+    """Return the processor time of a single thread, or the wall time of several.
 
-    With several threads those of the wall.
+    Processor time depends less on other work on the machine.
     """
     return time.thread_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 class Watch:
-    """Notes how long each part took since the one before it."""
+    """Measures the parts of a step one after the other."""
 
     def __init__(self) -> None:
         self.parts: Parts = {}
         self._last = clock()
 
     def lap(self, part: str) -> None:
-        """A part ends here."""
+        """End a part."""
         now = clock()
         self.parts[part] = self.parts.get(part, 0.0) + now - self._last
         self._last = now
 
 
 def timed(part: str, work: Callable[..., object], *arguments: Any) -> Parts:
-    """What a call takes, as one part."""
+    """Return the seconds of a call as one part."""
     watch = Watch()
     work(*arguments)
     watch.lap(part)
     return watch.parts
 
 
-def alternate(ways: Mapping[str, Callable[[], Parts]], repeats: int) -> dict[str, list[Parts]]:
-    """Do several ways in turn, A B A B, after a first time of each that does not count."""
-    taken: dict[str, list[Parts]] = {name: [] for name in ways}
+def alternate(variants: Mapping[str, Callable[[], Parts]], repeats: int) -> dict[str, list[Parts]]:
+    """Measure several variants in turn, A B A B, after a warm-up of each."""
+    times: dict[str, list[Parts]] = {name: [] for name in variants}
     for repeat in range(1 + repeats):
-        for name, way in ways.items():
-            parts = way()
+        for name, variant in variants.items():
+            parts = variant()
             if repeat:
-                taken[name].append(parts)
-    return taken
+                times[name].append(parts)
+    return times
 
 
-def total(taken: list[Parts]) -> Spread:
-    """The seconds of a whole turn."""
-    return Spread.of([sum(parts.values()) for parts in taken])
+def total(turns: list[Parts]) -> Spread:
+    """Summarise the seconds of whole turns."""
+    return Spread.of([sum(parts.values()) for parts in turns])
 
 
-def by_part(taken: list[Parts]) -> Parts:
-    """The median seconds of each part."""
-    return {name: median(parts[name] for parts in taken) for name in taken[0]}
+def by_part(turns: list[Parts]) -> Parts:
+    """Return the median seconds of each part."""
+    return {name: median(parts[name] for parts in turns) for name in turns[0]}
 
 
 def product_rate(n_rows: int, kind: torch.dtype = torch.float32, seconds: float = 0.3) -> float:
-    """Floating-point operations a second of rows times a weight of an LSTM of 512 units."""
+    """Return the operations a second of rows times the weight of an LSTM of 512 units."""
     weight, rows = torch.ones(2048, 1024), torch.ones(n_rows, 1024, dtype=kind)
     multiply = Matrix(weight, kind)
-    taken: list[float] = []
+    times: list[float] = []
     until = time.perf_counter() + seconds
-    while time.perf_counter() < until or len(taken) < 3:
-        begin = clock()
+    while time.perf_counter() < until or len(times) < 3:
+        start = clock()
         multiply(rows)
-        taken.append(clock() - begin)
-    return 2 * weight.numel() * n_rows / median(taken)
+        times.append(clock() - start)
+    return 2 * weight.numel() * n_rows / median(times)
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Let torch have so many threads in this scope."""
+    """Set torch's number of threads in this scope."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -110,7 +110,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, what it can do, and how fast matrix products are on it."""
+    """Describe the processor, its instruction set and the speed of its matrix products."""
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -124,14 +124,14 @@ def machine() -> dict[str, Any]:
         "processor": name,
         "cores": n_cores(),
         "instructions": torch.backends.cpu.get_cpu_capability()
-        + (f", oneDNN held to {limit}" if limit else ""),
+        + (f", oneDNN limited to {limit}" if limit else ""),
         "torch": torch.__version__,
         "gflops_one_thread": rates,
     }
 
 
 def memory_mib() -> float | None:
-    """Memory of this process that is in use now; None where the system does not tell."""
+    """Return the memory that this process uses now; None if the system does not report it."""
     status = Path("/proc/self/statm")
     if not status.exists():
         return None
@@ -139,23 +139,20 @@ def memory_mib() -> float | None:
 
 
 class Used(NamedTuple):
-    """What a command took."""
+    """The resources that a command used."""
 
-    seconds: float
-    """By the clock on the wall."""
-    peak_mib: float
-    """Memory at its peak."""
-    processor: float
-    """Seconds of the processor, of the command and of what it started."""
+    seconds: float  # wall time
+    peak_mib: float  # peak memory
+    processor: float  # processor time of the command and of the processes that it started
 
 
 def run_command(*arguments: str, threads: int | None = None) -> Used:
-    """Run a command of chemkl in a process of its own; its threads are as usual, or so many.
+    """Run a chemkl command in a process of its own, with so many threads, or the default number.
 
     Raises:
-        RuntimeError: it fails.
+        RuntimeError: the command fails.
     """
-    begin = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "chemkl", *arguments],
         stdout=subprocess.DEVNULL,
@@ -163,12 +160,14 @@ def run_command(*arguments: str, threads: int | None = None) -> Used:
         env={**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})},
     )
     assert process.stderr is not None
-    said = process.stderr.read().decode(errors="replace")
+    message = process.stderr.read().decode(errors="replace")
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise RuntimeError(f"chemkl {' '.join(arguments)} ended with {process.returncode}: {said}")
-    seconds = time.perf_counter() - begin
+        raise RuntimeError(
+            f"chemkl {' '.join(arguments)} ended with {process.returncode}: {message}"
+        )
+    seconds = time.perf_counter() - start
     return Used(seconds, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime)
 
 

@@ -1,18 +1,6 @@
-"""What memory and exploration cost: steps with and without them, and a memory as it fills.
-
-python -m chemkl.bench.memory [STEPS]
-
-Steps of batch 64 from the embedded prior with the quickstart's reward, alternating, in processor
-time: with the memory of `configs/posttrain/default.yaml`, and with its updates too; with half a
-batch replayed at each; with `augment`, a second update in random spellings; and with memory and
-exploration of `configs/posttrain/explore.yaml`, by each screen (STEPS, 12 if not given, are a
-multiple of its `every`). Before it the time of a step's draw and its additions alone, after so many
-hits, all new; behind it that of choosing, and of training the forest, after so many calls, and what
-this adds to a step on the average.
-"""
+"""What memory and exploration add to a step: `python -m chemkl.bench memory [STEPS]`."""
 
 import math
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,19 +28,19 @@ from chemkl.training.trainer import build_trainer, quiet
 BATCH, TAU = 64, 0.5
 HALF = MemoryConfig(draw="hits")
 FOREST = "training the forest"
-SHOWN = (1_000, 10_000, 30_000, 100_000)
-"""Molecules after which the memory's cost is looked at."""
+SIZES = (1_000, 10_000, 30_000, 100_000)
+"""Molecules after which the cost of the memory is printed."""
 
 
 class Run:
-    """A run that makes a few steps when it is called, and goes on with the next ones.
+    """A run that makes the next steps at each call.
 
     Args:
         folder: where the trace is written.
-        config: of the memory; None: it has none.
+        config: the memory; None for a run without one.
         updates: a batch.
-        augment: further ones are in random spellings.
-        explores: beside it; None: there is no exploration.
+        augment: whether further updates are in random spellings.
+        exploration: None for a run without it.
     """
 
     def __init__(
@@ -62,18 +50,18 @@ class Run:
         *,
         updates: int = 1,
         augment: bool = False,
-        explores: ExplorationConfig | None = None,
+        exploration: ExplorationConfig | None = None,
     ) -> None:
         policy, reward = load_policy(prior_path()), reward_model()
         withdraws = build_filter(FILTERS["murcko"](kind="murcko"))
         rows = (config and config.rows) or BATCH // 2
         memory = Memory(config or HALF, withdraws, rows=rows, tau=TAU)
-        self._folder, self._updates, self._n_made = folder, updates, 0
+        self._folder, self._updates, self._n_steps = folder, updates, 0
         ledger, prior = Ledger(reward, withdraws, 10**9), freeze(load_policy(prior_path()))
         explorer = None
-        if explores is not None:
-            explorer = Explorer(explores, memory, ledger, prior, spelling(policy))
-        further = ["origin"] if explores else []
+        if exploration is not None:
+            explorer = Explorer(exploration, memory, ledger, prior, spelling(policy))
+        further = ["origin"] if exploration else []
         objective = build_objective("mara", "log_variance", sigma=128.0, tau=TAU)
         self._module = Posttrain(
             policy,
@@ -89,20 +77,20 @@ class Run:
         )
 
     def __call__(self, n_steps: int) -> float:
-        """Make steps; processor seconds of one."""
-        loader = StepLoader(self._n_made + n_steps, self._updates)
-        loader.load_state_dict({"next": self._n_made * self._updates})
-        self._n_made += n_steps
+        """Make steps; return the processor seconds of one."""
+        loader = StepLoader(self._n_steps + n_steps, self._updates)
+        loader.load_state_dict({"next": self._n_steps * self._updates})
+        self._n_steps += n_steps
         settings = {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 0}
         with quiet():
             trainer = build_trainer(self._folder, settings, (), max_epochs=1, logger=False)
-            began = time.process_time()
+            start = time.process_time()
             trainer.fit(self._module, loader)
-        return (time.process_time() - began) / n_steps
+        return (time.process_time() - start) / n_steps
 
 
 def spelling(policy: Policy) -> Spell:
-    """The ids of a SMILES, or None where a policy cannot write it."""
+    """Return a function from a SMILES to its token ids; None for one that the policy lacks."""
 
     def spell(smiles: str) -> list[int] | None:
         try:
@@ -114,16 +102,16 @@ def spelling(policy: Policy) -> Spell:
 
 
 def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
-    """Milliseconds of choosing a step's molecules, and of training the forest, after `SHOWN` calls.
+    """Return milliseconds of choosing a step's molecules and of training the forest, by `SIZES`.
 
-    For the forest these are a thousand molecules beside atoms of helium.
+    The forest sees as many calls: a thousand molecules, each beside different atoms of helium.
     """
     policy, withdraws = freeze(load_policy(prior_path())), build_filter(None)
-    smiles = policy.sample(SHOWN[0], stream(0, 0)).smiles
+    smiles = policy.sample(SIZES[0], stream(0, 0)).smiles
     scored = reward_model().score(smiles)
     scored = scored[scored["valid"].astype(bool)].drop_duplicates("canonical_smiles")
     rng = np.random.default_rng(0)
-    found: dict[str, list[float]] = {"choosing": [], FOREST: []}
+    costs: dict[str, list[float]] = {"choosing": [], FOREST: []}
     ledger = Ledger(reward_model(), withdraws, 10**9)
     memory = Memory(MemoryConfig(), withdraws, rows=BATCH // 2, tau=TAU)
     names = ["canonical_smiles", "scaffold", "reward"]
@@ -131,32 +119,32 @@ def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
         Molecule(text, text, frame, value, -30.0, "policy", (1,))
         for text, frame, value in zip(*(scored[name] for name in names), strict=True)
     )
-    for n in SHOWN:
+    for n in SIZES:
         explorer = Explorer(exploration, memory, ledger, policy, spelling(policy))
         copies = -(-n // len(scored))
-        beside = [f".[{copy}He]" for copy in range(copies)]
-        texts = [f"{text}{one}" for one in beside for text in scored["canonical_smiles"]][:n]
-        rows = pd.DataFrame({"canonical_smiles": texts, "call": 1, "origin": "policy", "hit": 0})
+        atoms = [f".[{copy}He]" for copy in range(copies)]
+        smiles = [text + atom for atom in atoms for text in scored["canonical_smiles"]][:n]
+        rows = pd.DataFrame({"canonical_smiles": smiles, "call": 1, "origin": "policy", "hit": 0})
         rows["reward"] = rng.uniform(0, 1, len(rows))
         explorer.take_in(rows)
-        explorer.choose(0)  # it trains a forest of its own
+        explorer.choose(0)  # trains its forest
         paid = dict(zip(rows["canonical_smiles"], rows["reward"], strict=True))
-        began = time.process_time()
+        start = time.process_time()
         explorer.choose(1)
         chosen = time.process_time()
         fitted(paid, rng)
-        found["choosing"].append((chosen - began) * 1e3)
-        found[FOREST].append((time.process_time() - chosen) * 1e3)
-    return found
+        costs["choosing"].append((chosen - start) * 1e3)
+        costs[FOREST].append((time.process_time() - chosen) * 1e3)
+    return costs
 
 
 def filling(draw: str, purge: str) -> list[float]:
-    """Milliseconds of a step's draw and additions, after each of `SHOWN` molecules, all hits."""
+    """Return milliseconds of a step's draw and additions after `SIZES` molecules, all hits."""
     withdraws = build_filter(FILTERS["murcko"](kind="murcko", bucket=10**6))
-    config = MemoryConfig(capacity=SHOWN[-1], draw=draw, purge=purge)
+    config = MemoryConfig(capacity=SIZES[-1], draw=draw, purge=purge)
     memory = Memory(config, withdraws, rows=BATCH // 2, tau=TAU)
-    rng, found = np.random.default_rng(0), []
-    for step in range(SHOWN[-1] // BATCH + 20):
+    rng, costs = np.random.default_rng(0), []
+    for step in range(SIZES[-1] // BATCH + 20):
         names = [f"{step}-{n}" for n in range(BATCH)]
         scaffolds = [str(n) for n in rng.integers(20_000, size=BATCH)]
         rewards = rng.uniform(TAU, 1, BATCH)
@@ -169,17 +157,26 @@ def filling(draw: str, purge: str) -> list[float]:
             for name, scaffold, reward in zip(names, scaffolds, rewards.tolist(), strict=True)
         ]
         sampled = torch.ones(BATCH, 40, dtype=torch.int64)
-        began = time.process_time()
+        start = time.process_time()
         memory.draw(step, names, sampled)
         memory.add(new)
-        found.append((time.process_time() - began) * 1e3)
-    looked = [min(n // BATCH, len(found)) for n in SHOWN]
-    return [float(np.median(found[at - 10 : at + 10])) for at in looked]
+        costs.append((time.process_time() - start) * 1e3)
+    steps = [min(n // BATCH, len(costs)) for n in SIZES]
+    return [float(np.median(costs[at - 10 : at + 10])) for at in steps]
 
 
-if __name__ == "__main__":
-    n_steps = int(sys.argv[1]) if len(sys.argv) > 1 else 12
-    print(f"{'ms a step, after':<22}" + "".join(f"{n:>9,}" for n in SHOWN))
+def report(n_steps: int) -> None:
+    """Print what memory and exploration add to steps of batch 64, in processor time.
+
+    First a step's draw and additions alone after so many hits, all new. Then whole steps of the
+    embedded prior with the quickstart's reward, in turn: with the memory of
+    `configs/posttrain/default.yaml`, also with its updates; with half a batch replayed at each;
+    with `augment`, a second update in random spellings; with memory and exploration of
+    `configs/posttrain/explore.yaml`, by each screen. Last, choosing molecules and training the
+    forest after so many calls, and what this adds to a step on average. The number of steps is a
+    multiple of `exploration.every`.
+    """
+    print(f"{'ms a step, after':<22}" + "".join(f"{n:>9,}" for n in SIZES))
     for draw, purge in (("hits", "worst"), ("scaffolds", "scaffold"), ("rank", "oldest")):
         row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
         print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
@@ -205,7 +202,7 @@ if __name__ == "__main__":
                 f"explores, {screen}": Run(
                     Path(folder, screen),
                     explore.memory,
-                    explores=exploration.model_copy(update={"screen": screen}),
+                    exploration=exploration.model_copy(update={"screen": screen}),
                 )
                 for screen in ("none", "prior", "surrogate")
             },

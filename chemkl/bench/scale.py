@@ -1,4 +1,4 @@
-"""What grows with the size of a task: calls of a run, rows of an evaluation, runs side by side."""
+"""Costs that may grow with size: calls of a run, rows of an evaluation, runs side by side."""
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -25,93 +25,94 @@ from chemkl.training.ledger import Ledger
 
 BATCH = 128
 WINDOW = 1024
-"""Calls at the end of each size that are timed."""
+"""The last calls of each size, which are timed."""
 PER_STEP, PER_PART = 1000, 50
 VALID, HIT = 0.97, 0.8
 CHEAP = {"components": [{"kind": "hbd", "transform": {"kind": "step", "high": 3}}]}
-"""A reward that costs next to nothing."""
+"""A reward that costs almost nothing."""
 
 
-def made_up(n: int) -> list[str]:
-    """Different molecules: those of the sample of MOSES, then each beside a labelled methane."""
-    known = (shipped_root() / "data/moses_sample.smi").read_text().split()[1:]
-    canonical = [text for text in map(canonicalise, known) if text is not None]
+def distinct_molecules(n: int) -> list[str]:
+    """Return a sample of MOSES, then the same molecules, each with a labelled methane."""
+    smiles = (shipped_root() / "data/moses_sample.smi").read_text().split()[1:]
+    canonical = [text for text in map(canonicalise, smiles) if text is not None]
     rounds = -(-n // len(canonical))
-    beside = ["", *(f".[{i}CH4]" for i in range(1, rounds))]  # an atom more, however many there are
-    return [text + methane for methane in beside for text in canonical][:n]
+    methanes = ["", *(f".[{i}CH4]" for i in range(1, rounds))]  # one atom, whatever the label
+    return [text + methane for methane in methanes for text in canonical][:n]
 
 
 def growth(sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Milliseconds a call, and MiB in all, of ledger, filter, cache of scores and trace.
+    """Return milliseconds a call and total MiB of ledger, filter, score cache and trace, by size.
 
-    A cheap reward and no network: what is left is what might grow with the calls made before.
+    With a cheap reward and no network, the rest is what may grow with the number of calls.
     """
     reward = RewardModel.from_config(CHEAP)
     schema = trace_schema(reward.component_names)
-    smiles = made_up(max(sizes))
-    rows_of: dict[str, Any] = {}
+    smiles = distinct_molecules(max(sizes))
+    costs: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         trace = TraceWriter(name, reward.component_names, "bench", "0" * 64)
         ledger = Ledger(reward, build_filter(MurckoFilterConfig(kind="murcko")), 10**9)
-        taken: list[float] = []
+        times: list[float] = []
         for step, at in enumerate(range(0, len(smiles), BATCH)):
             batch = smiles[at : at + BATCH]
             n = len(batch)
             tokens = torch.zeros(n, 2, dtype=torch.long)
             rollout = Rollout(batch, tokens, torch.zeros(n), torch.zeros(n, dtype=torch.bool))
-            began = measure.clock()
+            start = measure.clock()
             rows = ledger.enter(step, rollout)
             fill = dict.fromkeys(("logp_policy", "logp_ref", "log_target"), -30.0)
             rows = rows.assign(**fill, hit=False, anchor=False, is_replay=False)
             trace.append(rows[schema.names])
             if step % 10 == 9:
                 trace.cut()
-            taken.append((measure.clock() - began) / n)
+            times.append((measure.clock() - start) / n)
             for size in sizes:
                 if at < size <= at + BATCH:
-                    last = taken[-max(1, WINDOW // BATCH) :]
-                    rows_of[str(size)] = {
+                    last = times[-max(1, WINDOW // BATCH) :]
+                    costs[str(size)] = {
                         "ms_per_call": sum(last) / len(last) * 1e3,
                         "memory_mib": measure.memory_mib(),
                     }
-    return rows_of
+    return costs
 
 
-# ---- evaluation of very many rows
+# ---- evaluation of many rows
 
 
 def evaluation(n: int) -> dict[str, Any]:
-    """Evaluate a run of so many rows, hardly any of which repeats another, as the command does."""
+    """Evaluate a run of so many rows, almost all different, with the command."""
     with tempfile.TemporaryDirectory() as name:
         run = Path(name, "run")
         n_distinct = write_run(run, n)
         used = measure.run_command("evaluate", str(run), "--out", str(Path(name, "out")))
-    about = {"seconds": used.seconds, "peak_rss_mib": used.peak_mib}
-    return {"rows": n, "molecules": n_distinct, **about}
+    usage = {"seconds": used.seconds, "peak_rss_mib": used.peak_mib}
+    return {"rows": n, "molecules": n_distinct, **usage}
 
 
 def write_run(folder: Path, n: int) -> int:
-    """Write the trace of a run: 97 % valid rows, of which 1 % repeat one of the newest 500."""
+    """Write the trace of a run: 97 % valid rows, of which 1 % repeat one of the last 500."""
     rng = np.random.default_rng(0)
     valid, new = rng.random(n) < VALID, rng.random(n) < 0.99
     valid[0] = new[0] = True
     newest = np.cumsum(valid & new) - 1
     which = np.where(new, newest, newest - np.minimum(rng.integers(0, 500, n), newest))
-    smiles = made_up(int(newest[-1]) + 1)
-    scaffolds = [read.scaffold if read else None for read in read_structures(smiles)]
+    smiles = distinct_molecules(int(newest[-1]) + 1)
+    structures = read_structures(smiles)
+    scaffolds = [structure.scaffold if structure else None for structure in structures]
     first = valid & new
     reward = np.where(valid, rng.random(len(smiles))[which] * 8 / 9, 0.0)
     score = pd.Series(reward).where(valid)
-    known = pd.DataFrame({"smiles": smiles, "scaffold": scaffolds}).iloc[which]
-    known = known.reset_index(drop=True)
+    sampled = pd.DataFrame({"smiles": smiles, "scaffold": scaffolds}).iloc[which]
+    sampled = sampled.reset_index(drop=True)
     number = np.arange(n)
     columns: dict[str, Any] = {
         **{"step": number // PER_STEP, "row": number % PER_STEP, "n_tokens": 40},
         "call": pd.Series(np.cumsum(first), dtype="Int64").where(first),
-        "smiles": known["smiles"].where(valid, "C1CC"),
-        "canonical_smiles": known["smiles"].where(valid),
-        "scaffold": known["scaffold"].where(valid),
-        "reason": pd.Series("not parsable: unclosed ring 1", index=known.index).where(~valid),
+        "smiles": sampled["smiles"].where(valid, "C1CC"),
+        "canonical_smiles": sampled["smiles"].where(valid),
+        "scaffold": sampled["scaffold"].where(valid),
+        "reason": pd.Series("not parsable: unclosed ring 1", index=sampled.index).where(~valid),
         **{"valid": valid, "repeat": valid & ~first, "anchor": False, "is_replay": False},
         **{"logp_policy": -20.0, "logp_ref": -30.0, "log_target": -25.0},
         **{"raw_made_up": score, "score_made_up": score},
@@ -131,12 +132,12 @@ def write_run(folder: Path, n: int) -> int:
 
 
 def side_by_side(turns: int) -> dict[str, Any]:
-    """How much longer a run takes beside another one than alone, one thread each."""
+    """Return how much longer a run takes next to another one than alone, one thread each."""
     if n_cores() < 2:
         return {"ratio": None, "why_not": "this machine has one core"}
     ratios = []
     with tempfile.TemporaryDirectory() as name:
-        numbers = count()  # one each, also to runs side by side
+        numbers = count()  # a folder for each run
 
         def run(_: int = 0) -> float:
             settings = ("budget=512", "max_samples=1024", "precision=32-true")
@@ -151,7 +152,7 @@ def side_by_side(turns: int) -> dict[str, Any]:
 
 
 def bare_rdkit(smiles: list[str]) -> None:
-    """What RDKit alone must do for the quickstart's reward: its descriptors and the scaffold."""
+    """Compute what RDKit must compute for the quickstart's reward: descriptors and scaffold."""
     from rdkit import Chem
     from rdkit.Chem import QED, rdMolDescriptors
     from rdkit.Chem.Scaffolds import MurckoScaffold

@@ -1,8 +1,8 @@
-"""A step of post-training and one of pre-training, by chemkl and in the usual way.
+"""Steps of post-training and pre-training, as chemkl makes them and in the usual way.
 
-The usual way is that of most programs: all rows go on until the last one has ended, in float32 and
-padded, and the agent scores anew what it has just sampled. It runs here on the same network, with
-the same reward, so that a ratio needs no other program.
+The usual way is that of most programs: float32, all rows padded to the longest, and the agent
+scores again what it has just sampled. It runs on the same network with the same reward, so that a
+ratio needs no other program.
 
 Legend: B rows of a batch, T tokens, V vocabulary.
 """
@@ -28,30 +28,30 @@ from chemkl.training.posttrain import InputBuilder, trace_rows
 
 SIGMA, LEARNING_RATE = 128.0, 1e-4
 NEURAL = ("sample", "prior", "agent", "gradient", "adam")
-"""The parts of a step that the network makes up; the others are chemistry and tables."""
+"""The parts of a step that the network computes; the others are chemistry and tables."""
 
 
 def prior_path() -> Path:
-    """The embedded prior."""
+    """Return the path of the embedded prior."""
     return shipped_root() / "data/priors/moses.safetensors"
 
 
 def reward_model() -> RewardModel:
-    """The quickstart's reward, in this process."""
+    """Build the quickstart's reward, computed in this process."""
     return RewardModel.from_config(shipped_root() / "configs/rewards/oral_lead.yaml")
 
 
 class OurStep:
-    """Steps of a run, by the parts that `chemkl.training.posttrain` is made of.
+    """The steps of a run, from the parts of `chemkl.training.posttrain`.
 
     Args:
         batch: rows a step.
         folder: where the trace is written.
-        rough: whether products are rounded to bfloat16.
+        bfloat16: whether products are computed in bfloat16.
     """
 
-    def __init__(self, batch: int, folder: Path, *, rough: bool = False) -> None:
-        self._batch, self._rough, self._step = batch, rough, 0
+    def __init__(self, batch: int, folder: Path, *, bfloat16: bool = False) -> None:
+        self._batch, self._bfloat16, self._step = batch, bfloat16, 0
         self._policy, prior = load_policy(prior_path()), freeze(load_policy(prior_path()))
         self._policy.train()
         reward = reward_model()
@@ -63,9 +63,9 @@ class OurStep:
         self.n_tokens = 0
 
     def __call__(self) -> Parts:
-        """Make the next one."""
+        """Make the next step."""
         watch = Watch()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._rough):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
             rollout = self._policy.sample_to_learn(self._batch, stream(0, self._step))
             watch.lap("sample")
             rows = self._ledger.enter(self._step, rollout)
@@ -100,7 +100,7 @@ class UsualStep:
         self._optimizer = torch.optim.Adam(self._policy.parameters(), LEARNING_RATE, fused=False)
 
     def __call__(self) -> Parts:
-        """Make the next one."""
+        """Make the next step."""
         watch = Watch()
         token_BT = padded_sample(self._policy, self._batch, stream(0, self._step))
         smiles = [self._policy.vocabulary.decode(row) for row in token_BT.tolist()]
@@ -125,7 +125,7 @@ class UsualStep:
 
 @torch.no_grad()
 def padded_sample(policy: Any, n: int, generator: torch.Generator) -> Tensor:
-    """Draw n rows, token_BT: all go on until the last one has ended."""
+    """Draw n rows, token_BT; all continue until the last one has ended."""
     last_B = torch.full((n,), START_ID)
     columns, state = [last_B], None
     ended_B = torch.zeros(n, dtype=torch.bool)
@@ -139,12 +139,12 @@ def padded_sample(policy: Any, n: int, generator: torch.Generator) -> Tensor:
 
 
 def padded_logp(policy: Any, token_BT: Tensor) -> Tensor:
-    """Return log p of each row, by torch's own layers up to the longest one."""
+    """Return log p of each row with torch's own layers, padded to the longest row."""
     return sequence_logp(policy(token_BT[:, :-1])[0], token_BT)
 
 
 def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Callable[[], None]:
-    """A step of maximum likelihood on a batch, with log p computed in one way or the other."""
+    """Return a step of maximum likelihood on a batch, with log p computed by a function."""
     policy: Any = load_policy(prior_path()).train()
     optimizer = torch.optim.AdamW(policy.parameters(), lr=LEARNING_RATE)
 
@@ -157,10 +157,10 @@ def pretrain_step(token_BT: Tensor, logp: Callable[[Any, Tensor], Tensor]) -> Ca
 
 
 def operations(policy: Any, n_tokens: int) -> dict[str, float]:
-    """Floating-point operations of the products of a pass over so many tokens.
+    """Return the floating-point operations of the products of a pass over so many tokens.
 
-    By `usual`: embeddings, hidden units and logits of each; by `ours` the share of the embedding is
-    looked up in a table.
+    `usual` computes embeddings, hidden units and logits; `ours` looks the share of the embedding up
+    in a table.
     """
     sizes = policy.architecture
     units, layers = sizes["hidden_size"], sizes["n_layers"]

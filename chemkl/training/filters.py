@@ -142,7 +142,7 @@ class Spheres:
 
     Leader clustering, in the order in which molecules come; one within several spheres is of the
     oldest, so that it stays in its sphere. A search looks at the spheres, not at the molecules, and
-    ends with the block in which it finds one; a sphere takes 2 kB (`chemkl.bench.filters`).
+    ends with the block in which it finds one; a sphere takes 2 kB (`chemkl.bench`: filters).
 
     Args:
         distance: radius of a sphere, as a Tanimoto distance.
