@@ -157,7 +157,7 @@ def bare_rdkit(smiles: list[str]) -> None:
     from rdkit.Chem import QED, rdMolDescriptors
     from rdkit.Chem.Scaffolds import MurckoScaffold
 
-    from chemkl.rewards.components.physchem import sascorer
+    from chemkl.rewards.components.descriptors import sascorer
 
     synthesis = sascorer()
     qed: Any = QED.qed

@@ -258,7 +258,7 @@ class PaidByMolecule:
         """By component, over all prompts: how many molecules it was asked about, and failed on."""
         total = Failures(self.component_names)
         for name, count in (item for reward in self._rewards for item in reward.failures.items()):
-            total[name].asked += count.asked
+            total[name].attempts += count.attempts
             total[name].failed += count.failed
             total[name].reasons += count.reasons
         return total

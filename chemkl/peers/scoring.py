@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from chemkl.config.reward import SETTINGS
 from chemkl.peers.reading import Section, read_config
-from chemkl.rewards.components.physchem import DESCRIPTORS
+from chemkl.rewards.components.descriptors import DESCRIPTORS
 from chemkl.rewards.registry import COMPONENTS
 
 Place = Callable[[str], str]

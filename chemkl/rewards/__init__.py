@@ -1,4 +1,4 @@
-"""Molecules to numbers: reward components, their transforms and aggregates; no torch here."""
+"""Rewards of molecules: components, transforms and aggregates, without torch."""
 
 from chemkl.rewards.model import RewardModel
 from chemkl.rewards.registry import BatchScore, Failure, Score, TransientError, component

@@ -1,7 +1,7 @@
-"""A file of raw values by component and canonical SMILES, shared by runs; nothing is asked twice.
+"""An SQLite cache of raw component values by canonical SMILES, shared by runs.
 
-One row for each molecule and one column for each component configuration: of the layouts of an
-SQLite table that were tried, this one is the smallest and answers fastest.
+The table has one row per molecule and one column per component configuration, the smallest and
+fastest of several layouts that were tried.
 """
 
 import hashlib
@@ -31,36 +31,39 @@ SIGNATURE = 0x43484B4C  # SQLite's application_id of these files: the letters CH
 
 FORMAT = 1  # SQLite's user_version: the layout of the tables
 
-PATIENCE = 60.0  # seconds to wait for another run that is writing; it takes a few thousandths
+PATIENCE = 60.0  # seconds to wait while another run writes, which takes milliseconds
 
-PAGES = 64 * 2**20  # bytes of the file that a process keeps in memory
+PAGES = 64 * 2**20  # bytes of the file to hold in memory
 
 _MAGIC = b"SQLite format 3\0"
 
 
 class ScoreCache:
-    """Raw values on the disk; several processes may read and write the file at the same time.
+    """Raw values in a file that several processes may read and write at the same time.
 
-    The file must lie on a disk of this machine: SQLite's write-ahead log does not work over a
-    network file system. What is stored is kept for ever; a component whose configuration or code
-    changes gets another key, and a column of its own; SQLite allows 2,000 of them in one file.
-    `keys` are, by name of a component, what decides its values (`component_key`). The last process
-    to `close` it folds the log into the file.
+    The file must be on a local disk: SQLite's write-ahead log does not work on a network file
+    system. Values are never deleted. A component whose configuration or code changes gets another
+    key and thus another column; SQLite allows 2,000 columns. The last process to close the cache
+    merges the log into the file.
+
+    Args:
+        path: The file; created if it does not exist.
+        keys: Key of each component by name, see `component_key`.
     """
 
     def __init__(self, path: str | Path, keys: Mapping[str, str]) -> None:
         self.path = expand_home(path).absolute()
         with self._explained():
-            self._connection = self._opened()
+            self._connection = self._connect()
             self._columns = {name: self._column(key) for name, key in keys.items()}
         self.close = self._connection.close
 
     def look_up(self, smiles: Sequence[str]) -> dict[str, dict[str, Value]]:
-        """Give what is cached of molecules: by canonical SMILES, the values by component."""
+        """Return the cached values by canonical SMILES and component; unknown SMILES are absent."""
         columns = "".join(f", m.{column}" for column in self._columns.values())
         query = (
             f"select m.smiles{columns} "
-            "from json_each(?) as given cross join molecule as m on m.smiles = given.value"
+            "from json_each(?) as item cross join molecule as m on m.smiles = item.value"
         )
         with self._explained():
             rows = self._connection.execute(query, (json.dumps(list(smiles)),)).fetchall()
@@ -74,7 +77,7 @@ class ScoreCache:
         }
 
     def store(self, new: Mapping[str, Mapping[str, Value]]) -> None:
-        """Add values, by SMILES and component; a value that is there already stays."""
+        """Add values by SMILES and component; existing values are never replaced."""
         by_columns: dict[tuple[str, ...], list[tuple[Value, ...]]] = {}
         for smiles, values in new.items():
             stored = {self._columns[name]: value for name, value in values.items()}
@@ -83,15 +86,15 @@ class ScoreCache:
                 rows.append((smiles, *stored.values()))
         with self._explained(), self._writing():
             for columns, rows in by_columns.items():
-                kept = ", ".join(f"{c} = coalesce({c}, excluded.{c})" for c in columns)
+                updates = ", ".join(f"{c} = coalesce({c}, excluded.{c})" for c in columns)
                 self._connection.executemany(
-                    f"insert into molecule (smiles, {', '.join(columns)}) "
-                    f"values (?{', ?' * len(columns)}) on conflict (smiles) do update set {kept}",
+                    f"insert into molecule (smiles, {', '.join(columns)}) values "
+                    f"(?{', ?' * len(columns)}) on conflict (smiles) do update set {updates}",
                     rows,
                 )
 
-    def _opened(self) -> sqlite3.Connection:
-        """Open the file; make the tables in a new one, and leave a foreign one alone."""
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, creating the tables in a new one; refuse a file that is no cache."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         start = b""
         with suppress(FileNotFoundError), self.path.open("rb") as file:
@@ -102,26 +105,26 @@ class ScoreCache:
             self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
         )
         try:
-            self._claim(connection)
+            self._set_up(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _claim(self, connection: sqlite3.Connection) -> None:
-        """Make the tables in a file that has none; then make sure that they are ours."""
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        """Create the tables in an empty file, check the signature and set the modes."""
         execute = connection.execute
 
         def contents() -> list[int]:
-            """What the file says it is, its format, and how many tables it has."""
+            """Return the file's application id, its format and the number of its tables."""
             count = "select count(*) from sqlite_master"
             queries = ("pragma application_id", "pragma user_version", count)
             return [int(execute(query).fetchone()[0]) for query in queries]
 
         if not contents()[2]:
-            # the signature is in the file before its log is: whoever comes next reads both
+            # write the signature before switching to the log, so that other processes see both
             execute("begin exclusive")
-            if not any(contents()):  # no other run was faster
+            if not any(contents()):  # another run may have been faster
                 execute(f"pragma application_id = {SIGNATURE}")
                 execute(f"pragma user_version = {FORMAT}")
                 execute("create table component (id integer primary key, key text not null unique)")
@@ -131,20 +134,20 @@ class ScoreCache:
         if (signature, version) != (SIGNATURE, FORMAT):
             ours = f"of format {version}, and this chemkl reads format {FORMAT}"
             raise self._foreign(ours if signature == SIGNATURE else "a database of something else")
-        # let readers and one writer work at once; the file remembers it
+        # allow readers beside a writer; the setting is stored in the file
         end = monotonic() + PATIENCE
         while execute("pragma journal_mode").fetchone()[0] != "wal":
             try:
                 execute("pragma journal_mode = wal")
-            except sqlite3.OperationalError:  # it does not wait by itself for a run that is writing
+            except sqlite3.OperationalError:  # this pragma does not wait while another run writes
                 if monotonic() > end:
                     raise
                 sleep(0.01)
         execute(f"pragma cache_size = -{PAGES // 1024}")
-        execute("pragma synchronous = normal")  # a power cut may cost the last values
+        execute("pragma synchronous = normal")  # a power cut may lose the last values
 
     def _column(self, key: str) -> str:
-        """The column of a component; a new one for a key that is new."""
+        """Return the column of a component key, adding one for a new key."""
         execute, query = self._connection.execute, "select id from component where key = ?"
         row = execute(query, (key,)).fetchone()
         if row is None:
@@ -152,61 +155,60 @@ class ScoreCache:
                 row = execute(query, (key,)).fetchone()  # another run may have been faster
                 if row is None:
                     row = [execute("insert into component (key) values (?)", (key,)).lastrowid]
-                    # without a type SQLite keeps a number as it is given, -0.0 too
+                    # without a type SQLite stores numbers exactly, -0.0 too
                     execute(f"alter table molecule add column c{row[0]}")
         return f"c{row[0]}"
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """All or nothing; one process at a time."""
+        """Run the scope as one exclusive transaction."""
         self._connection.execute("begin immediate")
         try:
             yield
             self._connection.execute("commit")
         except BaseException:
-            self._connection.rollback()  # also where the disk was too full to commit
+            self._connection.rollback()  # also if the disk was too full to commit
             raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say what to do about a file that cannot be used."""
+        """Turn errors of the file into an InputError that says what to do."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             text = " ".join(str(error).split())
             raise InputError(
                 f"cache {self.path} cannot be used: {text}. Move it away or give another path; "
-                "what is in it was left as it is, and a new cache fills itself."
+                "the file was not changed, and a new cache is filled by the next run."
             ) from error
 
     def _foreign(self, what: str) -> InputError:
         return InputError(
-            f"cache {self.path} is {what}: it was left as it is. Give the path of a cache of "
+            f"cache {self.path} is {what}: it was not changed. Give the path of a cache of "
             "chemkl, or of a file that does not exist yet."
         )
 
 
-# ---- keys: what decides the values of a component
+# ---- keys of components
 
 DECISIVE = ("rdkit", "reinvent-chemistry", "numpy", "scipy")
 """Packages whose version may change a value."""
 
 SCAFFOLD_KEY = f"Bemis-Murcko scaffold, version 1, RDKit {rdkit.__version__}"
-"""The key of scaffolds, which are kept beside the values; its version is as that of a component."""
+"""The key of scaffolds, which are cached like values; the version is like a component's."""
 
 
 def component_key(
     part: ComponentConfig, score: Callable[[Any], Any], folder: Path | None = None
 ) -> str:
-    """Tell component configurations apart: equal keys mean equal values for every molecule.
+    """Return the key of a component configuration; equal keys mean equal values for every molecule.
 
-    In it are the kind, the version that the component was registered with, the parameters with the
-    defaults of those not given, the content of every file that they name, what its score function
-    has as ``identity`` (a component that depends on anything else must have one), and the versions
-    of what it computes with. Of a component that is not chemkl's own, the text of its module is in
-    it too. What a module of the user's imports is not looked into: after a change there the version
-    has to be raised, or the cache given up. Name, weight, role and transform are not in the key:
-    they come after the raw value.
+    The key covers the kind, the component's version, the parameters with their defaults, the
+    contents of all files they name, the score function's ``identity`` (required if values depend on
+    anything else), and the versions of the packages in `DECISIVE`. For a user's component it also
+    covers the source of its module, but not of the modules imported there: after a change in those,
+    raise the version or start a new cache. Name, weight, role and transform do not affect raw
+    values and are left out.
     """
     component = find_component(part.kind)
     fields = component.parameter_model.model_fields
@@ -225,7 +227,7 @@ def component_key(
 
 
 def reward_files(config: RewardConfig) -> dict[str, Path]:
-    """Every file that a reward's parameters name, by its role: inputs for a manifest."""
+    """Return the files named in a reward's parameters by role, as inputs for a manifest."""
     return {
         f"reward.{part.name}.{number}": file
         for part in config.components
@@ -234,13 +236,13 @@ def reward_files(config: RewardConfig) -> dict[str, Path]:
 
 
 def _source(factory: Callable[..., Any]) -> str:
-    """What the code of a user's factory is: the text of its module, or its own, or its name.
+    """Identify the code of a user's factory: by its module's file, its own source, or its name.
 
-    It is the module that the factory says it belongs to: the code object of a row of a table
-    stands in the table's maker, which is the same for all of them.
+    The module is the factory's ``__module__``, because the code object of a table row belongs to
+    `register_table`.
     """
     if factory.__module__.startswith("chemkl."):
-        return ""  # of chemkl's own components the version tells when their values change
+        return ""  # chemkl's own components change their version when values change
     file = getattr(sys.modules.get(factory.__module__), "__file__", None)
     if file is not None and os.path.isfile(file):
         return sha256_of(Path(file))
@@ -251,12 +253,12 @@ def _source(factory: Callable[..., Any]) -> str:
 
 
 def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
-    """Find every file that is named somewhere in parameters, also as ``file.py:function``.
+    """Find every file named anywhere in parameters, also as ``file.py:function``.
 
-    A name is looked up as `chemkl.config.InputPath` does it.
+    Names are looked up as by `chemkl.config.InputPath`.
     """
     if isinstance(value, dict):
-        for _, part in sorted(value.items(), key=str):  # the order that the user wrote is of no use
+        for _, part in sorted(value.items(), key=str):  # the order in the config does not matter
             yield from named_files(part, folder)
     elif isinstance(value, list | tuple):
         for part in value:
@@ -267,5 +269,5 @@ def named_files(value: Any, folder: Path | None) -> Iterator[Path]:
             with suppress(RuntimeError):  # ~nobody
                 path = Path(text).expanduser()
                 places += [place / path for place in (folder or Path.cwd(), Path.cwd())]
-        # unlike Path.is_file it is False for a SMARTS that is no path
+        # unlike Path.is_file, isfile is False for a SMARTS that is not a valid path
         yield from [place for place in places if os.path.isfile(place)][:1]

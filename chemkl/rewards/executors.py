@@ -1,10 +1,10 @@
-"""Scoring on other machines: Parsl asks for blocks of nodes, and hands molecules out to them.
+"""Scoring on other machines: Parsl allocates blocks of nodes and distributes molecules to them.
 
-Three processes stand between a run and a component. The broker, a child of the run, is the only
-one that Parsl's threads are in; it ends when the run does, however that ends, and gives the blocks
-back. On a node each worker of Parsl has a `Pool` of one process, so that a molecule which hangs or
-kills that process costs what it costs on one machine. Parsl's part is the rest: blocks are asked
-for, and anew when they end; what a lost node was at goes to another.
+Three processes lie between a run and a component. The broker, a child of the run, is the only
+process with Parsl's threads; it ends with the run, however the run ends, and releases the blocks.
+On a node each Parsl worker has a `Pool` of one process, so a molecule that hangs or crashes has the
+same effect as on one machine. Parsl does the rest: it requests blocks, replaces those that end, and
+moves the work of a lost node to another one.
 """
 
 import os
@@ -33,10 +33,10 @@ from chemkl.processes import follow_parent
 from chemkl.rewards.pool import Jobs, Lost, Mark, Pool, start_process
 from chemkl.rewards.registry import needed_package
 
-GRACE = 60.0  # seconds that the broker has to give the blocks back before it is killed
-GLANCE = 0.2  # seconds after which the broker looks whether it is to end
+GRACE = 60.0  # seconds the broker has to release the blocks before it is killed
+GLANCE = 0.2  # seconds between the broker's checks for a signal
 KILLED = "(SIGKILL)"
-"""In the reason of a `Lost`: killed from outside, by the scheduler or for want of memory."""
+"""In the reason of a `Lost`: killed from outside, by the scheduler or for lack of memory."""
 
 _WATCHED = """
 import os, runpy, threading, time
@@ -47,40 +47,40 @@ def watch(parent=os.getppid()):
 threading.Thread(target=watch, daemon=True).start()
 runpy.run_module("parsl.executors.high_throughput.interchange", run_name="__main__")
 """
-"""Parsl's interchange, which would outlive a broker that is killed; the nodes miss it and end."""
+"""Runs Parsl's interchange and ends it if the broker is killed; the nodes notice that and end."""
 
 
 # ---- on a node, in a worker of Parsl
 
 
 class KilledError(Exception):
-    """The process that was at a unit was killed from outside: another may fare better."""
+    """A scoring process was killed from outside; another attempt may succeed."""
 
 
-_pools: dict[bytes, Pool] = {}  # that of the present reward, by what builds its jobs
+_pools: dict[bytes, Pool] = {}  # the pool of the current reward, by its pickled job builder
 
 
 def work(build: bytes, job: str, unit: Any, limit: float | None) -> Any:
-    """Have a unit done by this worker's own process; what comes of it may be `Lost`."""
+    """Score a unit in this worker's own process; the outcome may be `Lost`."""
     if build not in _pools:
-        _let_go()
+        _close_pools()
         signal.signal(signal.SIGTERM, _end_worker)
         _pools[build] = Pool(pickle.loads(build), 1, preload=["chemkl.rewards.model"])
     ((_, outcome),) = _pools[build].run(job, [unit], limit)
     if isinstance(outcome, Lost) and KILLED in outcome.reason:
-        time.sleep(1)  # where all of the block is being killed this gets no further
+        time.sleep(1)  # if the whole block is being killed, this worker ends here
         raise KilledError(outcome.reason)
     return outcome
 
 
-def _let_go() -> None:
+def _close_pools() -> None:
     while _pools:
         _pools.popitem()[1].close()
 
 
 def _end_worker(*_: object) -> None:
-    """On SIGTERM, as a scheduler sends it and Parsl does: end the process and its programs."""
-    _let_go()
+    """Handle SIGTERM, sent by schedulers and Parsl: end the process and its programs."""
+    _close_pools()
     os._exit(1)
 
 
@@ -94,36 +94,36 @@ def serve(
     config: ParslExecutor,
     retries: int,
 ) -> None:
-    """Take units from the pipe and send back what came of them, until the pipe is closed."""
-    ended: list[int] = []
+    """Submit the units received through the pipe and send back outcomes until it is closed."""
+    signals: list[int] = []
 
-    def end(number: int, _frame: object) -> None:
-        ended.append(number)  # an exception from here would get lost in what Parsl is at
+    def note(number: int, _frame: object) -> None:
+        signals.append(number)  # an exception would be lost inside Parsl
 
-    follow_parent(end)
-    signal.signal(signal.SIGIO, end)  # the parent has gone; in place of death at once
+    follow_parent(note)
+    signal.signal(signal.SIGIO, note)  # the parent has ended; by default this kills at once
     broker = Broker(pipe, retries)
     payload = pickle.dumps(build)
     try:
-        while not ended:
+        while not signals:
             if pipe.poll(GLANCE):
                 job, units, limit = pipe.recv()
                 broker.start(workers, config, limit)
                 broker.submit(payload, job, units, limit)
     except EOFError:
-        pass  # the parent has gone
+        pass  # the parent has ended
     except OSError as error:
         broker.send(-1, InputError(f"executor: Parsl cannot be started: {one_line(error)}"))
-    except Exception as error:  # noqa: BLE001 - told to the run, which raises it
+    except Exception as error:  # noqa: BLE001 - the run raises it
         text = f"Parsl cannot be started: {type(error).__name__}: {one_line(error)}"
         broker.send(-1, RuntimeError(text))
     finally:
         broker.close()
-        os._exit(0)  # threads of Parsl's may still wait for something
+        os._exit(0)  # Parsl's threads may still be waiting
 
 
 class Broker:
-    """Parsl, and what is to be ended of it."""
+    """Starts Parsl, submits units to it, and ends it with everything it started."""
 
     def __init__(self, pipe: Connection, retries: int) -> None:
         self._pipe, self._retries = pipe, retries
@@ -135,7 +135,7 @@ class Broker:
         self._work: Any = None
 
     def start(self, workers: int, config: ParslExecutor, limit: float | None) -> None:
-        """Start Parsl, which asks for the blocks, unless it runs already."""
+        """Start Parsl, which requests the blocks, unless it is running."""
         if self._kernel is not None:
             return
         import logging
@@ -149,20 +149,18 @@ class Broker:
         config.folder.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="blocks-", dir=config.folder)).absolute()
         logging.getLogger("parsl").addHandler(logging.FileHandler(self._folder / "parsl.log"))
-        provider = _provider(config)
-        beat = max(1, config.lost_after // 6)
-        drain = None  # seconds after which a block is given nothing more
+        drain = None  # seconds after which a block gets no new work
         if config.provider == "slurm":
             drain = int(config.seconds - (limit or 0) - SLACK)
         python = f"{shlex.quote(sys.executable)} -m parsl.executors.high_throughput."
         self._executor = HighThroughputExecutor(
             label="blocks",
-            provider=provider,
+            provider=_provider(config),
             address="127.0.0.1",
             interchange_launch_cmd=[sys.executable, "-c", _WATCHED],
             max_workers_per_node=workers,
-            cores_per_worker=1e-3,  # there are as many as workers says
-            heartbeat_period=beat,
+            cores_per_worker=1e-3,  # the number of workers is set above
+            heartbeat_period=max(1, config.lost_after // 6),
             heartbeat_threshold=config.lost_after,
             drain_period=drain,
             block_error_handler=windowed_error_handler,
@@ -172,17 +170,17 @@ class Broker:
             "process_worker_pool.py", f"{python}process_worker_pool"
         )
         if config.provider == "slurm":
-            # of this machine's, a node takes the first that answers; Parsl would ask a server in
-            # the internet for one
-            found = chain.from_iterable(psutil.net_if_addrs().values())
-            inet = {one.address for one in found if one.family.name == "AF_INET"}
+            # a node uses the first of this machine's addresses that answers; by default Parsl
+            # would ask a server on the internet for an address
+            addresses = chain.from_iterable(psutil.net_if_addrs().values())
+            inet = {item.address for item in addresses if item.family.name == "AF_INET"}
             self._executor.address, self._executor.all_addresses = None, inet
         self._kernel = DataFlowKernel(
             Config(
                 executors=[self._executor],
                 run_dir=str(self._folder),
                 retries=self._retries,
-                # an error takes one of the retries where a node or a process was lost, else all
+                # a lost node or process uses one retry, any other error all of them
                 retry_handler=lambda error, _: 1.0 if _is_loss(error) else self._retries + 1.0,
                 strategy="simple",
                 strategy_period=1,
@@ -195,30 +193,30 @@ class Broker:
     def submit(
         self, build: bytes, job: str, units: Sequence[tuple[int, Any]], limit: float | None
     ) -> None:
-        """Hand units to Parsl."""
+        """Submit units to Parsl."""
         for number, unit in units:
             try:
                 future = self._work(build, job, unit, limit)
-            except Exception as error:  # noqa: BLE001 - Parsl has given up before
-                self.send(number, self._told(error))
+            except Exception as error:  # noqa: BLE001 - Parsl has already failed
+                self.send(number, self._outcome_of(error))
                 continue
             future.add_done_callback(partial(self._report, number))
 
     def _report(self, number: int, future: Any) -> None:
         error = future.exception()
-        self.send(number, future.result() if error is None else self._told(error))
+        self.send(number, future.result() if error is None else self._outcome_of(error))
 
     def send(self, number: int, outcome: Any) -> None:
-        """Tell the run what came of a unit; an exception ends it."""
-        with self._lock, suppress(OSError):  # the parent has gone
+        """Send the outcome of a unit to the run; an exception ends the run."""
+        with self._lock, suppress(OSError):  # the parent has ended
             self._pipe.send((number, outcome))
 
-    def _told(self, error: BaseException) -> Any:
-        """What the run is told of an error: a lost unit, or an exception that ends the run."""
+    def _outcome_of(self, error: BaseException) -> Any:
+        """Turn an error into a lost unit, or into an exception that ends the run."""
         if isinstance(error, KilledError):
             return Lost(str(error), -1)
         if _is_loss(error):
-            return Lost("the node that it was scored on was lost", -1)
+            return Lost("the node that scored it was lost", -1)
         if isinstance(error, InputError):
             return InputError(str(error))
         self._failed = True
@@ -226,23 +224,23 @@ class Broker:
             states = self._executor.status_facade.values()
             texts = (state.stderr_summary or state.message or "" for state in states)
             tails = (" ".join(text.rpartition("stderr=")[2].split()) for text in texts)
-            said = next(filter(None, tails), "no reason was given")[-300:]
+            reason = next(filter(None, tails), "no reason was reported")[-300:]
             return InputError(
-                f"executor: the last three blocks could not be started: {said}. Mend the settings "
-                f"and give the same command again; Parsl's logs are in {self._folder}"
+                f"executor: the last three blocks could not be started: {reason}. Correct the "
+                f"settings and run the same command again; Parsl's logs are in {self._folder}"
             )
         return RuntimeError(f"Parsl failed: {type(error).__name__}: {one_line(error)}")
 
     def close(self) -> None:
-        """Give the blocks back and end what Parsl has started."""
+        """Release the blocks and end everything Parsl started."""
         if self._kernel is not None:
             with suppress(Exception):
                 self._kernel.cleanup()
         if self._executor is not None:
             provider = self._executor.provider
-            left = [key for key, job in provider.resources.items() if not job["status"].terminal]
+            active = [key for key, job in provider.resources.items() if not job["status"].terminal]
             with suppress(Exception):
-                provider.cancel(left)
+                provider.cancel(active)
             if self._executor.interchange_proc is not None:
                 self._executor.interchange_proc.kill()
         if self._folder is not None and not self._failed:
@@ -266,7 +264,7 @@ def _provider(config: ParslExecutor) -> Any:
     }
     local = config.provider == "local"
     kind: Any = LocalProvider if local else SlurmProvider
-    # the seconds after which the scheduler is asked; Parsl's own are 60, and no parameter
+    # Parsl polls the scheduler every 60 seconds and has no parameter for that
     kind = type("Provider", (kind,), {"status_polling_interval": max(1, config.lost_after // 2)})
     if local:
         return kind(**common)
@@ -287,7 +285,7 @@ def _provider(config: ParslExecutor) -> Any:
 
 
 def end_broker(held: list[tuple[BaseProcess, Connection]], owner: int) -> None:
-    """Tell the broker to end, and wait until it has given the blocks back."""
+    """End the broker, and wait until it has released the blocks."""
     if os.getpid() != owner:
         return
     while held:
@@ -300,11 +298,18 @@ def end_broker(held: list[tuple[BaseProcess, Connection]], owner: int) -> None:
 
 
 class ParslPool:
-    """What `Pool` is on one machine: units in, each with its outcome out.
+    """The counterpart of `Pool` for several machines.
 
-    The broker, and with it the blocks, are there from the first unit on. `workers` is for each
-    node; `retries` is how often a unit is handed out again that was lost with its node. An
-    InputError says that Parsl is not installed.
+    The broker and the blocks are started with the first unit.
+
+    Args:
+        build: As for `Pool`.
+        workers: Number of processes on each node.
+        config: The executor's settings.
+        retries: How often to resubmit a unit that was lost with its node.
+
+    Raises:
+        InputError: Parsl is not installed.
     """
 
     def __init__(
@@ -318,37 +323,40 @@ class ParslPool:
     def run(
         self, job: str, units: Sequence[Any], limit: float | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Have every unit done: each once, in no order, but with its place in the list.
+        """Apply a job to every unit; yield each outcome once, in any order, with its place.
 
-        A job's outcome is `Lost` as in `Pool.run`, and where more nodes than retries were lost with
-        it. An InputError says that the jobs cannot be built, or that no block can be asked for or
-        started; a RuntimeError that Parsl or the broker failed, or that this is closed.
+        The outcome is `Lost` as in `Pool.run`, and also if more nodes than retries were lost with
+        the unit.
+
+        Raises:
+            InputError: The jobs cannot be built, or no block can be requested or started.
+            RuntimeError: Parsl or the broker failed, or the pool is closed.
         """
         if not self.close.alive:
             raise RuntimeError("this pool of workers is closed")
-        left = len(units)
+        n_pending = len(units)
         try:
-            if left and not self._held:
+            if n_pending and not self._held:
                 if self._arguments[2].provider == "slurm" and shutil.which("sbatch") is None:
                     raise InputError(
-                        "executor: there is no sbatch on this machine's PATH. Start where Slurm's "
-                        "programs are, or try the config out with provider: local"
+                        "executor: there is no sbatch on this machine's PATH. Run the command "
+                        "where Slurm is installed, or try the config with provider: local"
                     )
                 self._held.append(start_process(serve, *self._arguments))
-            if left:
+            if n_pending:
                 pipe = self._held[0][1]
                 pipe.send((job, list(enumerate(units)), limit))
-            while left:
+            while n_pending:
                 number, outcome = pipe.recv()
                 if isinstance(outcome, Exception):
                     raise outcome
-                left -= 1
+                n_pending -= 1
                 yield number, outcome
         except (EOFError, ConnectionError):
             raise RuntimeError(
-                "the process that talks to Parsl died; its blocks end by themselves, and the same "
-                "command goes on"
+                "the process that runs Parsl died; its blocks end by themselves. Run the same "
+                "command again to continue"
             ) from None
         finally:
-            if left:  # an exception or Ctrl-C: what is still being done is of no use
+            if n_pending:  # an exception or Ctrl-C: drop the work in progress
                 end_broker(self._held, os.getpid())

@@ -1,6 +1,7 @@
-"""A reward: SMILES in, one row each out, every distinct molecule scored once.
+"""Rewards: one row for each SMILES, every distinct molecule scored once.
 
-Molecules get to the components past the cache, in this process or in worker processes.
+Molecules that are not in the cache are scored in this process, in worker processes or on other
+machines.
 """
 
 import math
@@ -40,26 +41,25 @@ from chemkl.rewards.scoring import (
     RawScores,
     Term,
     evaluate,
-    is_settled,
+    is_complete,
 )
 
 TEXT = pd.StringDtype(na_value=np.nan)
-"""Text with NaN for missing: what pandas 3 calls str, also under pandas 2."""
+"""Text with NaN for missing: pandas 3's str, also under pandas 2."""
 UNIT = 16
-"""Molecules that a batched component is asked about at once, here and in a worker alike; and
-strings that a worker reads at once."""
+"""Molecules that a batched component scores at once, and strings that a worker parses at once."""
 KEEP_EVERY = 2.0
-"""Seconds after which new values are written to the cache while others are still awaited."""
-PAUSE = 0.5  # seconds before molecules are asked about again, doubled each time
-PATIENCE = 2.0  # seconds of scoring before a progress bar is shown
-LEAST_ASKED = 100  # no component is judged by fewer molecules, but one that fails on all of them
-LEAST_OF_ALL = 20  # a component that fails on every molecule is judged from so many on
+"""Seconds between writes of new values to the cache during scoring."""
+PAUSE = 0.5  # seconds before the first retry, doubled for each further one
+PATIENCE = 2.0  # seconds of scoring before a progress bar appears
+LEAST_ATTEMPTS = 100  # molecules before the failure rate of a component can end the run
+LEAST_OF_ALL = 20  # the same for a component that fails on every molecule
 MOST_REASONS = 1000
-"""As many different reasons are told apart: one that names the molecule is new every time."""
+"""Limit on distinct failure reasons, because a reason may contain the molecule."""
 
 Showing = Callable[[int], AbstractContextManager[Callable[[int], None]]]
-"""How progress is shown: given the number of molecules, a function to call with how many more of
-them are done, for as long as the context lasts."""
+"""Shows progress: takes the number of molecules and opens a context with a function to call with
+the number of further finished molecules."""
 
 
 # ---- failures
@@ -67,39 +67,39 @@ them are done, for as long as the context lasts."""
 
 @dataclass
 class FailureCount:
-    """How often one component was asked, how often it failed, and how often for which reason."""
+    """Number of molecules a component scored and failed on, and the reasons by frequency."""
 
-    asked: int = 0
+    attempts: int = 0
     failed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
 
 
 class Failures(dict[str, FailureCount]):
-    """The failures of each component; too many end the run.
+    """Failures by component; too many of them end the run.
 
     Args:
-        names: of the components.
-        most: share of what a component is asked about that it may fail on.
-        asked_about: what messages call that.
-        asked: what they call a component.
+        names: Names of the components.
+        most: Largest share of molecules a component may fail on.
+        items: What messages call the molecules.
+        kind: What messages call a component.
     """
 
     def __init__(
         self,
         names: Sequence[str],
         most: float = 1.0,
-        asked_about: str = "molecules",
-        asked: str = "component",
+        items: str = "molecules",
+        kind: str = "component",
     ) -> None:
         super().__init__({name: FailureCount() for name in names})
-        self._most, self._asked_about, self._asked = most, asked_about, asked
+        self._most, self._items, self._kind = most, items, kind
 
-    def add(self, asked: Iterable[str], failed: Sequence[Failed]) -> None:
-        """Count one molecule: the components asked about it, and what went wrong."""
+    def add(self, names: Iterable[str], failed: Sequence[Failed]) -> None:
+        """Count one molecule, scored by the components of these names, and its failures."""
         reasons = {failure.component: failure.reason for failure in failed}
-        for name in asked:
+        for name in names:
             count, reason = self[name], reasons.get(name)
-            count.asked += 1
+            count.attempts += 1
             if reason is not None:
                 count.failed += 1
                 if reason in count.reasons or len(count.reasons) < MOST_REASONS:
@@ -109,29 +109,29 @@ class Failures(dict[str, FailureCount]):
         """Raise an InputError with a line for each component that fails too often."""
         lines: list[str] = []
         for name, count in self.items():
-            least = LEAST_OF_ALL if count.failed == count.asked else LEAST_ASKED
-            if count.asked < least or count.failed <= self._most * count.asked:
+            least = LEAST_OF_ALL if count.failed == count.attempts else LEAST_ATTEMPTS
+            if count.attempts < least or count.failed <= self._most * count.attempts:
                 continue
             reason, n = count.reasons.most_common(1)[0]
             lines.append(
-                f"{self._asked} {name} failed on {count.failed} of {count.asked} "
-                f"{self._asked_about} ({count.failed / count.asked:.1%}), more than most_failures "
-                f"= {self._most:g} allows. Most frequent reason ({n} times): {reason}. Mend the "
-                f"{self._asked}, or allow more."
+                f"{self._kind} {name} failed on {count.failed} of {count.attempts} {self._items} "
+                f"({count.failed / count.attempts:.1%}), more than most_failures = {self._most:g} "
+                f"allows. Most frequent reason ({n} times): {reason}. Fix the {self._kind}, or "
+                "raise most_failures."
             )
         InputError.refuse(lines)
 
     def describe(self) -> list[str]:
-        """Say of each component that failed how often it did, and what it said most often."""
+        """Return a line for each component that failed, with the most frequent reason."""
         return [
-            f"{self._asked} {name} failed on {count.failed:,} of {count.asked:,} "
-            f"{self._asked_about}, most often: {count.reasons.most_common(1)[0][0]}"
+            f"{self._kind} {name} failed on {count.failed:,} of {count.attempts:,} {self._items}, "
+            f"most often: {count.reasons.most_common(1)[0][0]}"
             for name, count in self.items()
             if count.failed
         ]
 
 
-# ---- from a config to components, and to what workers do
+# ---- building components from a config
 
 
 def build_terms(
@@ -141,7 +141,7 @@ def build_terms(
     config: RewardConfig | None = None
     problems: list[str] = []
     scores: list[Any] = []
-    if isinstance(source, RewardConfig):  # whose dump lacks what is no part of a run's identity
+    if isinstance(source, RewardConfig):  # its dump lacks settings outside a run's identity
         config, source = source, source.model_dump()
     document = Document.of(source, "reward", None if config is None else config.folder)
     try:
@@ -150,7 +150,7 @@ def build_terms(
         problems += str(error).splitlines()
     parts = document.data.get("components")
     for index, part in enumerate(parts if isinstance(parts, list | tuple) else ()):
-        # whatever else stands there, the schema complains of
+        # the schema reports anything else
         if isinstance(part, Mapping) and isinstance(part.get("kind"), str):
             scores.append(_score_function(document.at(("components", index), part), problems))
     if config is None or problems:
@@ -164,13 +164,13 @@ def build_terms(
 
 
 def _score_function(part: Document, problems: list[str]) -> Any:
-    """Build one component's score function; None where something is wrong, which is added."""
+    """Build a component's score function; add problems and return None if there are any."""
     transform, parameters = part.data.get("transform", "none"), part.data.get("parameters", {})
     kind = transform.get("kind") if isinstance(transform, Mapping) else transform
     try:
         component = find_component(part.data["kind"], part)
         low, high = component.range
-        if kind == "none" and (low < 0 or high > 1):  # raw values that are to be used as scores
+        if kind == "none" and (low < 0 or high > 1):  # the raw value would be the score
             unit = f" {component.unit}" if component.unit else ""
             text = (
                 f"{component.kind} lies between {low:g} and {high:g}{unit}, and a score between 0 "
@@ -185,7 +185,7 @@ def _score_function(part: Document, problems: list[str]) -> Any:
 
 
 def jobs_of(terms: Sequence[Term], max_atoms: int, mark: Callable[[str], None]) -> Jobs:
-    """What is done with molecules, here and in workers: they are read, and they are scored."""
+    """Return the jobs of this process and of workers: parsing and scoring."""
 
     def read(smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
         with silenced():
@@ -202,7 +202,7 @@ def jobs_of(terms: Sequence[Term], max_atoms: int, mark: Callable[[str], None]) 
 def _jobs_of_worker(
     mark: Mark, data: Mapping[str, Any], folder: Path | None, modules: Sequence[str]
 ) -> Jobs:
-    for module in modules:  # where components of the user's own are registered
+    for module in modules:  # registers the user's components
         import_module(module)
     config, terms = build_terms(Document(dict(data), "reward", folder))
     numbers = {term.name: number for number, term in enumerate(terms)}
@@ -210,7 +210,7 @@ def _jobs_of_worker(
 
 
 class Engine:
-    """Asks the components of a reward about molecules; remembers what the cache does, no more."""
+    """Parses and scores molecules in this process, in workers, or from the cache."""
 
     def __init__(self, config: RewardConfig, terms: Sequence[Term]) -> None:
         self.showing: Showing = slow_bar
@@ -228,10 +228,10 @@ class Engine:
         elif config.workers > 1 or config.timeout:
             self.pool = Pool(build, config.workers, preload=[__name__])
         if config.cache is not None and expand_home(config.cache).exists():
-            self._open(config.cache)  # a file that is no cache is refused now, not hours later
+            self._open(config.cache)  # refuse a file that is no cache now, not after hours
 
     def close(self) -> None:
-        """End the workers and leave the cache."""
+        """End the workers and close the cache."""
         if self.pool is not None:
             self.pool.close()
         if self._cache is not None:
@@ -239,7 +239,7 @@ class Engine:
             self._cache = None
 
     def read(self, smiles: Sequence[str]) -> list[tuple[str | None, str | None]]:
-        """Read SMILES: canonical form and reason of each, in order, as `read_molecule` has them."""
+        """Parse SMILES; return the canonical form and the reason of each, as `read_molecule`."""
         pairs: dict[str, tuple[str | None, str | None]] = {}
         for unit, outcome in self._run("read", smiles, UNIT):
             if isinstance(outcome, Lost):
@@ -248,58 +248,59 @@ class Engine:
         return [pairs[text] for text in smiles]
 
     def evaluate(self, smiles: Sequence[str]) -> list[RawScores]:
-        """Score molecules, given as canonical SMILES, each once: one answer each, in order."""
+        """Score distinct canonical SMILES; return one result each, in order."""
         cached: Mapping[str, Cached] = {}
         if self._config.cache is not None:
             cached = self._open(self._config.cache).look_up(smiles)
-        answers: dict[str, RawScores] = {}
-        settled = {text: held for text, held in cached.items() if is_settled(self._terms, held)}
-        if settled:
-            answers |= zip(settled, self._jobs["evaluate"](settled.items()), strict=True)
-        lacking = [text for text in smiles if text not in answers]
-        if not lacking:
-            return [answers[text] for text in smiles]
+        results: dict[str, RawScores] = {}
+        complete = {text: item for text, item in cached.items() if is_complete(self._terms, item)}
+        if complete:
+            results |= zip(complete, self._jobs["evaluate"](complete.items()), strict=True)
+        pending = [text for text in smiles if text not in results]
+        if not pending:
+            return [results[text] for text in smiles]
         new: dict[str, RawScores] = {}
-        kept = monotonic()
-        with self.showing(len(lacking)) as advance:
+        last_write = monotonic()
+        with self.showing(len(pending)) as advance:
             try:
-                for part in self._scored(lacking, cached):
-                    answers |= part
+                for part in self._scored(pending, cached):
+                    results |= part
                     new |= part
                     advance(len(part))
-                    if monotonic() > kept + KEEP_EVERY:
-                        self._keep(new)
-                        new, kept = {}, monotonic()
+                    if monotonic() > last_write + KEEP_EVERY:
+                        self._write(new)
+                        new, last_write = {}, monotonic()
             finally:
-                self._keep(new)  # what was paid for is kept, whatever ended this
-        return [answers[text] for text in smiles]
+                self._write(new)  # also after an exception
+        return [results[text] for text in smiles]
 
     def _scored(
         self, smiles: Sequence[str], cached: Mapping[str, Cached]
     ) -> Iterator[dict[str, RawScores]]:
-        """Score unit by unit; then once more what failed for a passing reason, and again."""
-        for left in range(self._config.retries, -1, -1):
+        """Score unit by unit, then retry molecules with a transient failure."""
+        for attempt in range(self._config.retries + 1):
             again: dict[str, RawScores] = {}
             for part in self._scored_once(smiles, cached):
-                again |= {
-                    text: raw
-                    for text, raw in part.items()
-                    if left and any(failure.transient for failure in raw.failures)
-                }
+                if attempt < self._config.retries:
+                    again |= {
+                        text: raw
+                        for text, raw in part.items()
+                        if any(failure.transient for failure in raw.failures)
+                    }
                 yield {text: raw for text, raw in part.items() if text not in again}
             if not again:
                 return
-            # what is known of them is not asked for again
-            smiles, cached = list(again), {text: _known(raw) for text, raw in again.items()}
-            sleep(PAUSE * 2 ** (self._config.retries - left))
+            # values of the other components are not computed again
+            smiles, cached = list(again), {text: _cacheable(raw) for text, raw in again.items()}
+            sleep(PAUSE * 2**attempt)
 
     def _scored_once(
         self, smiles: Sequence[str], cached: Mapping[str, Cached]
     ) -> Iterator[dict[str, RawScores]]:
         names = [term.name for term in self._terms]
         batched = any(term.batched for term in self._terms) and not self._config.timeout
-        questions = [(text, cached.get(text, {})) for text in smiles]
-        for unit, outcome in self._run("evaluate", questions, UNIT if batched else 1):
+        items = [(text, cached.get(text, {})) for text in smiles]
+        for unit, outcome in self._run("evaluate", items, UNIT if batched else 1):
             if isinstance(outcome, Lost):
                 failed = Failed(names[outcome.at] if outcome.at >= 0 else None, outcome.reason)
                 outcome = [RawScores(dict.fromkeys(names, math.nan), None, (failed,))] * len(unit)
@@ -308,25 +309,25 @@ class Engine:
     def _run(
         self, job: str, items: Sequence[Any], size: int
     ) -> Iterator[tuple[Sequence[Any], Any]]:
-        """Have units of items done; where one of several is lost, find out which it was."""
+        """Apply a job to units of items; the items of a lost unit are repeated one by one."""
         units = [items[start : start + size] for start in range(0, len(items), size)]
         pool = self.pool
-        if pool is None or (job == "read" and isinstance(pool, ParslPool)):  # not worth the way
+        if pool is None or (job == "read" and isinstance(pool, ParslPool)):  # too quick to send
             yield from ((unit, self._jobs[job](unit)) for unit in units)
             return
-        alone: list[Any] = []
+        singles: list[Any] = []
         for number, outcome in pool.run(job, units, self._config.timeout):
             if isinstance(outcome, Lost) and len(units[number]) > 1:
-                alone += units[number]
+                singles += units[number]
             else:
                 yield units[number], outcome
-        if alone:
-            yield from self._run(job, alone, 1)
+        if singles:
+            yield from self._run(job, singles, 1)
 
-    def _keep(self, new: Mapping[str, RawScores]) -> None:
-        """Write values to the cache, not failures: they may pass, so the next run asks again."""
+    def _write(self, new: Mapping[str, RawScores]) -> None:
         if self._config.cache is not None and new:
-            self._open(self._config.cache).store({text: _known(raw) for text, raw in new.items()})
+            values = {text: _cacheable(raw) for text, raw in new.items()}
+            self._open(self._config.cache).store(values)
 
     def _open(self, path: Path) -> ScoreCache:
         if self._cache is None:
@@ -338,53 +339,50 @@ class Engine:
         return self._cache
 
 
-def _known(raw: RawScores) -> Cached:
-    """What a cache keeps of a molecule: values, and no failures."""
+def _cacheable(raw: RawScores) -> Cached:
+    """Return values and scaffold without failures, which the next run may not meet again."""
     values: dict[str, float | str] = {n: x for n, x in raw.values.items() if math.isfinite(x)}
     return values if raw.scaffold is None else values | {SCAFFOLD: raw.scaffold}
 
 
 @contextmanager
 def slow_bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar once the molecules have taken longer than two seconds; it goes when they are done.
-
-    Nothing is shown where standard error is no terminal.
-    """
+    """Show a temporary progress bar on a terminal once scoring takes longer than `PATIENCE`."""
     with Bar("scoring", total, delay=PATIENCE) as bar:
         yield bar.advance
 
 
 @contextmanager
 def nothing_shown(_total: int) -> Iterator[Callable[[int], None]]:
-    """Show nothing: for a caller that has a bar of its own."""
+    """Show no progress, for a caller with its own progress bar."""
     yield lambda _n: None
 
 
 # ---- the reward
 
 Spread = Callable[[Callable[[Sequence[Any]], Sequence[Any]], Sequence[Any]], Sequence[Any]]
-"""Has a function answer items, and returns the answers in order."""
+"""Applies a function to items, possibly in several processes; returns the results in order."""
 
 
 class RewardModel(AbstractContextManager["RewardModel"]):
     """Scores molecules; built by `from_config`.
 
-    Raw values are kept by canonical SMILES for the life of the object, so a molecule is scored
-    once however often and in whatever spelling it comes back. Nothing that depends on the run
-    (a penalty, a filter) ever enters here. The components see the molecule as its canonical SMILES
-    gives it, so equal molecules have bit-equal rewards in every order and every run.
+    Raw values are remembered by canonical SMILES, so a molecule is scored once, however often and
+    in whatever spelling it occurs. Nothing here depends on the run (such as a diversity filter).
+    Components get the molecule parsed from its canonical SMILES, so equal molecules have bit-equal
+    rewards in every order and every run.
 
     Attributes:
-        component_names: names of the components, in the order of the config.
-        columns: of the frame that `score` gives, in order.
-        has_workers: whether molecules are scored in other processes than this one.
-        failures: by component, how many molecules it was asked about and failed on, and why.
+        component_names: Names of the components, in the order of the config.
+        columns: Columns of the frame returned by `score`, in order.
+        has_workers: Whether molecules are scored in other processes.
+        failures: Numbers of scored and failed molecules by component, with reasons.
     """
 
     FAILED = 0.0
-    """The reward of an invalid molecule, or of one that could not be scored; the lowest."""
+    """The reward of an invalid molecule, or of one that could not be scored; the lowest reward."""
     MOST = 1.0
-    """The highest reward that there can be."""
+    """The highest possible reward."""
 
     def __init__(self, config: RewardConfig, terms: list[Term]) -> None:
         self.config = config
@@ -407,10 +405,10 @@ class RewardModel(AbstractContextManager["RewardModel"]):
 
     @classmethod
     def from_config(cls, source: RewardConfig | Mapping[str, Any] | str | Path | Document) -> Self:
-        """Build the reward that a config describes: a mapping, a YAML file, or the config itself.
+        """Build the reward from a mapping, a YAML file or a config.
 
         Raises:
-            InputError: one line for every problem, of the schema and of the components alike.
+            InputError: One line for every problem of the schema and of the components.
         """
         return cls(*build_terms(source))
 
@@ -418,31 +416,31 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         self.close()
 
     def close(self) -> None:
-        """End the worker processes and leave the cache; nothing can be scored any more."""
+        """End the worker processes and close the cache; nothing can be scored any more."""
         self._engine.close()
 
     def show_progress(self, showing: Showing) -> None:
-        """Show the progress of slow components in another way than by a bar of their own."""
+        """Replace the progress bar of slow components."""
         self._engine.showing = showing
 
     def spread_over(self, spread: Spread) -> None:
-        """Have new molecules read and scored by several processes, which all ask for the same."""
+        """Share parsing and scoring among several processes that all score the same molecules."""
         self._spread = spread
 
     def score(self, smiles: Iterable[str]) -> pd.DataFrame:
-        """Score SMILES: one row for each, in the order given; valid or not, new or not.
+        """Score SMILES; return one row for each, in order.
 
         Returns:
             A frame with a fresh index and the columns ``smiles, canonical_smiles, valid, reason,
-            scaffold``, for each component ``raw_<name>`` (its own unit) and ``score_<name>``
+            scaffold``, for each component ``raw_<name>`` (in its unit) and ``score_<name>``
             (0 to 1), and ``reward`` (0 to 1). An invalid string has missing values, a reason and
-            reward 0. So has a molecule for which a component failed, for that component. A molecule
-            that fails a filter has a reason and reward 0, and missing values for the costly
-            components, which were not asked.
+            reward 0. A molecule for which a component failed has the same, with missing values for
+            that component. A molecule that fails a filter has a reason, reward 0, and missing
+            values for the costly components, which are skipped.
 
         Raises:
-            InputError: something among them is not a string, or a component failed on more
-                molecules than the config's `most_failures` allows.
+            InputError: An item is not a string, or a component failed on more molecules than
+                `most_failures` allows.
         """
         if isinstance(smiles, str):
             raise InputError(f"score takes a list of SMILES, not one string: [{smiles!r}]")
@@ -451,15 +449,16 @@ class RewardModel(AbstractContextManager["RewardModel"]):
             if not isinstance(text, str):
                 raise InputError(f"SMILES {index} is not a string: {text!r}")
         new = list(dict.fromkeys(text for text in strings if text not in self._read))
-        read = self._spread(self._engine.read, new)
-        for text, (canonical, reason) in zip(new, read, strict=True):
-            # of equal texts one is enough: most strings come again, and many are canonical
+        for text, (canonical, reason) in zip(
+            new, self._spread(self._engine.read, new), strict=True
+        ):
+            # many strings are canonical: store such a text once
             self._read[text] = text if canonical == text else canonical, reason
         molecules = dict.fromkeys(self._read[text][0] for text in strings)
-        unknown = [smi for smi in molecules if smi is not None and smi not in self._raw]
-        if unknown:
-            answers = self._spread(self._engine.evaluate, unknown)
-            for canonical, raw in zip(unknown, answers, strict=True):
+        unscored = [smi for smi in molecules if smi is not None and smi not in self._raw]
+        if unscored:
+            results = self._spread(self._engine.evaluate, unscored)
+            for canonical, raw in zip(unscored, results, strict=True):
                 self._add(canonical, raw)
             self.failures.check()
         rows = [self._row(text) for text in strings]
@@ -471,11 +470,11 @@ class RewardModel(AbstractContextManager["RewardModel"]):
         )
 
     def remember(self, rows: pd.DataFrame) -> None:
-        """Take over raw values that were computed before: rows that ``score`` gave, or a trace.
+        """Take over raw values from rows of ``score`` or of a trace.
 
-        A component that failed counts as asked: it is not asked again about this molecule. Nor is
-        a costly one that a filter kept from being asked. A row that does not explain its missing
-        values is not taken over. Failures count as if they had been met here.
+        Missing values stay missing: a failed component is not called again for the molecule, nor is
+        a costly one that a filter skipped. Failures are counted as if they occurred here. A row
+        with missing values but no reason is ignored.
         """
         names = self.component_names
         valid = rows[rows["valid"]]
@@ -487,51 +486,50 @@ class RewardModel(AbstractContextManager["RewardModel"]):
             reason = reason if isinstance(reason, str) else ""
             if smiles in self._raw or (missing and not reason):
                 continue
-            # what `_paid` would add to the reason once more is left out
-            added = self._paid(RawScores(by_name, None, ())).get("reason", "")
+            # remove the part of the reason that `_rewarded` will add again
+            added = self._rewarded(RawScores(by_name, None, ())).get("reason", "")
             failures = _failures_in(reason.removesuffix(added).removesuffix("; "), missing)
             scaffold = scaffold if isinstance(scaffold, str) else None
             self._add(smiles, RawScores(by_name, scaffold, failures))
 
     def _add(self, canonical_smiles: str, raw: RawScores) -> None:
-        """Remember what the components gave for a molecule, and count their failures."""
+        """Store a molecule's raw values and count its failures."""
         self._raw[canonical_smiles] = raw
         failed = [*raw.failures, *self._scores(raw.values)[1]]
-        names = {failure.component for failure in failed}
-        # a value that is missing without a failure is one that nobody asked for
-        asked = (n for n, x in raw.values.items() if n in names or not math.isnan(x))
-        self.failures.add(asked, failed)
+        failed_names = {failure.component for failure in failed}
+        # a value that is missing without a failure was skipped
+        scored = (n for n, x in raw.values.items() if n in failed_names or not math.isnan(x))
+        self.failures.add(scored, failed)
 
     def _row(self, smiles: str) -> dict[str, Any]:
         canonical, reason = self._read[smiles]
-        # a lone surrogate, which no file can hold, stands escaped in the frame
-        shown = smiles.encode(errors="backslashreplace").decode()
-        row = {"smiles": shown, "valid": canonical is not None, "reason": reason, "reward": 0.0}
+        text = smiles.encode(errors="backslashreplace").decode()  # no file can hold a surrogate
+        row = {"smiles": text, "valid": canonical is not None, "reason": reason, "reward": 0.0}
         if canonical is None:
             return row
         raw = self._raw[canonical]
         row |= {"canonical_smiles": canonical, "scaffold": raw.scaffold}
-        return row | self._paid(raw)
+        return row | self._rewarded(raw)
 
-    def _paid(self, raw: RawScores) -> dict[str, Any]:
-        """Transform and join raw values: the columns of one row that hold numbers, and why 0."""
-        scores, wrong = self._scores(raw.values)
+    def _rewarded(self, raw: RawScores) -> dict[str, Any]:
+        """Transform and aggregate raw values; return a row's numbers, and the reason for a 0."""
+        scores, failures = self._scores(raw.values)
         row: dict[str, Any] = {RAW_PREFIX + name: value for name, value in raw.values.items()}
         row |= {SCORE_PREFIX + name: score for name, score in scores.items()}
-        earned, filters, penalties = (
+        scorers, filters, penalties = (
             {term.name: scores[term.name] for term in self._terms if term.role == role}
             for role in ("scorer", "filter", "penalty")
         )
-        reasons = [*map(str, raw.failures), *map(str, wrong)]
+        reasons = [*map(str, raw.failures), *map(str, failures)]
         reasons += [f"filter {n} failed" for n, x in filters.items() if x < PASSING]
         if reasons:
             return row | {"reason": "; ".join(reasons), "reward": 0.0}
-        paid = AGGREGATES[self.config.aggregate]([*earned.values()], self._weights)
-        return row | {"reward": paid * math.prod(penalties.values())}
+        reward = AGGREGATES[self.config.aggregate]([*scorers.values()], self._weights)
+        return row | {"reward": reward * math.prod(penalties.values())}
 
     def _scores(self, raw: Mapping[str, float]) -> tuple[dict[str, float], list[Failed]]:
-        """Transform raw values; what is no score becomes NaN and one more failure."""
-        scores, wrong = {}, []
+        """Transform raw values; a result outside 0 to 1 becomes NaN and a failure."""
+        scores, failures = {}, []
         for term in self._terms:
             value = raw[term.name]
             score = term.transform(value)
@@ -540,17 +538,17 @@ class RewardModel(AbstractContextManager["RewardModel"]):
                 reason = f"score {score:g} is not between 0 and 1"
                 if math.isnan(score):
                     reason = f"its transform has no score for the value {value:g}"
-                wrong.append(Failed(term.name, reason))
-        return scores, wrong
+                failures.append(Failed(term.name, reason))
+        return scores, failures
 
 
 def _failures_in(text: str, names: Sequence[str]) -> tuple[Failed, ...]:
-    """Which of some components failed and why, out of the text that a row has about it."""
+    """Parse the failures of components from a row's reason."""
     if not text:
         return ()
     at = "|".join(map(re.escape, names))
     lead, *rest = re.split(rf"(?:^|; )component ({at}) failed: ", text) if at else [text]
     failed = [Failed(None, lead)] if lead else []
     failed += [Failed(name, why) for name, why in zip(rest[::2], rest[1::2], strict=True)]
-    # a reason may itself read like this: then it stays one text
+    # a reason may itself contain such a phrase: then keep it as one text
     return tuple(failed) if "; ".join(map(str, failed)) == text else (Failed(None, text),)

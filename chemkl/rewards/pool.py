@@ -1,8 +1,8 @@
-"""Worker processes with a time limit: one that hangs or dies costs its unit and is replaced.
+"""Worker processes with a time limit; a worker that hangs or dies loses its unit and is replaced.
 
-A pool of chemkl's own. In those of the standard library a dead worker breaks the pool; pebble's
-workers share one lock, so that a worker killed while it holds it stops the pool, what a worker has
-started outlives it, and nobody learns which component the worker was at.
+Why not a library: in the pools of the standard library a dead worker breaks the pool. Pebble's
+workers share a lock, so killing the worker that holds it stops the pool; processes that a worker
+started outlive it; and a lost unit does not say which component was running.
 """
 
 import math
@@ -24,48 +24,48 @@ from chemkl.chem.molecules import one_line
 from chemkl.config import InputError
 from chemkl.processes import StoppedBySignal, adopt, follow_parent, shielded
 
-PORTION = 0.03  # seconds of work that a worker gets at once, in one message, where units are quick
-MOST_UNITS = 32  # units that a worker gets at once, however quick they are
+PORTION = 0.03  # seconds of work to send a worker in one message
+MOST_UNITS = 32  # most units to send a worker in one message
 TICK = 1e-4
-"""Seconds that a message takes at least: the clocks of some systems see no less than 15 ms."""
-GLANCE = 0.25  # seconds after which the clock is looked at again where units have a limit
-GRACE = 1.0  # seconds that a worker has to end its own children before it is killed
+"""Least seconds to assume for a message; some systems' clocks have a resolution of 15 ms."""
+GLANCE = 0.25  # seconds between checks of the time limit
+GRACE = 1.0  # seconds a worker has to end its own children before it is killed
 
-Jobs = Mapping[str, Callable[[Any], Any]]  # what a worker can do with a unit, by name
+Jobs = Mapping[str, Callable[[Any], Any]]  # functions a worker can apply to a unit, by name
 Mark = Callable[[int], None]
-"""Called by a job to say what it is at: a number from 0, which a lost unit comes back with."""
+"""Called by a job to record its progress as a number from 0, reported with a lost unit."""
 
 
 class Lost(NamedTuple):
-    """What becomes of a unit whose worker is lost; `at` is -1 where nothing was marked."""
+    """The outcome of a unit whose worker was lost; `at` is its last mark, or -1."""
 
     reason: str
     at: int
 
 
 class State:
-    """What a worker is at, in memory that it shares with its parent: four numbers.
+    """Progress of a worker, in memory shared with its parent: four numbers.
 
-    They are the unit's place (-1: none), what its job has marked (-1: nothing), since when it is at
-    the unit, and whether the parent wants the worker to end.
+    They are the place of the current unit (-1: none), the last mark of its job (-1: none), the time
+    the unit started, and whether the parent has told the worker to end.
     """
 
     def __init__(self, values: Any) -> None:
         self.values = values
 
     def begin(self, number: int) -> None:
-        """Begin with a unit, or none (-1); in this order, so that no time is another unit's."""
+        """Set the current unit, or none (-1), in an order that never pairs it with an old time."""
         self.values[2] = math.inf
         self.values[0], self.values[1] = number, -1
         if number >= 0:
             self.values[2] = monotonic()
 
     def mark(self, number: int) -> None:
-        """Say what the job is at."""
+        """Record the progress of the job."""
         self.values[1] = number
 
     def read(self) -> tuple[int, float, int]:
-        """The unit's place, since when, and what is marked; the time is never too early."""
+        """Return the unit's place, its start time (never too early) and the last mark."""
         unit, since, marked = self.values[0], self.values[2], self.values[1]
         return int(unit), since if self.values[0] == unit else math.inf, int(marked)
 
@@ -74,22 +74,22 @@ class State:
 
 
 def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
-    """Do what comes through the pipe until it is closed."""
+    """Apply jobs to the units received through the pipe until it is closed."""
     state = State(values)
 
-    def end_if_told(*_: object) -> None:
-        if state.values[3]:  # a scheduler's SIGTERM is not for the worker: a unit would be lost
-            raise StoppedBySignal(signal.SIGTERM, 1)  # so that finalizers run
+    def on_sigterm(*_: object) -> None:
+        if state.values[3]:  # ignore a scheduler's SIGTERM, which would lose a unit
+            raise StoppedBySignal(signal.SIGTERM, 1)  # runs finalizers
 
-    follow_parent(end_if_told)
+    follow_parent(on_sigterm)
     problem: Exception | None = None
     try:
         jobs = build(state.mark)
     except InputError as error:
         problem = InputError(str(error))
-    except Exception as error:  # noqa: BLE001 - told to the parent, which raises it
-        problem = RuntimeError(f"a worker cannot begin: {one_line(error)}")
-    with suppress(EOFError, OSError):  # the parent has gone
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        problem = RuntimeError(f"a worker cannot start: {one_line(error)}")
+    with suppress(EOFError, OSError):  # the parent has ended
         pipe.send((problem, 0.0))
         while problem is None:
             job, units = pipe.recv()
@@ -99,20 +99,20 @@ def serve(pipe: Connection, values: Any, build: Callable[[Mark], Jobs]) -> None:
 def _do(
     job: Callable[[Any], Any], units: Mapping[int, Any], state: State, pipe: Connection
 ) -> None:
-    """Do units, and hand them over together if they are quick."""
+    """Apply a job to units, and send quick outcomes together."""
     done: list[tuple[int, Any]] = []
     start = monotonic()
-    for left, (number, unit) in enumerate(units.items(), 1 - len(units)):
+    for n_done, (number, unit) in enumerate(units.items(), 1):
         state.begin(number)
         try:
             outcome = job(unit)
-        except Exception as error:  # noqa: BLE001 - costs this unit only
+        except Exception as error:  # noqa: BLE001 - only this unit is lost
             outcome = Lost(one_line(error), state.read()[2])
         done.append((number, outcome))
         seconds = monotonic() - start
-        if not left:
+        if n_done == len(units):
             state.begin(-1)
-        if not left or seconds > PORTION:
+        if n_done == len(units) or seconds > PORTION:
             pipe.send((done, seconds))
             done, start = [], monotonic()
 
@@ -123,29 +123,29 @@ def _do(
 CONTEXT: BaseContext = get_context(
     "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 )
-"""How processes are started: never by forking this one."""
+"""Start method of processes, which never forks this one."""
 
 
 def start_process(target: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """Start a process that is given one end of a pipe, and then the arguments; keep the other."""
-    ours, theirs = CONTEXT.Pipe()
+    """Start a process that calls `target(pipe, *arguments)`; return it and the pipe's other end."""
+    parent_end, child_end = CONTEXT.Pipe()
     process = CONTEXT.Process(  # type: ignore[attr-defined] # every concrete context has it
-        target=_be, args=(dict(os.environ), target, theirs, *arguments), daemon=True
+        target=_run, args=(dict(os.environ), target, child_end, *arguments), daemon=True
     )
     with shielded():
         process.start()
-    theirs.close()
-    return process, ours
+    child_end.close()
+    return process, parent_end
 
 
-def _be(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
-    adopt(environment)  # the server may be older, or that of a pipeline's jobs
+def _run(environment: Mapping[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    adopt(environment)  # the fork server may be older, or belong to a pipeline's jobs
     target(*arguments)
 
 
 @dataclass
 class Worker:
-    """One process, and the places of the units that it was given."""
+    """A worker process and the places of the units it was sent."""
 
     process: BaseProcess
     pipe: Connection
@@ -154,13 +154,13 @@ class Worker:
     units: list[int] = field(default_factory=list)
 
     def present(self) -> tuple[int, float]:
-        """Its present unit and since when; infinite where it is at none of those that it has."""
+        """Return its current unit and start time; an infinite time if it works on none."""
         unit, since, _ = self.state.read()
         return unit, since if unit in self.units else math.inf
 
 
 def close_workers(workers: list[Worker], owner: int) -> None:
-    """End workers: tell them, then kill what is left of them and their process groups."""
+    """End workers: ask them to, then kill the remaining ones and their process groups."""
     if os.getpid() != owner:
         return
     for worker in workers:
@@ -173,7 +173,7 @@ def close_workers(workers: list[Worker], owner: int) -> None:
         if process.exitcode is None:
             process.kill()
         if process.pid is not None and hasattr(os, "killpg"):
-            with suppress(OSError):  # no such group (any more)
+            with suppress(OSError):  # the group has ended
                 os.killpg(process.pid, signal.SIGKILL)
         process.join()
         worker.pipe.close()
@@ -181,14 +181,17 @@ def close_workers(workers: list[Worker], owner: int) -> None:
 
 
 class Pool(AbstractContextManager["Pool"]):
-    """Worker processes, started when they are first needed.
+    """Worker processes, started when first needed.
 
-    The workers are children of a small server process (forkserver) where there is such a thing,
-    so starting one anew costs some hundredths of a second. As always with processes in Python, a
-    script must keep its own work under ``if __name__ == "__main__":``.
+    Where the platform allows, workers are forked from a small server process (forkserver), so
+    replacing one takes some hundredths of a second. As always with processes in Python, a script
+    must do its own work under ``if __name__ == "__main__":``.
 
-    `build`, which must be picklable, is called once in each worker with a `Mark` and gives the
-    jobs; the server imports the modules of `preload` once for all workers.
+    Args:
+        build: Picklable function that is called once in each worker with a `Mark` and returns the
+            jobs.
+        workers: Number of processes.
+        preload: Modules that the server imports once for all workers.
     """
 
     def __init__(
@@ -198,8 +201,8 @@ class Pool(AbstractContextManager["Pool"]):
         self._n = workers
         CONTEXT.set_forkserver_preload([__name__, *preload])
         self._workers: list[Worker] = []
-        self._mean: dict[str, float] = {}  # seconds that a unit of a job takes
-        # at the end of the process too; a fork of it must leave the workers alone
+        self._mean: dict[str, float] = {}  # seconds per unit, by job
+        # runs at the end of this process too, but not in a fork of it
         self.close = weakref.finalize(self, close_workers, self._workers, os.getpid())
 
     def __exit__(self, *_: object) -> None:
@@ -207,35 +210,37 @@ class Pool(AbstractContextManager["Pool"]):
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the workers that were started."""
+        """Process ids of the running workers."""
         return [worker.process.pid for worker in self._workers if worker.process.pid]
 
     def run(
         self, job: str, units: Sequence[Any], limit: float | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Have every unit done: each once, in no order, but with its place in the list.
+        """Apply a job to every unit; yield each outcome once, in any order, with its place.
 
-        A job's outcome is `Lost` where its worker died, or was killed after `limit` seconds for
-        the unit. An InputError says that the jobs cannot be built; a RuntimeError that a worker
-        died before it began, or that the pool is closed.
+        The outcome is `Lost` if the worker died, or was killed after `limit` seconds on the unit.
+
+        Raises:
+            InputError: The jobs cannot be built.
+            RuntimeError: A worker died before it started, or the pool is closed.
         """
         if not self.close.alive:
             raise RuntimeError("this pool of workers is closed")
-        queue, left = deque(range(len(units))), len(units)
+        queue, n_pending = deque(range(len(units))), len(units)
         try:
-            while left:
-                self._hand_out(job, units, queue)
+            while n_pending:
+                self._assign(job, units, queue)
                 for number, outcome in self._collect(job, limit, queue):
-                    left -= 1
+                    n_pending -= 1
                     yield number, outcome
         finally:
-            if left:  # an exception or Ctrl-C: what the workers still do is of no use
+            if n_pending:  # an exception or Ctrl-C: drop the work in progress
                 close_workers(self._workers, os.getpid())
 
-    def _hand_out(self, job: str, units: Sequence[Any], queue: deque[int]) -> None:
-        """Have as many workers as there is work for, and give units to those that have none."""
+    def _assign(self, job: str, units: Sequence[Any], queue: deque[int]) -> None:
+        """Start as many workers as the queue needs, and send units to the idle ones."""
         for worker in [worker for worker in self._workers if not worker.units]:
-            if worker.process.exitcode is not None:  # died while it had nothing to do
+            if worker.process.exitcode is not None:  # died while idle
                 self._workers.remove(worker)
                 worker.pipe.close()
         n_busy = sum(bool(worker.units) for worker in self._workers)
@@ -247,16 +252,16 @@ class Pool(AbstractContextManager["Pool"]):
                 continue
             most = min(PORTION / self._mean.get(job, math.inf), MOST_UNITS, len(queue) / self._n)
             worker.units = [queue.popleft() for _ in range(max(1, int(most)))]
-            with suppress(OSError):  # a worker that is dead is noticed when it is listened to
+            with suppress(OSError):  # a dead worker is noticed by `_receive`
                 worker.pipe.send((job, {number: units[number] for number in worker.units}))
 
     def _collect(self, job: str, limit: float | None, queue: deque[int]) -> list[tuple[int, Any]]:
-        """Wait for outcomes: units done, or lost."""
+        """Wait for outcomes, and return them by place."""
         busy = [worker for worker in self._workers if worker.units]
         wait = None
         if limit is not None:
             earliest = min(worker.present()[1] for worker in busy) + limit
-            # a worker that goes on to its next unit does not say so, hence never wait for long
+            # a worker does not report when it starts the next unit, so never wait for long
             wait = min(GLANCE, max(0.0, earliest - monotonic()))
         ready = connection.wait([worker.pipe for worker in busy], wait)
         outcomes: list[tuple[int, Any]] = []
@@ -269,7 +274,7 @@ class Pool(AbstractContextManager["Pool"]):
         return outcomes
 
     def _receive(self, job: str, worker: Worker, queue: deque[int]) -> list[tuple[int, Any]]:
-        """Take what a worker has to say."""
+        """Receive the outcomes of a worker that sent some or died."""
         try:
             done, seconds = worker.pipe.recv()
         except (EOFError, OSError):
@@ -281,7 +286,7 @@ class Pool(AbstractContextManager["Pool"]):
                 reason = f"the worker died ({how})"
                 return [self._lose(worker, worker.present()[0], reason, queue)]
             done = RuntimeError(
-                f"the worker died ({how}) before it could begin. Is there enough memory, and does "
+                f"the worker died ({how}) before it could start. Is there enough memory, and does "
                 "your script do its own work under 'if __name__ == \"__main__\":' only?"
             )
         if isinstance(done, Exception):
@@ -296,10 +301,10 @@ class Pool(AbstractContextManager["Pool"]):
         return list(done)
 
     def _lose(self, worker: Worker, unit: int, reason: str, queue: deque[int]) -> tuple[int, Lost]:
-        """Kill a worker: the unit that it is at is lost, its others wait again.
+        """Kill a worker: its current unit is lost, and its other units return to the queue.
 
-        Also those that it has done and not handed over: they are done again. A worker that died
-        between two units costs the first that it has, so that there is an end in any case.
+        So do units that it finished but did not send. A worker that died between two units loses
+        the first unit it was sent, so the run always ends.
         """
         lost = Lost(reason, worker.state.read()[2])
         self._workers.remove(worker)

@@ -1,4 +1,4 @@
-"""Where reward components are known by name: one decorated function each, checked before use."""
+"""The registry of reward components, with the types of their parameters and the printed tables."""
 
 import inspect
 import math
@@ -32,38 +32,38 @@ from chemkl.config.loading import Document, render
 from chemkl.config.reward import SETTINGS, documented, fields_of, is_group
 from chemkl.config.schema import keys_of
 
-MANY = (0, math.inf)  # the range of what is counted or measured from 0 on
+MANY = (0, math.inf)  # the range of counts and of other numbers from 0
 REAL = (-math.inf, math.inf)  # the range of any number
 
 MOST_PROBLEMS = 10
-"""As many bad values of a list are named; of the rest the message says how many they are."""
+"""Limit on the bad values of a list that a message names; it says how many more there are."""
 
-Score = Callable[[Mol], float]  # what a component's factory returns: one molecule to one number
+Score = Callable[[Mol], float]  # score function of a component: one molecule to one number
 
 
 class TransientError(RuntimeError):
-    """What a component raises where the same question may be answered another time.
+    """Raised by a component for a failure that may not occur again.
 
-    A licence that is taken, a server that does not answer: the molecule is asked about again, as
-    often as `retries` of the reward allows. Any other exception is final.
+    Examples are a licence in use or a server that does not answer. The molecule is scored again, up
+    to `retries` times (a setting of the reward). Any other exception is final.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What a batched component gives for a molecule that it cannot score, with the reason."""
+    """A batched component's result for a molecule that it cannot score."""
 
     reason: str
     transient: bool = False
 
 
 BatchScore = Callable[[Sequence[Mol]], Sequence[float | Failure]]
-"""What a batched component's factory returns: molecules to as many numbers, in their order."""
+"""Score function of a batched component: molecules to as many numbers, in order."""
 
 
 @dataclass(frozen=True)
 class Identified:
-    """A score function, and what decides its values beside the settings: a cache's key has it."""
+    """A score function with the identity of what its values depend on besides the parameters."""
 
     score: Callable[[Sequence[Mol]], Sequence[float | Failure]]
     identity: str
@@ -73,15 +73,15 @@ class Identified:
         return self.score(mols)
 
 
-# ---- types of parameters, and what components check of what they need
+# ---- types of parameters, and checks of what components need
 
 ONE_FOR_MANY = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 OneOrMore = Annotated[list[str], ONE_FOR_MANY, Field(min_length=1)]
-"""The type of a parameter: a list of strings that is not empty; one string stands for itself."""
+"""Type of a parameter: a non-empty list of strings; a single string is a list of one."""
 
 
 def one_of(names: Collection[str], what: str) -> AfterValidator:
-    """Refuse a text that is none of some names, and say which are near."""
+    """Return a validator that accepts only these names and suggests similar ones."""
 
     def check(value: str) -> str:
         if value not in names:
@@ -98,17 +98,17 @@ def _file(path: Path) -> Path:
 
 
 InputFile = Annotated[InputPath, AfterValidator(_file)]
-"""The type of a parameter: a file that must exist, looked up as `InputPath` says."""
+"""Type of a parameter: an existing file, looked up like `InputPath`."""
 
 
 def package_folder(package: str) -> Path | None:
-    """Where an installed package lies, without importing it; None where there is none."""
+    """Return the folder of an installed package without importing it, or None."""
     spec = find_spec(package)
     return Path(spec.origin).parent if spec is not None and spec.origin else None
 
 
 def needed_package(package: str, user: str, extra: str) -> Path:
-    """Give the folder of a package that a component needs; an InputError says what installs it."""
+    """Return the folder of a package; an InputError says how to install a missing one."""
     folder = package_folder(package)
     if folder is None:
         raise InputError(
@@ -118,7 +118,7 @@ def needed_package(package: str, user: str, extra: str) -> Path:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise an InputError with one line for each problem, the first ones in full; none: pass."""
+    """Raise an InputError with a line for each of the first problems, if there are any."""
     lines = list(problems[:MOST_PROBLEMS])
     if len(problems) > MOST_PROBLEMS:
         lines.append(f"and {len(problems) - MOST_PROBLEMS} more like these")
@@ -126,7 +126,7 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def placed(document: Document, keys: Keys, problem: object) -> str:
-    """Say where a problem stands: ``file:line: key.path: problem``."""
+    """Prefix a problem with its place: ``file:line: key.path: problem``."""
     path = ".".join(str(key) for key in (*document.prefix, *keys))
     return ": ".join(filter(None, [document.where(keys), path, str(problem)]))
 
@@ -145,12 +145,12 @@ class Component:
     Attributes:
         kind: Its name in configs.
         factory: Takes the parameters, does all costly set-up once, returns the score function.
-        unit: Of the raw value; empty for a pure number.
-        range: Smallest and largest raw value possible.
+        unit: Unit of the raw value; empty for a pure number.
+        range: Smallest and largest possible raw value.
         source: Paper or program that defines it.
         batched: Its score function takes a list of molecules (BatchScore), not one (Score).
-        costly: It is asked only about molecules that passed every filter, after all others.
-        version: Of its values, from 1; kept values of another version are not read.
+        costly: It scores only molecules that passed every filter, after all other components.
+        version: Version of its values, from 1; cached values of another version are not used.
     """
 
     kind: str
@@ -164,19 +164,19 @@ class Component:
 
     @cached_property
     def parameter_model(self) -> type[BaseModel]:
-        """The schema of the parameters, read off the factory's signature."""
+        """The schema of the parameters, derived from the factory's signature."""
         return _Parameters.with_fields(self.kind, fields_of(self.factory))
 
     def build(self, parameters: Mapping[str, Any], document: Document | None = None) -> Any:
-        """Check the parameters and give the score function; `document` is where they stand.
+        """Check the parameters, which come from `document`, and return the score function.
 
         Raises:
-            InputError: unknown, missing or unfit parameters; one line each.
+            InputError: Unknown, missing or invalid parameters; one line each.
         """
         document = document or Document(parameters, self.kind)
         if parameters and not self.parameter_model.model_fields:
-            given = ", ".join(map(str, parameters))
-            refuse([placed(document, (), f"{self.kind} takes no parameters (got {given})")])
+            names = ", ".join(map(str, parameters))
+            refuse([placed(document, (), f"{self.kind} takes no parameters (got {names})")])
         try:
             checked = self.parameter_model.model_validate(
                 dict(parameters), context={"folder": document.folder}
@@ -190,12 +190,12 @@ class Component:
             return self.factory(**values)
         except ValidationError as error:
             lines = [text for _, text in render(error, replace(document, data=parameters))]
-        except (InputError, MoleculeError) as error:  # the latter of a reference
+        except (InputError, MoleculeError) as error:  # a MoleculeError of a reference molecule
             lines = [placed(document, (), line) for line in str(error).splitlines()]
         raise InputError("\n".join(lines))
 
 
-COMPONENTS: dict[str, Component] = {}  # every component, by kind
+COMPONENTS: dict[str, Component] = {}  # all components by kind
 
 Factory = TypeVar("Factory", bound=Callable[..., Score | BatchScore])
 
@@ -218,26 +218,26 @@ def component(
         def heavy_atoms() -> Score:
             return lambda mol: mol.GetNumHeavyAtoms()
 
-    Settings that several components share are one parameter, whose type is a NamedTuple of them.
-    The score function may raise for a molecule: that molecule gets NaN, the exception's text as
-    its reason, and reward 0. An InputError from the factory is a mistake in the config. With
-    ``batched=True`` the score function takes a list of molecules and gives as many numbers, a
-    Failure in place of a number that it cannot give. With ``costly=True`` it is asked last, and
-    only about molecules that passed every filter. ``version`` is part of the key under which a
-    cache keeps the values: raise it when the value of any molecule changes, be it by the component
-    itself or by what it uses of chemkl, and leave it when only text or speed does.
+    Settings shared by several components are one parameter whose type is a NamedTuple of them. If
+    the score function raises for a molecule, the molecule gets NaN, the exception's text as its
+    reason, and reward 0. An InputError from the factory is a mistake in the config. With
+    ``batched=True`` the score function takes a list of molecules and returns as many numbers, or a
+    Failure for a molecule that it cannot score. With ``costly=True`` it is called last, and only
+    for molecules that passed every filter. ``version`` is part of the key in a cache: raise it when
+    the value of any molecule changes, through the component or through code of chemkl that it uses,
+    but not for changes of text or speed.
 
     Raises:
-        ValueError: the kind is taken or no lower-case name, or a parameter has no type.
+        ValueError: The kind is taken or not a lower-case name, or a parameter has no type.
     """
 
     def register(factory: Factory) -> Factory:
-        taken = COMPONENTS[kind].factory if kind in COMPONENTS else None
+        existing = COMPONENTS[kind].factory if kind in COMPONENTS else None
         problems = []
         if not re.fullmatch(r"[a-z][a-z0-9_]*", kind):
             problems.append("use lower-case letters, digits and _")
-        if taken is not None:
-            problems.append(f"is registered already, by {taken.__module__}.{taken.__name__}")
+        if existing is not None:
+            problems.append(f"is registered already, by {existing.__module__}.{existing.__name__}")
         for name, parameter in inspect.signature(factory).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 problems.append(f"parameter *{name} has no schema")
@@ -258,11 +258,10 @@ def register_table(
     *,
     costly: bool = False,
 ) -> None:
-    """Register a module's components that are functions of the molecule, or of what it becomes.
+    """Register components from rows of kind, function, unit, range, source and meaning.
 
-    A row has kind, function, unit, range, source and meaning. In a source {} stands for the
-    function's name; an empty one is "RDKit {}". `factory_of` makes the factory of a function, by
-    default one without parameters.
+    In a source {} stands for the function's name; an empty source is "RDKit {}". `factory_of` makes
+    the factory of a function, by default one without parameters.
     """
     for kind, function, unit, limits, source, meaning in rows:
         factory = factory_of(function)
@@ -273,12 +272,9 @@ def register_table(
 
 
 def find_component(kind: str, part: Document | None = None) -> Component:
-    """Look a component up; an InputError has the nearest names, and how to list all.
-
-    `part` is where the kind stands.
-    """
+    """Look up a component, named in `part` of a config; an InputError suggests similar kinds."""
     if kind not in COMPONENTS:
-        meanings = {name: paragraphs(one.factory)[0] for name, one in COMPONENTS.items()}
+        meanings = {name: paragraphs(entry.factory)[0] for name, entry in COMPONENTS.items()}
         hint = did_you_mean(
             kind, COMPONENTS, also=SYNONYMS, meanings=meanings, listed="chemkl show rewards"
         )
@@ -342,16 +338,16 @@ _NAMES = {
 }
 
 SYNONYMS = {kind: tuple(names.split()) for kind, names in _NAMES.items()}
-"""By kind, the names of REINVENT, Saturn, MolScore, GuacaMol and RDKit, and everyday ones.
+"""Other names by kind: those of REINVENT, Saturn, MolScore, GuacaMol and RDKit, and common ones.
 
-A name may stand under two kinds; case, blanks and signs do not matter.
+A name may belong to two kinds; case, blanks and punctuation do not matter.
 """
 
 # ---- tables of components and transforms
 
 
 def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
-    """Give a table of all components by family, or everything about one."""
+    """Yield a table of all components by family, or the details of one."""
     if kind is not None:
         yield from _details(find_component(kind))
         return
@@ -361,40 +357,41 @@ def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
         headings = ("kind", "what it is", "parameters", "unit", "range", "source")
         title = module.rpartition(".")[2]
         table = Table(*headings, title=title, title_justify="left", expand=True, show_lines=True)
-        for one in members:
+        for entry in members:
             table.add_row(
-                one.kind + (" *" if one.costly else ""),
-                escape(paragraphs(one.factory)[0]),
-                "\n".join(escape(key.brief) for key in keys_of(one.parameter_model)) or "-",
-                escape(one.unit) or "-",
-                "{:g} to {:g}".format(*one.range),
-                escape(one.source),
+                entry.kind + (" *" if entry.costly else ""),
+                escape(paragraphs(entry.factory)[0]),
+                "\n".join(escape(key.brief) for key in keys_of(entry.parameter_model)) or "-",
+                escape(entry.unit) or "-",
+                "{:g} to {:g}".format(*entry.range),
+                escape(entry.source),
             )
         yield table
-    yield "* costly: asked last, and only about molecules that passed every filter."
-    yield "One of them in detail: chemkl show rewards KIND"
+    yield f"* costly: {_COSTLY}."
+    yield "Details of one component: chemkl show rewards KIND"
 
 
-def _details(one: Component) -> Iterator[RenderableType]:
+_COSTLY = "computed last, and only for molecules that passed every filter"
+
+
+def _details(entry: Component) -> Iterator[RenderableType]:
     facts = Table(show_header=False, box=None)
-    limits = "{:g} to {:g}".format(*one.range)
-    rows = {"kind": one.kind, "unit": one.unit or "-", "range": limits, "source": one.source}
-    for name, text in rows.items():
+    limits = "{:g} to {:g}".format(*entry.range)
+    rows = {"kind": entry.kind, "unit": entry.unit or "-", "range": limits, "source": entry.source}
+    for name, text in (rows | ({"costly": _COSTLY} if entry.costly else {})).items():
         facts.add_row(name, escape(text))
-    if one.costly:
-        facts.add_row("costly", "asked last, and only about molecules that passed every filter")
     yield facts
-    for paragraph in paragraphs(one.factory):
+    for paragraph in paragraphs(entry.factory):
         yield f"\n{escape(paragraph)}"
     table = Table("parameter", "type", "default", "meaning", show_lines=True)
-    for key in keys_of(one.parameter_model):
+    for key in keys_of(entry.parameter_model):
         table.add_row(*map(escape, key._replace(default=key.default or "required")))
     yield ""
     yield table if table.row_count else "It takes no parameters."
 
 
 def transform_tables(kind: str | None = None) -> Iterator[RenderableType]:
-    """Give a table of all transforms, or of one."""
+    """Yield a table of all transforms, or of one."""
     if kind is not None and kind not in SETTINGS:
         raise InputError(f"unknown transform {kind!r}{did_you_mean(kind, SETTINGS)}")
     table = Table("kind", "what it is", "parameters", show_lines=True, expand=True)
@@ -406,5 +403,5 @@ def transform_tables(kind: str | None = None) -> Iterator[RenderableType]:
 
 
 def paragraphs(function: Callable[..., Any]) -> list[str]:
-    """What a docstring says before its sections; the first one is the whole in short."""
+    """Return the paragraphs of a docstring before its sections; the first is the summary."""
     return [" ".join(paragraph.split()) for paragraph in documented(function)[0].split("\n\n")]

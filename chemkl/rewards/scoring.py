@@ -1,4 +1,4 @@
-"""Components score molecules: the cheap ones first, the costly ones only where it can matter."""
+"""Scoring of molecules by components, the costly ones last, and aggregation of several scores."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,18 +16,18 @@ from chemkl.config.reward import Role
 from chemkl.rewards.registry import Failure, TransientError
 
 Answer = float | Failure
-"""What a component gives for a molecule: a finite number, or why there is none."""
+"""A component's result for a molecule: a finite number or a failure."""
 
 Cached = Mapping[str, float | str]
-"""What a cache has of a molecule: raw values by component, and its scaffold."""
+"""Cached results of a molecule: raw values by component, and its scaffold."""
 
-SCAFFOLD = "(scaffold)"  # the scaffold's place among cached values; no component can be called so
+SCAFFOLD = "(scaffold)"  # the scaffold's key among cached values, not a valid component name
 
-PASSING = 0.5  # the lowest score with which a molecule passes a filter
+PASSING = 0.5  # least score to pass a filter
 
 
 class Term(NamedTuple):
-    """One part of the reward, ready to use."""
+    """A component of the reward with its score function and transform."""
 
     name: str
     weight: float
@@ -39,27 +39,27 @@ class Term(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """What went wrong with a molecule; `component` is None where it was none of them."""
+    """A failure for a molecule; `component` is None if no component caused it."""
 
     component: str | None
     reason: str
     transient: bool = False
 
     def __str__(self) -> str:
-        """The whole of it, as it stands in a row of the trace."""
-        who = f"component {self.component} failed: " if self.component else ""
-        return who + self.reason
+        """Format the failure as in the trace's column `reason`."""
+        prefix = f"component {self.component} failed: " if self.component else ""
+        return prefix + self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class RawScores:
-    """What the components give for one molecule, the same for every spelling of it.
+    """The components' results for one molecule, the same for every spelling of it.
 
     Attributes:
-        values: Raw value by component name; NaN where the component failed or, being costly, was
-            not asked.
-        scaffold: Bemis-Murcko scaffold; None where that failed.
-        failures: What failed and why.
+        values: Raw value by component name; NaN if the component failed or, being costly, was
+            skipped.
+        scaffold: Bemis-Murcko scaffold; None if it could not be computed.
+        failures: Failures with reasons.
     """
 
     values: Mapping[str, float]
@@ -69,7 +69,7 @@ class RawScores:
 
 @dataclass
 class _Case:
-    """One molecule while it is scored."""
+    """A molecule that is being scored."""
 
     smiles: str
     max_atoms: int
@@ -79,19 +79,19 @@ class _Case:
 
     @cached_property
     def mol(self) -> Mol | None:
-        """The molecule, read only if something must be computed."""
+        """The molecule, parsed only if something must be computed."""
         return parse(self.smiles, max_atoms=self.max_atoms)
 
-    def lacks(self, term: Term) -> bool:
-        """Take over a component's cached value; whether it must be computed."""
+    def needs(self, term: Term) -> bool:
+        """Use a component's cached value if there is one; return whether it must be computed."""
         if term.costly and not self.passes:
             return False
         value = self.cached.get(term.name)
         if value is not None:
-            self.take(term, float(value))
+            self.record(term, float(value))
         return value is None
 
-    def take(self, term: Term, answer: Answer) -> None:
+    def record(self, term: Term, answer: Answer) -> None:
         self.answers[term.name] = answer
         if term.role == "filter":
             raw = math.nan if isinstance(answer, Failure) else answer
@@ -110,7 +110,7 @@ class _Case:
         scaffold: str | None = None
         if SCAFFOLD in self.cached:
             scaffold = str(self.cached[SCAFFOLD])
-        elif self.mol is None:  # RDKit wrote a SMILES that it cannot read
+        elif self.mol is None:  # RDKit cannot read its own SMILES
             failures.append(Failed(None, "canonical SMILES cannot be read back"))
         else:
             try:
@@ -128,29 +128,34 @@ def evaluate(
     cached: Mapping[str, Cached],
     mark: Callable[[str], None] = lambda _name: None,
 ) -> list[RawScores]:
-    """Score molecules, given as canonical SMILES, by every component: one answer each, in order.
+    """Score molecules by every component; return one result for each, in order.
 
-    The components that are not costly come first, then the costly filters, then the other costly
-    ones. A costly component is asked only about molecules that passed every filter before it.
-    Larger molecules than `max_atoms` are not read, what is `cached` is not computed, and `mark` is
-    called with a component's name before it is asked.
+    Components that are not costly come first, then the costly filters, then the other costly ones.
+    A costly component scores only molecules that passed every filter before it.
+
+    Args:
+        terms: The components.
+        smiles: Canonical SMILES.
+        max_atoms: Larger molecules are not parsed.
+        cached: Cached results by SMILES, which are not computed again.
+        mark: Called with a component's name before it scores.
     """
     with silenced():
         cases = [_Case(text, max_atoms, cached.get(text, {})) for text in smiles]
         for term in _in_order(terms):
-            lacking = [case for case in cases if case.lacks(term) and case.mol is not None]
+            pending = [case for case in cases if case.needs(term) and case.mol is not None]
             mark(term.name)
-            answers = values_of(term, [case.mol for case in lacking if case.mol is not None])
-            for case, answer in zip(lacking, answers, strict=True):
-                case.take(term, answer)
+            answers = values_of(term, [case.mol for case in pending if case.mol is not None])
+            for case, answer in zip(pending, answers, strict=True):
+                case.record(term, answer)
         names = [term.name for term in terms]
         return [case.result(names) for case in cases]
 
 
-def is_settled(terms: Sequence[Term], cached: Cached) -> bool:
-    """Whether cached values leave nothing to compute."""
+def is_complete(terms: Sequence[Term], cached: Cached) -> bool:
+    """Return whether the cached results leave nothing to compute."""
     case = _Case("", 0, cached)
-    return SCAFFOLD in cached and not any(case.lacks(term) for term in _in_order(terms))
+    return SCAFFOLD in cached and not any(case.needs(term) for term in _in_order(terms))
 
 
 def _in_order(terms: Sequence[Term]) -> list[Term]:
@@ -158,10 +163,10 @@ def _in_order(terms: Sequence[Term]) -> list[Term]:
 
 
 def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
-    """Ask one component about molecules: one answer each, whatever the component does.
+    """Score molecules by one component; return one answer each, whatever the component does.
 
-    Where a batched one cannot be understood, one molecule spoils the answers of all: asked one by
-    one, only the guilty fail.
+    If a batched component fails or returns something unusable, its molecules are scored one by one,
+    so that only those that cause the failure fail.
     """
     if mols and (term.batched or len(mols) == 1):
         answers = _answers(term, mols)
@@ -173,13 +178,13 @@ def values_of(term: Term, mols: Sequence[Mol]) -> list[Answer]:
 
 
 def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:
-    """Ask a component once; a Failure where the answers cannot be told apart."""
+    """Call a component once; return a Failure if there is not one value per molecule."""
     try:
         returned = term.score(list(mols)) if term.batched else [term.score(mols[0])]
-        if isinstance(returned, str | bytes | Mapping | AbstractSet):  # not one value a molecule
+        if isinstance(returned, str | bytes | Mapping | AbstractSet):
             return Failure(f"it returned {_shown(returned)}, not a list of numbers")
         values = list(returned)
-    except Exception as error:  # noqa: BLE001 - any failure of a component costs its molecules only
+    except Exception as error:  # noqa: BLE001 - a component may raise anything; its molecules fail
         return Failure(one_line(error), isinstance(error, TransientError))
     if len(values) != len(mols):
         return Failure(f"it returned {len(values)} values for {len(mols)} molecules")
@@ -187,12 +192,12 @@ def _answers(term: Term, mols: Sequence[Mol]) -> list[Answer] | Failure:
 
 
 def as_number(value: Any) -> Answer:
-    """Take a value as a finite number; text is none, even where it reads like one."""
+    """Convert a component's value to a finite number or a Failure; text is never a number."""
     if isinstance(value, Failure):
         return value
     try:
         number = None if isinstance(value, str | bytes) else float(value)
-    except Exception:  # noqa: BLE001 - a value of the user's own type may raise anything
+    except Exception:  # noqa: BLE001 - a value of a user's type may raise anything
         number = None
     if number is None:
         return Failure(f"it returned {_shown(value)}, not a number")
@@ -202,17 +207,17 @@ def as_number(value: Any) -> Answer:
 def _shown(value: object) -> str:
     try:
         return shortened(" ".join(repr(value).split()))
-    except Exception:  # noqa: BLE001 - it may raise here too
+    except Exception:  # noqa: BLE001 - a user's type may raise here too
         return f"a {type(value).__name__}"
 
 
-# ---- several scores to one reward
+# ---- aggregation
 
 
 def arithmetic_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
     """Weighted arithmetic mean, sum w_i s_i / sum w_i."""
-    paid = math.fsum(score * weight for score, weight in zip(scores, weights, strict=True))
-    return paid / math.fsum(weights)
+    total = math.fsum(score * weight for score, weight in zip(scores, weights, strict=True))
+    return total / math.fsum(weights)
 
 
 def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
@@ -222,16 +227,18 @@ def geometric_mean(scores: Sequence[float], weights: Sequence[float]) -> float:
 
 
 def minimum(scores: Sequence[float], weights: Sequence[float]) -> float:
-    """The smallest score; NaN if one is NaN. Weights, one for each score, change nothing."""
-    same = [score for score, _ in zip(scores, weights, strict=True)]
-    return math.nan if any(map(math.isnan, same)) else min(same)
+    """The smallest score; NaN if any is NaN. The weights have no effect."""
+    unweighted = [score for score, _ in zip(scores, weights, strict=True)]
+    return math.nan if any(map(math.isnan, unweighted)) else min(unweighted)
 
 
 def product(scores: Sequence[float], weights: Sequence[float]) -> float:
-    """Weighted product, prod s_i^w_i; with weights of 1 the plain product."""
-    joined: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
-    return joined
+    """Weighted product, prod s_i^w_i; the plain product if all weights are 1."""
+    result: float = math.prod(score**weight for score, weight in zip(scores, weights, strict=True))
+    return result
 
 
-AGGREGATES = {join.__name__: join for join in (arithmetic_mean, geometric_mean, minimum, product)}
-"""The ways to join scores, by their name in configs."""
+AGGREGATES = {
+    function.__name__: function for function in (arithmetic_mean, geometric_mean, minimum, product)
+}
+"""The aggregates by their names in configs."""

@@ -313,7 +313,7 @@ class Summary:
         means = (self._sums / self._numbers).to_dict()
         components = {
             name: {
-                "asked": failures[name].asked,
+                "asked": failures[name].attempts,
                 "failed": failures[name].failed,
                 "mean_raw": means[RAW_PREFIX + name],
                 "mean_score": means[SCORE_PREFIX + name],
@@ -340,7 +340,7 @@ class Summary:
             rows.append({"component": name, **values, "reason": reasons[0][0] if reasons else ""})
         console.print(table("", COMPONENTS, rows, keep_empty=True))
         for name, count in failures.items():
-            if count.failed and count.failed == count.asked:
+            if count.failed and count.failed == count.attempts:
                 console.print(f"component {name} failed on every molecule: all rewards are 0")
         names = [Column("name", "name")] if self._best["name"].notna().any() else []
         columns = [Column("reward", "reward", ".4g"), *names, Column("smiles", "best molecules")]

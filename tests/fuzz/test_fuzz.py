@@ -34,7 +34,7 @@ from chemkl.results.external import MOLSCORE
 from chemkl.results.inspection import open_run, tables_of
 from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import ScoreCache
-from chemkl.rewards.components.admet import ADMET_AI
+from chemkl.rewards.components.published_models import ADMET_AI
 from chemkl.rewards.components.similarity import read_references
 from chemkl.stages.check import check_file
 from chemkl.training.trainer import last_checkpoint

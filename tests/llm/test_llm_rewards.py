@@ -259,7 +259,7 @@ def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
     ]
     assert rows["valid"].tolist() == [True] * 7 + [False]
     counts = reward.failures["score"]
-    assert (counts.asked, counts.failed) == (7, 7)
+    assert (counts.attempts, counts.failed) == (7, 7)
     assert counts.reasons["it returned nan"] == 1
 
 
@@ -315,7 +315,7 @@ def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_
     assert asked == ["new"]
     assert later["call"].tolist() == [pd.NA, pd.NA, 3]
     assert plain(later["reason"]) == ["score failed: it returned None, not a number", None, None]
-    assert (reward.failures["score"].asked, reward.failures["score"].failed) == (3, 1)
+    assert (reward.failures["score"].attempts, reward.failures["score"].failed) == (3, 1)
 
 
 TUNED = "prompt, completion, factor: float = 1.0"
@@ -468,7 +468,7 @@ def test_failures_are_counted_over_all_prompts(monkeypatch):
     reward = PaidByMolecule(CONFIG)
     reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
     count = reward.failures["logp"]
-    assert (count.asked, count.failed) == (3, 3)
+    assert (count.attempts, count.failed) == (3, 3)
     assert sum(count.reasons.values()) == 3
     assert reward.failures["qed"].failed == 0
 

@@ -23,7 +23,7 @@ from rdkit.DataStructs import TanimotoSimilarity
 from chemkl.peers import Notes, read_config
 from chemkl.peers.scoring import PLAIN, WITH_PARAMETERS, plain, translate_scoring
 from chemkl.rewards import RewardModel
-from chemkl.rewards.components.physchem import sascorer
+from chemkl.rewards.components.descriptors import sascorer
 
 with open("data/moses_sample.smi") as lines:
     MOLECULES = [line.split()[0] for line, _ in zip(lines, range(100), strict=False)]

@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import QED
 
 from chemkl.rewards import RewardModel
-from chemkl.rewards.components import activity as activity_room
+from chemkl.rewards.components import published_models as activity_room
 
 FOLDER = Path(__file__).parents[2] / "configs" / "rewards"
 TARGETS = ["drd2", "gsk3b", "jnk3"]

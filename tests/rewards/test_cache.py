@@ -138,8 +138,8 @@ def filled(path):
 
 
 FOREIGN = {
-    "is no SQLite database: it was left as it is": lambda path: path.write_text("smiles,qed\n"),
-    "is a database of something else: it was left as it is": lambda path: run_sql(
+    "is no SQLite database: it was not changed": lambda path: path.write_text("smiles,qed\n"),
+    "is a database of something else: it was not changed": lambda path: run_sql(
         path, "create table notes (text)"
     ),
     "is of format 99, and this chemkl reads format 1": lambda path: (

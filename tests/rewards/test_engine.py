@@ -154,7 +154,7 @@ def test_a_molecule_that_hangs_or_kills_its_worker_is_the_only_one_that_fails(ow
     expected = scored(reward, [["C", "CC", "CCC"]])[0].set_index("smiles")
     assert rows.loc[expected.index].equals(expected)
     assert again["reason"].tolist() == rows.loc[["CBr", "CI"], "reason"].tolist()
-    assert (counts.asked, counts.failed) == (8, 3)
+    assert (counts.attempts, counts.failed) == (8, 3)
     assert counts.reasons["timeout after 1 s"] == 1
 
 
@@ -192,7 +192,7 @@ def test_the_settings_of_the_engine_are_no_part_of_the_identity():
 def test_a_cache_that_is_none_is_found_before_anything_is_scored(tmp_path):
     notes = tmp_path / "notes.txt"
     notes.write_text("not a cache at all")
-    with pytest.raises(InputError, match="is no SQLite database: it was left as it is"):
+    with pytest.raises(InputError, match="is no SQLite database: it was not changed"):
         RewardModel.from_config({"components": [{"kind": "qed"}], "cache": notes})
     assert notes.read_text() == "not a cache at all"
     RewardModel.from_config({"components": [{"kind": "qed"}], "cache": tmp_path / "new"})

@@ -86,7 +86,7 @@ def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor):
         smiles: 2 if fate == "unlucky" else 1 for smiles, fate in zip(molecules, fates, strict=True)
     }
     pd.testing.assert_frame_equal(again[::-1].reset_index(drop=True), rows)
-    assert (counts.asked, counts.failed) == (20, 6)
+    assert (counts.attempts, counts.failed) == (20, 6)
     assert list((tmp_path / "parsl").glob("*")) == []
 
 
@@ -109,7 +109,7 @@ def test_a_passing_failure_costs_no_value_that_is_known(register, monkeypatch):
     assert rows["raw_moody"].fillna(-1).tolist() == [-1, 0.5]
     assert rows["raw_steady"].tolist() == [0.25, 0.25]
     assert rows["reason"][0] == "component moody failed: the server does not answer"
-    assert (counts.asked, counts.failed) == (2, 1)
+    assert (counts.attempts, counts.failed) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,8 @@ def test_stopping_early_ends_the_workers_and_the_pool_goes_on(pool):
     ("build", "raised", "message"),
     [
         (partial(jobs, refuse=InputError("one\ntwo")), InputError, "one\ntwo"),
-        (partial(jobs, refuse=KeyError("what")), RuntimeError, "a worker cannot begin: 'what'"),
-        (leave, RuntimeError, r"the worker died \(exit code 3\) before it could begin"),
+        (partial(jobs, refuse=KeyError("what")), RuntimeError, "a worker cannot start: 'what'"),
+        (leave, RuntimeError, r"the worker died \(exit code 3\) before it could start"),
     ],
 )
 def test_workers_that_cannot_begin_say_why(build, raised, message):

@@ -96,7 +96,7 @@ def test_settings_that_several_components_share_are_one_parameter(registry):
 
 
 def test_a_name_is_taken_once_and_fits_a_config_and_a_column(registry):
-    with pytest.raises(ValueError, match=r"'qed': is registered already, by chemkl.*physchem\.qed"):
+    with pytest.raises(ValueError, match=r"'qed': is registered already, by chemkl.*ors\.qed"):
         component("qed", range=(0, 1), source="this test")(lambda: len)
     assert value("qed", "CCO") == pytest.approx(0.4068, abs=1e-4)
     for kind in ("", "QED", "a b", "1a", "a-b"):
@@ -204,7 +204,7 @@ def test_one_component_in_detail():
         "unit    as answered",
         "range   -inf to inf",
         "source  a program of yours",
-        "costly  asked last",
+        "costly  computed last",
         "│ command   │ list of text │ required │",
         "│ timeout   │ number > 0   │ 60.0     │",
         '{"id": 7, "smiles": "CCO"}',

@@ -52,7 +52,8 @@ def test_a_component_that_fails_on_every_molecule_stops_the_run_with_its_reason(
         broken.score(CHAINS[20:100])
     assert str(caught.value) == (
         "component picky failed on 100 of 100 molecules (100.0%), more than most_failures = 0.5 "
-        "allows. Most frequent reason (80 times): too late. Mend the component, or allow more."
+        "allows. Most frequent reason (80 times): too late. Fix the component, or raise "
+        "most_failures."
     )
 
 
@@ -76,8 +77,8 @@ def test_repeats_and_invalid_strings_are_not_molecules_asked_about(model):
     for _ in range(5):
         broken.score([*CHAINS[:50], "C1CC", ""])
     counts = broken.failures
-    assert (counts["picky"].asked, counts["picky"].failed) == (50, 50)
-    assert (counts["required_smarts"].asked, counts["required_smarts"].failed) == (50, 0)
+    assert (counts["picky"].attempts, counts["picky"].failed) == (50, 50)
+    assert (counts["required_smarts"].attempts, counts["required_smarts"].failed) == (50, 0)
     assert counts["picky"].reasons["too late"] == 30
     assert counts["picky"].reasons["no luck with 7"] == 1
 
@@ -87,7 +88,7 @@ def test_remembered_failures_count_and_do_not_stop_a_run_that_goes_on(model):
     mended = model(lambda _: False)
     mended.remember(rows)
     mended.remember(rows)  # known already
-    assert (mended.failures["picky"].asked, mended.failures["picky"].failed) == (150, 150)
+    assert (mended.failures["picky"].attempts, mended.failures["picky"].failed) == (150, 150)
     assert (mended.score(CHAINS[:150])["reward"] == 0).all()  # final, as in the trace
     assert (mended.score(CHAINS[150:300])["reward"] > 0).all()
 

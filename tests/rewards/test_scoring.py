@@ -188,7 +188,7 @@ def test_what_fails_a_filter_is_not_asked_of_the_costly_ones(asked):
     assert len(asked["half"]) == len(asked["no_oxygen"]) == 6  # the cheap ones hear of all
     for column in ("raw_docking", "score_docking"):
         assert frame[column].isna().tolist() == [True] * 4 + [False] * 2
-    assert (model.failures["docking"].asked, model.failures["docking"].failed) == (2, 0)
+    assert (model.failures["docking"].attempts, model.failures["docking"].failed) == (2, 0)
     model.score(["NC", *FAILING])
     assert len(asked["docking"]) == 2  # nor later
 

@@ -1,14 +1,12 @@
-"""The reward components, one file a family; importing this package registers them all."""
+"""The reward components, one file per family; importing this package registers all of them."""
 
 from chemkl.rewards.components import (  # noqa: F401 - for what they register
-    activity,
-    admet,
-    counts,
+    descriptors,
     docking,
     functions,
     models,
-    physchem,
     programs,
+    published_models,
     shape,
     similarity,
     substructure,
