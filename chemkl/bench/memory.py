@@ -18,7 +18,7 @@ from chemkl.losses import build_objective
 from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
 from chemkl.policies.base import stream
 from chemkl.results import TraceWriter
-from chemkl.training.exploration import Explorer, fitted
+from chemkl.training.exploration import Explorer, fit_forest
 from chemkl.training.filters import build_filter
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, Molecule
@@ -126,13 +126,13 @@ def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
         smiles = [text + atom for atom in atoms for text in scored["canonical_smiles"]][:n]
         rows = pd.DataFrame({"canonical_smiles": smiles, "call": 1, "origin": "policy", "hit": 0})
         rows["reward"] = rng.uniform(0, 1, len(rows))
-        explorer.take_in(rows)
+        explorer.observe(rows)
         explorer.choose(0)  # trains its forest
         paid = dict(zip(rows["canonical_smiles"], rows["reward"], strict=True))
         start = time.process_time()
         explorer.choose(1)
         chosen = time.process_time()
-        fitted(paid, rng)
+        fit_forest(paid, rng)
         costs["choosing"].append((chosen - start) * 1e3)
         costs[FOREST].append((time.process_time() - chosen) * 1e3)
     return costs

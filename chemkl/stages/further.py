@@ -9,16 +9,16 @@ from chemkl.display import standard_output
 from chemkl.processes import handled
 from chemkl.stages.registry import STAGES
 from chemkl.stages.runner import Start, kept_models
-from chemkl.training.ranks import given_to_this
+from chemkl.training.ranks import read_task
 
 
 def main() -> None:
     """Take part."""
-    given = given_to_this()
-    stage = STAGES[given["stage"]]
+    task = read_task()
+    stage = STAGES[task["stage"]]
     with handled():
-        out = Path(given["out"])
-        config = stage.model.model_validate(given["config"], context={"kept": kept_models(out)})
+        out = Path(task["out"])
+        config = stage.model.model_validate(task["config"], context={"kept": kept_models(out)})
         stage.module.work(config, Start(stage, config, out, standard_output()))
 
 

@@ -62,9 +62,9 @@ from chemkl.training.filters import DiversityFilter, build_filter
 from chemkl.training.generators import build_constraint, check_generator, files_of
 from chemkl.training.ledger import Ledger
 from chemkl.training.memory import Memory, Seed, read_seed
-from chemkl.training.posttrain import MOVED, Phase, Posttrain, StepLoader
+from chemkl.training.posttrain import SCHEDULED, Phase, Posttrain, StepLoader
 from chemkl.training.precision import check_precision, settle
-from chemkl.training.ranks import FURTHER, Ranks, is_launched, several
+from chemkl.training.ranks import CHILD_MODULE, Ranks, is_launched, several
 
 AnyConfig = PosttrainConfig | LlmPosttrainConfig
 EVALUATION = "evaluation"
@@ -142,14 +142,14 @@ def work(config: Any, start: Start) -> None:
         saving.run_log = manifest.log
         begun = (parts.prompts, first, past, paid) if goes_on else None
         if goes_on or is_launched():  # then the others wait to be told
-            with training.quiet(), several(trainer, FURTHER, start.told) as ranks:
+            with training.quiet(), several(trainer, CHILD_MODULE, start.told) as ranks:
                 if ranks.gather(begun)[0] is not None:
                     _fit(config, module, reward, ranks, build(saving, *callbacks), first)
         trace.compact()
         about = {key: getattr(manifest, key) for key in ("stage", "run_id", "config_hash")}
         parts.save(manifest, about, module.counts())
         ended_by = parts.limit if module.is_finished else _ended_by(callbacks)
-        ended_by = "budget" if module.ledger.spent else ended_by
+        ended_by = "budget" if module.ledger.is_exhausted else ended_by
         manifest.finish(ended_by=ended_by, results=_results(module, callbacks, ended_by))
     spent = f"{module.ledger.n_calls:,} calls, {module.ledger.n_samples:,} samples"
     start.say(f"ended by {manifest.ended_by}: {spent}", *read_outcome(out, manifest).lines())
@@ -203,7 +203,7 @@ def _further_columns(config: AnyConfig) -> list[str]:
     stages = [] if getattr(config, "stages", None) is None else ["stage", "final_reward"]
     moves = any(stage.target.schedule is not None for stage in config.in_stages)
     explores = [] if getattr(config, "exploration", None) is None else ["origin"]
-    return [*stages, *(MOVED if moves else ()), *explores]
+    return [*stages, *(SCHEDULED if moves else ()), *explores]
 
 
 def _build_module(config: Any, parts: Any, trace: TraceWriter | None) -> Posttrain:
@@ -289,7 +289,7 @@ def _bring_to(
     """Bring weights and ledger to a checkpoint, and remember what was paid beyond."""
     if past is not None:  # first, for the memory asks the filter
         module.ledger.restore(past)
-        module.take_in(past)
+        module.observe(past)
     if first is not None:
         saved = torch.load(first, map_location="cpu", weights_only=True)
         module.load_state_dict(saved["state_dict"])

@@ -35,7 +35,7 @@ from chemkl.stages.runner import Start, kept_models
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import BestWeights, Pretrain, metrics_of
-from chemkl.training.ranks import FURTHER, several
+from chemkl.training.ranks import CHILD_MODULE, several
 
 run = STAGES["pretrain"].run
 
@@ -109,7 +109,7 @@ def work(config: Any, start: Start) -> None:
             step = int(saved["global_step"])
             start.say(f"resumes at step {step}")
             manifest.log.add("resume", steps=step)
-        with several(trainer, FURTHER, start.told) as ranks:
+        with several(trainer, CHILD_MODULE, start.told) as ranks:
             ranks.gather(first)
             ended_by, metrics = _fit(config, parts, start, build, first, manifest.log)
         moved = parts.movement() if parts.movement is not None else {}

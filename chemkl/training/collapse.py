@@ -1,4 +1,4 @@
-"""The collapse alarm of a run: says when the policy repeats itself, or ends the run there."""
+"""The collapse alarm: reports that the policy repeats itself, and may end the run."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,39 +13,39 @@ from chemkl.results.outcome import TEXT_COLUMNS, CollapseEvent, Spread, Watch
 
 
 class CollapseAlarm(Callback):
-    """Watches the rows of a run, tells of a collapse, logs the window, and may end the run.
+    """Reports a collapse and its end, logs the window, and may end the run.
 
-    Rows are taken one by one, so the batch size plays no part.
+    Rows are watched one by one, so the batch size does not matter.
 
     Args:
-        watch: takes in the rows.
-        advice: what may help against a collapse, in words.
-        say: is given each message.
+        watch: detects a collapse from the rows.
+        advice: what may help against a collapse.
+        say: receives each message.
     """
 
     ended_by = "collapse"
-    """What the manifest calls the end of a run that the alarm ended."""
+    """The manifest's `ended_by` of a run that the alarm ended."""
 
     def __init__(self, watch: Watch, advice: Sequence[str], say: Callable[[str], object]) -> None:
         self.watch = watch
         self._alarm, self._config = watch.alarm, watch.config
         self._advice = advice
         self._say = say
-        self._said = 0
+        self._n_reported = 0
 
     @property
     def ends_the_run(self) -> bool:
-        """Whether the run is to end because of a collapse."""
+        """Whether a collapse ends the run."""
         return self._config.action == "stop" and bool(self.watch.events)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What is watched, for the manifest: a mere warning is no part of the config there."""
+        """The settings for the manifest, which omits a mere warning from the config."""
         return self._config.model_dump(mode="json")
 
     @property
     def results(self) -> dict[str, Any]:
-        """What the manifest keeps: when the first collapse was, and what it looked like."""
+        """The first collapse, for the manifest; empty without one."""
         if not self.watch.events:
             return {}
         first = self.watch.events[0]
@@ -63,20 +63,20 @@ class CollapseAlarm(Callback):
         }
 
     def restore(self, rows: pd.DataFrame) -> None:
-        """Take in the rows of an interrupted run; what it told is not told again."""
+        """Watch the rows of an interrupted run without reporting its collapses again."""
         self.watch.add(rows)
-        self._said = len(self.watch.events)
+        self._n_reported = len(self.watch.events)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, _i: int
     ) -> None:
-        """Take in the rows of the step, tell what they brought, log the window, maybe end."""
-        if module.recorded.empty:  # further updates of the step are to come
+        """Watch the rows of the step, report a collapse, log the window, and end the run if set."""
+        if module.recorded.empty:  # not the last update of the step
             return
         self.watch.add(module.recorded)
-        for event in self.watch.events[self._said :]:
+        for event in self.watch.events[self._n_reported :]:
             self._say(self.describe(event))
-        self._said = len(self.watch.events)
+        self._n_reported = len(self.watch.events)
         if self.ends_the_run:
             trainer.should_stop = True
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector sets it
@@ -87,7 +87,7 @@ class CollapseAlarm(Callback):
                 logger.log_metrics(metrics, step=self.watch.step)
 
     def describe(self, event: CollapseEvent) -> str:
-        """Say in words what happened, and what may be done about it."""
+        """Describe a collapse and what may help, or the end of a collapse."""
         at, now = f"step {event.step:,}, call {event.call:,}", event.spread
         over = f"over the last {now.n:,} valid samples ({now.labelled:,} with {self.watch.label})"
         if not event.raised:
@@ -109,7 +109,7 @@ class CollapseAlarm(Callback):
         return " ".join(line for line in lines if line)
 
     def _values(self, spread: Spread) -> dict[str, float | None]:
-        """What is watched, by the names that metrics and results have."""
+        """Return the watched values by the names of metrics and results."""
         return {
             "top_share": spread.top_share,
             "duplicate_rate": spread.duplicate_rate,
@@ -117,39 +117,39 @@ class CollapseAlarm(Callback):
         }
 
     def _in_words(self, spread: Spread, reached: Sequence[str] = ()) -> str:
-        """For example: top_share 0.312 (limit 0.3 reached), duplicate_rate 0.120."""
+        """Format the values: `top_share 0.312 (limit 0.3 reached), duplicate_rate 0.120`."""
         words = []
         limits = ("top_share", "duplicate_rate", "effective_scaffolds")
         for (name, value), limit in zip(self._values(spread).items(), limits, strict=True):
-            shown = "undefined" if value is None else f"{value:,.3f}"
+            text = "undefined" if value is None else f"{value:,.3f}"
             end = f" (limit {getattr(self._config, limit):g} reached)" if limit in reached else ""
-            words.append(f"{name} {shown}{end}")
+            words.append(f"{name} {text}{end}")
         return ", ".join(words)
 
 
 def build_alarm(
     config: PosttrainConfig | LlmPosttrainConfig, say: Callable[[str], object]
 ) -> CollapseAlarm | None:
-    """Build the alarm of a run, of molecules or of texts; None where nothing is watched."""
+    """Build the alarm of a run of molecules or of texts; None if it has no alarm."""
     callbacks = config if isinstance(config, LlmPosttrainConfig) else config.callbacks
-    watched = callbacks.collapse
-    if watched is None:
+    settings = callbacks.collapse
+    if settings is None:
         return None
-    watch = Watch(watched) if _of_molecules(config) else Watch(watched, *TEXT_COLUMNS)
+    watch = Watch(settings) if _samples_molecules(config) else Watch(settings, *TEXT_COLUMNS)
     return CollapseAlarm(watch, advice(config), say)
 
 
-def _of_molecules(config: PosttrainConfig | LlmPosttrainConfig) -> bool:
+def _samples_molecules(config: PosttrainConfig | LlmPosttrainConfig) -> bool:
     return isinstance(config, PosttrainConfig) or config.reward.kind == "smiles"
 
 
 def advice(config: PosttrainConfig | LlmPosttrainConfig) -> list[str]:
-    """What may help a run that collapses, without what it does already."""
+    """Say what may help against a collapse, leaving out what the config does already."""
     lines = []
     if config.estimator.kind == "reinvent":
         lines.append("an estimator with a baseline (rloo or log_variance)")
     if not config.target.has_hits:
         lines.append("target kind mara, which makes all hits equally likely")
-    if _of_molecules(config) and config.diversity_filter is None:
+    if _samples_molecules(config) and config.diversity_filter is None:
         lines.append("diversity_filter: murcko")
     return [*lines, f"a learning_rate below {config.learning_rate:g}"]

@@ -285,7 +285,7 @@ class Curriculum(Callback):
         """Switch ledger and module to the stage of the next step."""
         stage = min(len(self._finished), len(self._stages) - 1)
         self._ledger.begin_stage(stage)
-        module.enter(stage)
+        module.begin_stage(stage)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: Any, _outputs: Any, _batch: Any, _i: int

@@ -1,4 +1,4 @@
-"""Diversity filters: they withdraw the reward of what has been paid often enough."""
+"""Diversity filters: they reduce or withhold the reward of molecules of a full bucket."""
 
 import itertools
 import math
@@ -21,9 +21,8 @@ from chemkl.config.objective import (
 )
 
 NameOfBucket = Callable[[str, str | None, bool], Hashable | None]
-"""Names the bucket of a molecule, given its canonical SMILES and its Bemis-Murcko scaffold (empty:
-acyclic; None: there is none), and whether it may be the first of a bucket that is kept. None: it
-belongs to no bucket, and is paid in full."""
+"""Names the bucket of a molecule from its canonical SMILES, its Bemis-Murcko scaffold (empty if
+acyclic, None if undefined), and whether it may open a new bucket. None: no bucket, full reward."""
 
 PENALTIES: dict[str, Callable[[int, int], float]] = {
     "step": lambda n, bucket: float(n <= bucket),
@@ -34,42 +33,42 @@ PENALTIES: dict[str, Callable[[int, int], float]] = {
         1 + math.erf(math.sqrt(math.pi) / bucket) - math.erf(math.sqrt(math.pi) * n / bucket)
     ),
 }
-"""The share of its reward that the n-th molecule of a bucket is paid, n from 1, by REINVENT4's
-formulas (Svensson et al., arXiv 2410.10431)."""
+"""The share of its reward that the n-th molecule of a bucket keeps, n from 1: REINVENT4's formulas
+(Svensson et al., arXiv 2410.10431)."""
 
 
 class NoFilter:
-    """Pays every molecule in full."""
+    """Pays every molecule its full reward."""
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the rewards as they are."""
+        """Return the rewards unchanged."""
         return rows["reward"].astype(float)
 
-    def number_of(self, _smiles: str) -> int:
-        """There is no bucket."""
+    def bucket_number(self, _smiles: str) -> int:
+        """Return 0: there are no buckets."""
         return 0
 
     def shares(self, number_N: np.ndarray) -> np.ndarray:
-        """Pay in full."""
+        """Return 1 for each bucket."""
         return np.ones(len(number_N))
 
     def next_share(self, _smiles: str) -> float:
-        """Pay in full."""
+        """Return 1."""
         return 1.0
 
 
 class BucketFilter:
-    """Pays the molecules of each bucket less and less, or none after the first so many.
+    """Reduces rewards as the buckets fill: by a penalty, or to 0 after so many molecules.
 
     REINVENT's diversity filters (J. Cheminform. 12, 68 (2020)) with these deviations:
 
-    1. A bucket of 25 pays 25 molecules, not 26, and rows of one batch are taken in order, so that
-       a batch full of one scaffold is not paid as a whole.
-    2. A molecule that is sampled again takes another place in the bucket, and does not get 0 for
-       good: a policy that has collapsed onto one molecule loses its reward too. Without ``repeats``
-       it gets 0, as there.
+    1. A bucket of 25 pays 25 molecules, not 26. Rows of a batch are counted one by one, so a batch
+       of a single scaffold fills its bucket, too.
+    2. A molecule that is sampled again counts again, instead of getting 0 for good: a policy that
+       has collapsed onto one molecule loses its reward as well. With ``repeats: false`` it gets 0,
+       as in REINVENT.
 
-    What counts is the reward as it was earned, not what was left of it.
+    `min_score` applies to the raw reward, not to the filtered one.
     """
 
     def __init__(self, config: FilterConfig) -> None:
@@ -77,12 +76,12 @@ class BucketFilter:
         self._bucket_of = BUCKETS[config.kind](config)
         self._share = PENALTIES[config.penalty]
         self._counts: Counter[Hashable] = Counter()
-        self._numbers: dict[Hashable, int] = {}
-        self._number_of: dict[str, int] = {}
-        self._shares = array("d", [1.0])  # by number of the bucket; the first: of no bucket
+        self._numbers: dict[Hashable, int] = {}  # by bucket
+        self._number_of: dict[str, int] = {}  # by molecule
+        self._shares = array("d", [1.0])  # by number; number 0 stands for no bucket
 
     def __call__(self, rows: pd.DataFrame) -> pd.Series:
-        """Return the filtered reward of each row, in order, and count its molecule."""
+        """Count the molecules of the rows in order, and return their filtered rewards."""
         config, filtered = self._config, rows["reward"].astype(float).tolist()
         texts = zip(rows["canonical_smiles"], rows["scaffold"], strict=True)
         repeat_B = [False] * len(rows) if config.repeats else rows["repeat"].tolist()
@@ -101,7 +100,7 @@ class BucketFilter:
             number = self._numbers.setdefault(bucket, len(self._shares))
             if number == len(self._shares):
                 self._shares.append(1.0)
-            self._number_of[smiles] = number  # also of a repeat: a memory may ask for it
+            self._number_of[smiles] = number  # of a repeat, too: the memory may hold it
             if is_new:
                 self._counts[bucket] += 1
                 share = max(self._share(self._counts[bucket], config.bucket), config.floor)
@@ -109,20 +108,17 @@ class BucketFilter:
                 self._shares[number] = share
         return pd.Series(filtered, rows.index)
 
-    def number_of(self, smiles: str) -> int:
-        """The number of the bucket of a molecule that was counted, by its canonical SMILES, or 0.
-
-        Nothing is counted by asking.
-        """
+    def bucket_number(self, smiles: str) -> int:
+        """Return the bucket number of a canonical SMILES that was counted before, else 0."""
         return self._number_of.get(smiles, 0)
 
     def shares(self, number_N: np.ndarray) -> np.ndarray:
-        """The share of a reward that the newest molecule of each bucket, by number, was paid."""
+        """Return the share of its reward that the newest molecule of each bucket was paid."""
         shares: np.ndarray = np.frombuffer(self._shares)[number_N]
         return shares
 
     def next_share(self, smiles: str) -> float:
-        """The share of its reward that a canonical SMILES would be paid now; nothing is counted."""
+        """Return the share that a canonical SMILES would be paid now, without counting it."""
         try:
             scaffold: str | None = murcko_scaffold(smiles)
         except MoleculeError:
@@ -138,11 +134,11 @@ class BucketFilter:
 
 
 class Spheres:
-    """Names the sphere of a molecule: one outside all that there are is the centre of another.
+    """Assigns molecules to spheres; a molecule outside of all spheres is the centre of a new one.
 
-    Leader clustering, in the order in which molecules come; one within several spheres is of the
-    oldest, so that it stays in its sphere. A search looks at the spheres, not at the molecules, and
-    ends with the block in which it finds one; a sphere takes 2 kB (`chemkl.bench`: filters).
+    Leader clustering in the order of the calls. A molecule within several spheres belongs to the
+    oldest, so its sphere never changes. A search compares with the centres, block by block until
+    the first match; a sphere takes 2 kB (`chemkl.bench`: filters).
 
     Args:
         distance: radius of a sphere, as a Tanimoto distance.
@@ -154,21 +150,22 @@ class Spheres:
     def __init__(self, distance: float, fingerprint: BitFingerprint) -> None:
         self._distance = distance
         self._fingerprint = build_fingerprint(fingerprint)
-        self._known: dict[str, int | str] = {}
+        self._spheres: dict[str, int | str] = {}
         self.n_spheres = 0
         self._blocks: list[tuple[np.ndarray, np.ndarray]] = []
-        """For each block of centres their bits, (2048, BLOCK) of 0 and 1, and how many are on."""
+        """For each block of centres their bits, (2048, BLOCK) of 0 and 1, and the counts of 1."""
 
     def __call__(self, smiles: str, *, keep: bool = True) -> int | str:
-        """The number of a molecule's sphere; itself where it has no fingerprint.
+        """Return the number of a molecule's sphere, or the SMILES itself if it has no fingerprint.
 
-        Without `keep` also where it is outside all spheres, and it is not remembered.
+        Without `keep` nothing is stored, and the SMILES is also returned for a molecule outside of
+        all spheres.
         """
-        if smiles in self._known:
-            return self._known[smiles]
+        if smiles in self._spheres:
+            return self._spheres[smiles]
         sphere = self._find(smiles, keep=keep)
         if keep:
-            self._known[smiles] = sphere
+            self._spheres[smiles] = sphere
         return sphere
 
     def _find(self, smiles: str, *, keep: bool) -> int | str:
@@ -200,7 +197,7 @@ class Spheres:
 
 
 def _generic(smiles: str, scaffold: str | None, _keep: bool) -> str | None:
-    """The generic scaffold; the scaffold where RDKit makes none of it."""
+    """Return the generic scaffold, or the scaffold itself if RDKit cannot make it generic."""
     generic = generic_scaffold(smiles) if scaffold else None
     return scaffold if generic is None else generic
 
@@ -222,13 +219,13 @@ BUCKETS: dict[str, Callable[[Any], NameOfBucket]] = {
     "molecule_similarity": _similar_molecules,
     "same_smiles": lambda _: lambda smiles, _scaffold, _keep: smiles,
 }
-"""How each kind of filter, given its settings, names the buckets of molecules."""
+"""Makes the function that names buckets from the settings of each kind of filter."""
 
 
 DiversityFilter = NoFilter | BucketFilter
-"""Turns rows into their filtered rewards; its state is a function of the rows seen so far."""
+"""Turns rows into filtered rewards; its state is a function of the rows so far."""
 
 
 def build_filter(config: FilterConfig | None) -> DiversityFilter:
-    """Build the filter of a config; None pays everything."""
+    """Build the filter of a config; None: no filter."""
     return BucketFilter(config) if config else NoFilter()

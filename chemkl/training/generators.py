@@ -1,4 +1,4 @@
-"""Generators that hold a part fixed, built from the settings of `chemkl.config.posttrain`."""
+"""Constraints that keep a part of each molecule fixed, built from `chemkl.config.posttrain`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,23 +15,23 @@ AnyGenerator = DecorateConfig | LinkConfig | AnaloguesConfig
 
 
 def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Lead]:
-    """Read the parts that molecules must hold.
+    """Read the parts that molecules must contain.
 
     Raises:
-        InputError: a line for each that is none, or one for each that stands twice.
+        InputError: a line for each invalid or repeated part.
     """
-    named: list[tuple[str, Any]]
+    raw_parts: list[tuple[str, Any]]
     if isinstance(config.parts, Path):
         place = f"generator.{config.key}: {config.parts}"
-        lines = [(line.number, line.smiles or "") for line in MoleculeFile(config.parts)]
-        named = [(f"{place}:{number}", smiles) for number, smiles in lines]
+        file = MoleculeFile(config.parts)
+        raw_parts = [(f"{place}:{line.number}", line.smiles or "") for line in file]
     else:
-        named = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]
+        raw_parts = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]
     parts: list[Scaffold | Pair | Lead] = []
     problems: list[str] = []
-    for key, given in named:
+    for key, raw_part in raw_parts:
         try:
-            parts.append(_read(config, given, key))
+            parts.append(_parse(config, raw_part, key))
         except InputError as error:
             problems.append(f"{key}: {error}")
     names = [part.name for part in parts]
@@ -40,21 +40,21 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Lead]:
         for i, part in enumerate(parts)
         if part.name in names[:i]
     ]
-    if not named:
+    if not raw_parts:
         problems.append(f"generator.{config.key}: {config.parts} is empty; give one part or more")
-    if config.per_step and config.per_step > len(named):
-        text = f"{config.per_step} is more than there are parts: {len(named)}"
+    if config.per_step and config.per_step > len(raw_parts):
+        text = f"{config.per_step} is more than there are parts: {len(raw_parts)}"
         problems.append(f"generator.per_step: {text}")
     InputError.refuse(problems)
     return parts
 
 
-def _read(config: AnyGenerator, given: Any, key: str) -> Scaffold | Pair | Lead:
+def _parse(config: AnyGenerator, part: Any, key: str) -> Scaffold | Pair | Lead:
     if isinstance(config, DecorateConfig):
-        return Scaffold(given, key)
+        return Scaffold(part, key)
     if isinstance(config, AnaloguesConfig):
-        return Lead(given, key, config.keep, config.mutants)
-    fragments = given.split("|") if isinstance(given, str) else given
+        return Lead(part, key, config.keep, config.mutants)
+    fragments = part.split("|") if isinstance(part, str) else part
     if len(fragments) != 2:
         raise InputError(
             f"{'|'.join(fragments)}: {len(fragments)} fragment{'s' * (len(fragments) > 1)}, not a "
@@ -64,12 +64,12 @@ def _read(config: AnyGenerator, given: Any, key: str) -> Scaffold | Pair | Lead:
 
 
 def build_constraint(config: AnyGenerator, chooser: Policy, seed: int) -> Constraint:
-    """Read the parts, and draw what to begin with.
+    """Build the constraint of a run.
 
     Args:
         config: the settings.
         chooser: the frozen model that chooses between spellings.
-        seed: of the run.
+        seed: seed of the run.
     """
     return Constraint(
         read_parts(config),
@@ -81,14 +81,20 @@ def build_constraint(config: AnyGenerator, chooser: Policy, seed: int) -> Constr
 
 
 def files_of(config: AnyGenerator | None) -> dict[str, Path]:
-    """Return the file of the parts by its role, if there is one."""
+    """Return the file of the parts by its role in the manifest, if there is one."""
     return {config.key: config.parts} if config and isinstance(config.parts, Path) else {}
 
 
 def check_generator(
     config: AnyGenerator, prior: Path | None, batch_size: int | None, estimators: Sequence[str]
 ) -> None:
-    """Look whether the parts can be read, and written by a prior; None: that is not known.
+    """Check that the parts can be read, fit the batch, and can be written by the prior.
+
+    Args:
+        config: the settings.
+        prior: file of the prior; None: not checked.
+        batch_size: rows of a step; None: not checked.
+        estimators: names of the estimators of all stages.
 
     Raises:
         InputError: a line for each problem.

@@ -1,6 +1,6 @@
-"""The ledger of a run: scores samples, counts oracle calls, and stops the spending at the budget.
+"""The ledger of a run: it scores samples, counts oracle calls and enforces the budget.
 
-Its whole state is a function of the rows of the trace, so a resumed run rebuilds it from there.
+Its state is a function of the rows of the trace, so a resumed run rebuilds it from them.
 """
 
 import math
@@ -21,60 +21,60 @@ from chemkl.rewards.scoring import Term, values_of
 from chemkl.training.filters import DiversityFilter
 
 Kind = Literal["sampled", "explored", "seed"]
-"""By whom a rollout is: the policy, exploration, or the file that a memory begins with."""
+"""The source of a rollout: the policy, exploration, or the seed file of a memory."""
 
 
 class BaseLedger(ABC):
-    """Turns a rollout into rows: scored, counted and filtered.
+    """Turns a rollout into rows: scored, counted and filtered for diversity.
 
-    A kind of ledger says how a rollout is scored and by what identity a row is paid once.
+    Subclasses define how a rollout is scored, and the identity by which a row costs one call.
 
     Args:
-        diversity_filter: withdraws rewards of what has been paid too often.
-        budget: oracle calls that may be spent; infinity: any number.
+        diversity_filter: withholds rewards of what has been rewarded too often.
+        budget: oracle calls that the run may spend; infinity: no limit.
     """
 
     def __init__(self, diversity_filter: DiversityFilter, budget: float = math.inf) -> None:
         self.filter = diversity_filter
         self.filters: Sequence[DiversityFilter] = [diversity_filter]
-        """By stage of the run; one object for stages whose filter goes on."""
+        """By stage of the run; consecutive stages that keep their filter share one object."""
         self._budget = budget
         self._paid: set[Hashable] = set()
         self.n_samples = 0
 
     @property
-    def waits(self) -> bool:
-        """Whether this process has nothing to do while a batch is scored: others score it."""
+    def has_workers(self) -> bool:
+        """Whether worker processes score, so that this one is free meanwhile."""
         return False
 
     @property
     def n_calls(self) -> int:
-        """Oracle calls spent: distinct valid rows scored."""
+        """Oracle calls so far: the distinct valid rows that were scored."""
         return len(self._paid)
 
     @property
-    def spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether the budget is used up."""
         return self.n_calls >= self._budget
 
     def affordable(self, rollout: Rollout) -> Rollout:
-        """Cut a rollout before the first row that would overspend the budget; nothing is scored."""
-        left = self._budget - self.n_calls
-        if left >= len(rollout):
+        """Cut a rollout before the first row that would exceed the budget; score nothing."""
+        n_calls_left = self._budget - self.n_calls
+        if n_calls_left >= len(rollout):
             return rollout
         new: set[Hashable] = set()
         for n, identity in enumerate(self.identify(rollout)):
             if identity is not None and identity not in self._paid:
                 new.add(identity)
-            if len(new) > left:
+            if len(new) > n_calls_left:
                 return rollout.head(n)
         return rollout
 
     def enter(self, step: int, rollout: Rollout, *, kind: Kind = "sampled") -> pd.DataFrame:
         """Score a rollout and return its rows, with the trace's columns up to the rewards.
 
-        Each kind costs its calls; only what was sampled counts as samples, and a seed alone takes
-        no place in the filter.
+        Rows of every kind cost calls. Only sampled rows count as samples, and the filter does not
+        count seeds.
         """
         rows = self.score(rollout)
         rows.insert(0, "step", step)
@@ -95,33 +95,34 @@ class BaseLedger(ABC):
         return rows
 
     def restore(self, trace: pd.DataFrame) -> None:
-        """Continue from the rows of an interrupted run; of the memory's only seeds have a call."""
+        """Continue from the rows of an interrupted run."""
         new = new_rows(trace)
-        for stage, withdraws in enumerate(self.filters, start=1):
-            withdraws(new[new["stage"] == stage] if "stage" in new else new)
+        for stage, diversity_filter in enumerate(self.filters, start=1):
+            diversity_filter(new[new["stage"] == stage] if "stage" in new else new)
         self.n_samples = len(sampled_rows(trace))
-        own = trace[~trace["is_replay"].astype(bool) | trace["call"].notna()]
-        self.remember(own)
-        self._paid = {identity for identity in self.identities(own) if identity is not None}
+        # replayed rows are left out, but for scored seeds: only these have a call
+        scored = trace[~trace["is_replay"].astype(bool) | trace["call"].notna()]
+        self.remember(scored)
+        self._paid = {identity for identity in self.identities(scored) if identity is not None}
 
     @abstractmethod
     def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:
-        """The identities of rows before they are scored, as `identities` gives them after it."""
+        """Return the identities of rows before scoring, equal to those of `identities` after it."""
 
     @abstractmethod
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """By what each row costs one call in the run; None: it is not valid and costs none."""
+        """Return the identity by which each row costs one call; None: invalid, costs no call."""
 
     @abstractmethod
     def score(self, rollout: Rollout) -> pd.DataFrame:
-        """Score a rollout: a row for each of its rows, from the text to the raw reward."""
+        """Score a rollout; return one row for each sequence, from its text to its raw reward."""
 
     @abstractmethod
     def remember(self, rows: pd.DataFrame) -> None:
-        """Read back the paid rewards of rows, so that nothing is scored twice."""
+        """Cache the rewards of rows that were scored before, so that they are not scored again."""
 
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return the rates of a batch, and ``hits/`` with what the rows look like that are hits."""
+        """Return the rates of a batch, and the means of `describe_hits` as ``hits/``."""
         valid = [identity for identity in self.identities(rows) if identity is not None]
         hits = describe_hits(rows[hit])
         return {
@@ -136,9 +137,10 @@ class BaseLedger(ABC):
 
 
 class Ledger(BaseLedger):
-    """The ledger of molecules; a canonical SMILES is paid once by each reward.
+    """The ledger of molecules; a canonical SMILES costs one call for each reward.
 
-    With the names of parts that molecules must hold, rows have the columns of answers to prompts.
+    With `parts`, the names of the parts that molecules must contain, rows have the columns of
+    answers to prompts.
     """
 
     def __init__(
@@ -151,25 +153,25 @@ class Ledger(BaseLedger):
         super().__init__(diversity_filter, budget)
         self._reward = reward
         self.rewards: Sequence[RewardModel] = [reward]
-        """By stage of the run, as the filters."""
+        """By stage of the run, like the filters."""
         self._parts = parts
 
     @property
-    def waits(self) -> bool:
+    def has_workers(self) -> bool:
         """Whether worker processes score."""
         return self._reward.has_workers
 
     @property
     def most_atoms(self) -> int:
-        """Heavy atoms of the largest molecule that is scored."""
+        """The most heavy atoms that a molecule may have to be scored."""
         return self._reward.config.max_atoms
 
     def has_paid(self, smiles: str) -> bool:
-        """Whether a call was spent on a canonical SMILES under the reward of today."""
+        """Whether a call was spent on a canonical SMILES under the current reward."""
         return (self._reward, smiles) in self._paid
 
     def identify(self, rollout: Rollout) -> Sequence[Hashable | None]:
-        """The reward and the canonical SMILES; a truncated row is invalid."""
+        """Return pairs (reward model, canonical SMILES); a truncated row is invalid."""
         texts = [
             None if problem else canonicalise(smiles, max_atoms=self.most_atoms)
             for smiles, problem in zip(rollout.smiles, _problems(rollout), strict=True)
@@ -177,13 +179,13 @@ class Ledger(BaseLedger):
         return [None if text is None else (self._reward, text) for text in texts]
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """The same of rows that have been scored."""
+        """Return pairs (reward model, canonical SMILES) of scored rows."""
         stages = rows["stage"] if "stage" in rows else [1] * len(rows)
         pairs = zip(rows["canonical_smiles"], stages, strict=True)
         return [(self.rewards[n - 1], s) if isinstance(s, str) else None for s, n in pairs]
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
-        """Score a rollout; a truncated row, or one without its part, is invalid."""
+        """Score a rollout; a row that is truncated, or lacks its part, is invalid."""
         smiles = pd.Series(rollout.smiles, dtype=object)
         problems = pd.Series(_problems(rollout), dtype=object)
         complete = problems.isna().to_numpy()
@@ -202,18 +204,18 @@ class Ledger(BaseLedger):
         return rows
 
     def remember(self, rows: pd.DataFrame) -> None:
-        """Read back what each reward has paid, so that nothing is scored twice."""
+        """Cache the rewards of scored rows in the reward model of their stage."""
         for stage, reward in enumerate(self.rewards, start=1):
             reward.remember(rows[rows["stage"] == stage] if "stage" in rows else rows)
 
     def describe(self, rows: pd.DataFrame, hit: np.ndarray) -> dict[str, float]:
-        """Return the rates of a batch, canonical_rate among them."""
-        spelled = float((rows["smiles"] == rows["canonical_smiles"]).mean())
-        return {**super().describe(rows, hit), "canonical_rate": spelled}
+        """Return the metrics of `BaseLedger.describe`, and canonical_rate."""
+        rate = float((rows["smiles"] == rows["canonical_smiles"]).mean())
+        return {**super().describe(rows, hit), "canonical_rate": rate}
 
 
 def _problems(rollout: Rollout) -> list[str | None]:
-    """Why rows are invalid whatever their text; None: they may be valid."""
+    """Say why rows are invalid before their text is read; None: a row may be valid."""
     cut_off = rollout.truncated.tolist()
     if rollout.written is None:
         n_tokens = int(rollout.tokens.shape[1]) - 1
@@ -223,10 +225,10 @@ def _problems(rollout: Rollout) -> list[str | None]:
 
 
 def describe_hits(hits: pd.DataFrame) -> dict[str, float]:
-    """Return means over hits: n_tokens, heavy_atoms, sa_score (1 easy to 10 hard), or NaN.
+    """Return means over hits: n_tokens, heavy_atoms, sa_score (1 easy to 10 hard); NaN without any.
 
-    The last two are over distinct molecules; one that RDKit cannot read or score is left out, as
-    are invalid rows (canonical_smiles missing), which are hits where tau is 0 or below.
+    heavy_atoms and sa_score are means over distinct molecules, without those that RDKit cannot read
+    or score and without invalid rows, which are hits where tau is 0 or below.
     """
     sa_score = Term("sa_score", 1.0, find_component("sa_score").build({}), float)
     molecules = hits["canonical_smiles"].dropna().unique()

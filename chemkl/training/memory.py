@@ -1,6 +1,6 @@
-"""The memory of a run: molecules that it has found, of which some are learnt from again each step.
+"""The replay memory: molecules that a run has found, some of which join each batch again.
 
-Legend: N molecules of the memory; M drawn ones.
+Legend: N molecules of the memory; M molecules that join a batch.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,47 +23,44 @@ from chemkl.training.filters import DiversityFilter
 
 
 class Molecule(NamedTuple):
-    """A molecule of the memory. Rewards and log-probabilities are raw, targets are not kept."""
+    """A molecule of the memory, with its raw reward and log-probabilities."""
 
     smiles: str  # as it was spelled
     canonical: str
-    scaffold: str  # Bemis-Murcko; empty: acyclic, or there is none
+    scaffold: str  # Bemis-Murcko; empty if acyclic or undefined
     reward: float
-    logp_ref: float  # of the sequence of tokens, or of the molecule (its canonical spelling)
-    origin: str  # "policy", or who else proposed it
+    logp_ref: float  # of the token sequence, or of the molecule (its canonical spelling)
+    origin: str  # "policy", "seed", or the operator of exploration
     tokens: tuple[int, ...]  # start and end token included
-    logp_policy: float = 0.0  # of the policy that sampled it, as it was then; 0: none has
+    logp_policy: float = 0.0  # under the policy that sampled it; 0 if no policy has
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Molecules that join a batch of one step, with what they are paid today.
-
-    First those that exploration has found in this step, then those drawn from the memory.
-    """
+class Extras:
+    """Molecules that join the batch of a step: explored ones first, then replayed ones."""
 
     molecules: Sequence[Molecule]
     reward: Tensor  # float64_M: after the diversity filter
     chance: Tensor
-    """With which chance the memory would have given each sampled row, then each drawn one:
-    float64, 0 for what is not in the memory."""
+    """The chance of the memory to draw each sampled row, then each extra molecule: float64, 0 for
+    molecules that are not in the memory."""
     explored: pd.DataFrame = field(default_factory=pd.DataFrame)
-    """The rows of those that exploration has found, up to the rewards."""
+    """The rows of the explored molecules, up to the rewards."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of molecules."""
         return len(self.molecules)
 
-    def after(self, molecules: Sequence[Molecule], rows: pd.DataFrame) -> "Drawn":
-        """Put explored ones, of these rows, before them: they join this batch for certain."""
-        at = len(self.chance) - len(self)
-        chances = self.chance[:at], torch.ones(len(molecules)).double(), self.chance[at:]
+    def with_explored(self, molecules: Sequence[Molecule], rows: pd.DataFrame) -> "Extras":
+        """Put explored molecules first; they join this batch with chance 1."""
+        n_sampled = len(self.chance) - len(self)
+        sampled, replayed = self.chance[:n_sampled], self.chance[n_sampled:]
         reward = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
         return replace(
             self,
             molecules=[*molecules, *self.molecules],
             reward=torch.cat([reward, self.reward]),
-            chance=torch.cat(chances),
+            chance=torch.cat([sampled, torch.ones(len(molecules)).double(), replayed]),
             explored=rows,
         )
 
@@ -84,22 +81,22 @@ class Drawn:
 
 
 class Memory:
-    """Keeps each molecule once, by its canonical SMILES, and draws some for a step.
+    """Keeps each molecule once, by its canonical SMILES, and draws some for each step.
 
-    What a molecule is paid is asked of the diversity filter of the run when it is drawn: the share
-    of its reward that the newest molecule of its bucket was paid. So a hit is replayed until the
-    policy fills its neighbourhood, and one that the policy has never sampled is paid in full. All
-    draws and purges are a function of seed, step and what was added; every process of a run does
-    the same, so that there is one memory.
+    When a molecule is drawn, its reward is multiplied by the share that the diversity filter paid
+    the newest molecule of its bucket. So a hit is replayed until the policy has filled its bucket,
+    and a molecule that the policy has never sampled has its full reward. All draws and purges are a
+    function of the seed, the step and the added molecules; every process of a run makes the same
+    ones.
 
     Args:
         config: capacity, draws and purges.
-        diversity_filter: that of the run.
-        rows: molecules that are drawn for a step.
-        tau: reward from which on a molecule is a hit; None: the target has no constant one (it is
-            set where a schedule moves it; see ``saw_hits``), or no hits at all.
-        has_hits: whether the target tells hits from others.
-        seed: of the run.
+        diversity_filter: the filter of the run.
+        rows: molecules to draw for a step.
+        tau: lowest reward of a hit; None if the target has no constant tau (a schedule sets it, or
+            ``observe_hits``) or no hits.
+        has_hits: whether the target distinguishes hits.
+        seed: seed of the run.
     """
 
     def __init__(
@@ -114,47 +111,51 @@ class Memory:
     ) -> None:
         self._config, self._filter, self._seed = config, diversity_filter, seed
         self._rows, self._has_hits = rows, has_hits
-        self._constant = self.tau = tau
+        self.tau = tau
+        self._tau_is_constant = tau is not None
         self._molecules: list[Molecule] = []
         self._place: dict[str, int] = {}
         self._scaffolds: dict[str, int] = {}
-        self._repeats: set[str] = set()  # those of the newest batch
+        self._repeats: set[str] = set()  # of the latest batch
         self._n_added = 0
         self._columns = {name: np.zeros(64, kind) for name, kind in _COLUMNS.items()}
 
     def __len__(self) -> int:
-        """Return how many molecules there are."""
+        """Return the number of molecules."""
         return len(self._molecules)
 
     def __contains__(self, canonical: object) -> bool:
-        """Whether it has a molecule, by its canonical SMILES."""
+        """Whether a canonical SMILES is in the memory."""
         return canonical in self._place
 
     @property
     def molecules(self) -> Sequence[Molecule]:
-        """All of them."""
+        """All molecules."""
         return self._molecules
 
-    def paid(self) -> np.ndarray:
-        """What each molecule is paid today: float64_N."""
-        paid_N: np.ndarray = self._column("reward") * self._filter.shares(self._column("bucket"))
-        return paid_N
+    def filtered_rewards(self) -> np.ndarray:
+        """Return the current reward of each molecule after the diversity filter: float64_N."""
+        reward_N: np.ndarray = self._column("reward") * self._filter.shares(self._column("bucket"))
+        return reward_N
 
     def best(self, n: int) -> list[str]:
-        """Canonical SMILES of the n that are paid most today, of equal ones the oldest first."""
-        paid_N = self.paid()
-        order_N = np.lexsort((self._column("added"), -paid_N))[:n]
-        return [self._molecules[at].canonical for at in order_N if paid_N[at] > 0]
+        """Return the canonical SMILES of the n highest filtered rewards, the oldest of a tie first.
 
-    def saw_hits(self, reward_H: Sequence[float]) -> None:
-        """Take the lowest reward of the newest hits for tau, where the target has a quantile."""
-        if self._constant is None and len(reward_H):
+        Molecules without any reward left are not among them.
+        """
+        reward_N = self.filtered_rewards()
+        order_N = np.lexsort((self._column("added"), -reward_N))[:n]
+        return [self._molecules[place].canonical for place in order_N if reward_N[place] > 0]
+
+    def observe_hits(self, reward_H: Sequence[float]) -> None:
+        """Set tau to the lowest reward of the latest hits, if the target has no constant tau."""
+        if not self._tau_is_constant and len(reward_H):
             self.tau = float(min(reward_H))
 
-    def see_repeats(self, canonical: Iterable[str]) -> None:
-        """Let go of what a batch repeats, by canonical SMILES, if the config asks for that.
+    def drop_repeats(self, canonical: Iterable[str]) -> None:
+        """Remove the molecules that a batch repeats, if the config has `repeats: false`.
 
-        `add` does not take it in again in this step, and later every row of it is a repeat.
+        `add` skips them in this step, and in later steps every row of them is a repeat again.
         """
         if not self._config.repeats:
             self._repeats = set(canonical)
@@ -162,46 +163,45 @@ class Memory:
             self._remove(np.array(places))
 
     def add(self, molecules: Iterable[Molecule]) -> None:
-        """Take molecules in, each once; then let go of what the purge rules say."""
+        """Add molecules, each once; then remove some by the purge rules."""
         for molecule in molecules:
             if molecule.canonical in self._repeats:
                 continue
-            bucket = self._filter.number_of(molecule.canonical)
+            bucket = self._filter.bucket_number(molecule.canonical)
             place = self._place.get(molecule.canonical)
             if place is not None:
-                self._columns["bucket"][place] = (
-                    bucket  # it may have been sampled for the first time
-                )
+                self._columns["bucket"][place] = bucket  # set once the policy has sampled it
             elif self._config.purge != "none" or len(self) < self._config.capacity:
                 self._append(molecule, bucket, self._n_added)
                 self._n_added += 1
         if self._config.selective:
-            self._remove(np.flatnonzero((self.paid() <= 0) & (self._column("reward") > 0)))
+            is_withheld_N = (self.filtered_rewards() <= 0) & (self._column("reward") > 0)
+            self._remove(np.flatnonzero(is_withheld_N))
         excess = len(self) - self._config.capacity
         if excess > 0:
-            self._remove(self._least(excess))
+            self._remove(self._to_purge(excess))
 
     def draw(
         self, step: int, canonical: Iterable[str | None] = (), token_BT: Tensor | None = None
-    ) -> Drawn:
-        """Draw molecules to join a batch, none twice; all that can be drawn if they are too few.
+    ) -> Extras:
+        """Draw distinct molecules to join a batch; all eligible ones if there are too few.
 
-        Systematic sampling (Madow 1949): each molecule is drawn with a chance in proportion to its
-        weight, or certainly where that is above 1, exactly. With the canonical SMILES of a batch
-        and its token_BT, the chances of its rows come first.
+        Systematic sampling (Madow 1949): the chance of each molecule is exactly proportional to its
+        weight, or 1 if that would be above 1. Given a batch (its canonical SMILES and token_BT),
+        the result also has the chance of the memory to draw each of its rows.
         """
-        paid_N = self.paid()
-        chance_N = inclusion(self._weights(paid_N), self._rows)
-        numbers = step_rng(self._seed, step, "memory")
-        order_N = numbers.permutation(len(self))
-        upto_N = chance_N[order_N].cumsum()
-        n = round(float(upto_N[-1])) if len(self) else 0
-        at = np.searchsorted(upto_N, numbers.random() + np.arange(n), side="right")
-        drawn = np.unique(order_N[np.minimum(at, len(self) - 1)])
-        chosen = [self._molecules[place] for place in drawn]
-        chance = [] if token_BT is None else self._chances(canonical, token_BT, chance_N)
-        both = torch.tensor([*chance, *chance_N[drawn].tolist()], dtype=torch.float64)
-        return Drawn(chosen, torch.from_numpy(paid_N[drawn]), both)
+        reward_N = self.filtered_rewards()
+        chance_N = inclusion_chances(self._weights(reward_N), self._rows)
+        rng = step_rng(self._seed, step, "memory")
+        order_N = rng.permutation(len(self))
+        cumulative_N = chance_N[order_N].cumsum()
+        n = round(float(cumulative_N[-1])) if len(self) else 0
+        at = np.searchsorted(cumulative_N, rng.random() + np.arange(n), side="right")
+        places = np.unique(order_N[np.minimum(at, len(self) - 1)])
+        molecules = [self._molecules[place] for place in places]
+        of_batch = [] if token_BT is None else self._chances(canonical, token_BT, chance_N)
+        chances = torch.tensor([*of_batch, *chance_N[places].tolist()], dtype=torch.float64)
+        return Extras(molecules, torch.from_numpy(reward_N[places]), chances)
 
     def _chances(
         self, canonical: Iterable[str | None], token_BT: Tensor, chance_N: np.ndarray
@@ -209,44 +209,44 @@ class Memory:
         chances = []
         for name, ids in zip(canonical, token_BT.tolist(), strict=True):
             place = self._place.get(name) if isinstance(name, str) else None
-            own = () if place is None else self._molecules[place].tokens
-            # another spelling, or the same in other tokens, is not what the memory would give
-            is_same = place is not None and tuple(ids[: len(own)]) == own
+            tokens = () if place is None else self._molecules[place].tokens
+            # the memory would not draw another spelling, or the same one in other tokens
+            is_same = place is not None and tuple(ids[: len(tokens)]) == tokens
             chances.append(float(chance_N[place]) if is_same else 0.0)
         return chances
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it but what follows from the filter, for a checkpoint."""
+        """Return everything but what follows from the filter, for a checkpoint."""
 
         def values(name: str) -> list[Any]:
-            return [getattr(one, name) for one in self._molecules]
+            return [getattr(molecule, name) for molecule in self._molecules]
 
-        tokens = [torch.tensor(one.tokens, dtype=torch.int32) for one in self._molecules]
+        tokens = [torch.tensor(ids, dtype=torch.int32) for ids in values("tokens")]
         return {
             **{name: values(name) for name in ("smiles", "canonical", "scaffold", "origin")},
-            "scaffolds": list(self._scaffolds),  # their numbers decide between equals
+            "scaffolds": list(self._scaffolds),  # their numbers break ties
             **{name: torch.tensor(values(name), dtype=torch.float64) for name in _LOGPS},
             "reward": torch.from_numpy(self._column("reward").copy()),
             "added": torch.from_numpy(self._column("added").copy()),
             "tokens": torch.cat(tokens) if tokens else torch.zeros(0, dtype=torch.int32),
-            "n_tokens": torch.tensor([len(one) for one in tokens]),
+            "n_tokens": torch.tensor([len(ids) for ids in tokens]),
             "n_added": self._n_added,
             "tau": self.tau,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with a saved memory; the filter has taken in the rows of the run before."""
+        """Continue with a saved memory; the filter must have been restored before."""
         self._molecules, self._place = [], {}
         self._scaffolds = {name: number for number, name in enumerate(state["scaffolds"])}
         tokens = state["tokens"].split(state["n_tokens"].tolist())
         state = {**state, "tokens": [tuple(row.tolist()) for row in tokens]}
-        # a checkpoint of an earlier version knows no logp_policy, and its run needs none
+        # checkpoints of earlier versions have no logp_policy, and their runs do not use it
         state = {"logp_policy": torch.zeros(len(tokens)), **state}
         columns = [state[name] for name in Molecule._fields]
-        values = [each.tolist() if isinstance(each, Tensor) else each for each in columns]
-        molecules = map(Molecule._make, zip(*values, strict=True))
+        columns = [c.tolist() if isinstance(c, Tensor) else c for c in columns]
+        molecules = map(Molecule._make, zip(*columns, strict=True))
         for molecule, added in zip(molecules, state["added"].tolist(), strict=True):
-            self._append(molecule, self._filter.number_of(molecule.canonical), added)
+            self._append(molecule, self._filter.bucket_number(molecule.canonical), added)
         self._n_added, self.tau = state["n_added"], state["tau"]
 
     def _column(self, name: str) -> np.ndarray:
@@ -265,7 +265,7 @@ class Memory:
             self._columns[name][place] = value
 
     def _remove(self, places: np.ndarray) -> None:
-        """Let go of molecules; the last ones take their places."""
+        """Remove molecules; the last ones move to their places."""
         for place in sorted(places.tolist(), reverse=True):
             last = len(self) - 1
             del self._place[self._molecules[place].canonical]
@@ -276,62 +276,62 @@ class Memory:
                     column[place] = column[last]
             self._molecules.pop()
 
-    def _least(self, n: int) -> np.ndarray:
-        """The places of the n molecules that leave first; of equal ones the oldest."""
+    def _to_purge(self, n: int) -> np.ndarray:
+        """Return the places of the n molecules to remove; the oldest of a tie first."""
         added_N, reward_N = self._column("added"), self._column("reward")
         if self._config.purge == "oldest":
             return np.argsort(added_N)[:n]
         worst_N = np.lexsort((added_N, reward_N))
         if self._config.purge != "scaffold":
             return worst_N[:n]
-        scaffold_N, leaving = self._column("scaffold"), []
-        crowd = np.bincount(scaffold_N)
+        scaffold_N, places = self._column("scaffold"), []
+        counts = np.bincount(scaffold_N)
         members: dict[int, list[int]] = {}
         for _ in range(n):
-            fullest = int(crowd.argmax())
-            crowd[fullest] -= 1
-            if fullest not in members:
-                members[fullest] = worst_N[scaffold_N[worst_N] == fullest][::-1].tolist()
-            leaving.append(members[fullest].pop())
-        return np.array(leaving)
+            largest = int(counts.argmax())
+            counts[largest] -= 1
+            if largest not in members:
+                members[largest] = worst_N[scaffold_N[worst_N] == largest][::-1].tolist()
+            places.append(members[largest].pop())
+        return np.array(places)
 
-    def _weights(self, paid_N: np.ndarray) -> np.ndarray:
-        """What the chance of each molecule is in proportion to."""
+    def _weights(self, reward_N: np.ndarray) -> np.ndarray:
+        """Return the weights of the draw, given the filtered rewards."""
         draw = self._config.draw
         if draw == "reward":
-            return paid_N.clip(min=0.0)
+            return reward_N.clip(min=0.0)
         if draw == "rank":
             rank_N = np.empty(len(self))
-            rank_N[np.lexsort((self._column("added"), -paid_N))] = np.arange(1, len(self) + 1)
+            rank_N[np.lexsort((self._column("added"), -reward_N))] = np.arange(1, len(self) + 1)
             return 1 / rank_N
         if draw == "uniform":
             return np.ones(len(self))
         hit_N = np.ones(len(self), dtype=bool)
         if self._has_hits:
-            hit_N = paid_N >= (np.inf if self.tau is None else self.tau)
+            hit_N = reward_N >= (np.inf if self.tau is None else self.tau)
         if draw == "hits":
             return hit_N * 1.0
         scaffold_N = self._column("scaffold")
-        crowd = np.bincount(scaffold_N, weights=hit_N, minlength=1)
-        weight_N: np.ndarray = hit_N / np.maximum(crowd[scaffold_N], 1)
+        counts = np.bincount(scaffold_N, weights=hit_N, minlength=1)
+        weight_N: np.ndarray = hit_N / np.maximum(counts[scaffold_N], 1)
         return weight_N
 
 
 _LOGPS = ("logp_ref", "logp_policy")
 _COLUMNS = {"reward": float, "bucket": np.int64, "scaffold": np.int64, "added": np.int64}
-"""What is kept of each molecule as numbers: its raw reward, the number of its bucket in the filter
-and of its scaffold here, and when it was added."""
+"""Numbers of each molecule: raw reward, number of its bucket in the filter, number of its scaffold
+in this memory, and its place in the order of additions."""
 
 
-def inclusion(weight_N: np.ndarray, n: int) -> np.ndarray:
-    """The chance of each of N to be among n that are drawn: in proportion to weight, 1 at most."""
+def inclusion_chances(weight_N: np.ndarray, n: int) -> np.ndarray:
+    """Return the chance of each molecule to be one of n: proportional to weight, at most 1."""
     chance_N, free_N = np.zeros(len(weight_N)), weight_N > 0
-    able = int(free_N.sum())
-    if able <= n:
+    n_eligible = int(free_N.sum())
+    if n_eligible <= n:
         return free_N.astype(float)
     while True:
-        left = n - (able - int(free_N.sum()))  # less those that are drawn for certain
-        chance_N[free_N] = left * weight_N[free_N] / weight_N[free_N].sum()
+        n_left = n - (n_eligible - int(free_N.sum()))  # without those of chance 1
+        chance_N[free_N] = n_left * weight_N[free_N] / weight_N[free_N].sum()
         over_N = chance_N > 1
         if not over_N.any():
             return chance_N
@@ -340,7 +340,7 @@ def inclusion(weight_N: np.ndarray, n: int) -> np.ndarray:
 
 
 def step_rng(seed: int, step: int, purpose: str) -> np.random.Generator:
-    """Random numbers of one step for one purpose, whatever was drawn before."""
+    """Return the random numbers of one step for one purpose, independent of all other draws."""
     return np.random.default_rng(stream(seed, step, purpose=purpose).initial_seed() % 2**63)
 
 
@@ -349,62 +349,66 @@ class Seed(NamedTuple):
 
     canonical: str
     scaffold: str
-    reward: float | None  # None: it is to be scored
+    reward: float | None  # None: to be scored
     line: int  # of the file
 
 
 def read_seed(
-    seed: MemorySeed, budget: int, capacity: int, tell: Callable[[str], object] = str
+    seed: MemorySeed, budget: int, capacity: int, warn: Callable[[str], object] = str
 ) -> list[Seed]:
-    """Read the molecules that a memory begins with, each once: as it stands first.
+    """Read the molecules that a memory begins with; of repeated molecules the first counts.
 
-    `tell` is given a line where one stands again with another reward, and where some cannot stay.
+    `warn` receives a line if a molecule is repeated with another reward, and one if the molecules
+    exceed the capacity.
 
     Raises:
-        InputError: one line, for all that are invalid or have no reward, or for too many.
+        InputError: invalid molecules or rewards (one line for all), no molecules, or too many.
     """
-    seeds, wrong, twice = _seeds_of(seed)
-    if wrong:
-        more = f", and {len(wrong) - 3} more lines" if len(wrong) > 3 else ""
-        raise InputError(f"{seed.path}: {'; '.join(wrong[:3])}{more}: mend or remove them")
+    seeds, problems, conflicts = _parse_seeds(seed)
+    if problems:
+        more = f", and {len(problems) - 3} more lines" if len(problems) > 3 else ""
+        raise InputError(f"{seed.path}: {'; '.join(problems[:3])}{more}: mend or remove them")
     if not seeds:
         raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
-    n, costs = len(seeds), seed.reward is None
-    for key, limit in (("budget", budget - 1), ("memory.capacity", capacity)):
-        if costs and n > limit:
-            text = f"its {n:,} molecules cost a call each, and {key} lets {limit:,} of them in"
-            way = "raise it, or name the column of their rewards (memory.seed.reward)"
-            raise InputError(f"{seed.path}: {text}: {way}")
+    n = len(seeds)
+    if seed.reward is None:
+        for key, limit in (("budget", budget - 1), ("memory.capacity", capacity)):
+            if n > limit:
+                text = f"its {n:,} molecules cost a call each, and {key} lets {limit:,} of them in"
+                way = "raise it, or name the column of their rewards (memory.seed.reward)"
+                raise InputError(f"{seed.path}: {text}: {way}")
     if n > capacity:
         text = f"{n:,} molecules for a capacity of {capacity:,}"
-        tell(f"memory.seed: {seed.path}: {text}: memory.purge says which ones stay")
-    if twice:
-        more = f" and {len(twice) - 3:,} more" if len(twice) > 3 else ""
-        said = f"the same molecule with different rewards in {', '.join(twice[:3])}{more}"
-        tell(f"memory.seed: {seed.path}: {said}: the first one counts")
+        warn(f"memory.seed: {seed.path}: {text}: memory.purge says which ones stay")
+    if conflicts:
+        more = f" and {len(conflicts) - 3:,} more" if len(conflicts) > 3 else ""
+        text = f"the same molecule with different rewards in {', '.join(conflicts[:3])}{more}"
+        warn(f"memory.seed: {seed.path}: {text}: the first one counts")
     return list(seeds.values())
 
 
-def _seeds_of(seed: MemorySeed) -> tuple[dict[str, Seed], list[str], list[str]]:
-    """Seeds by canonical SMILES, lines that are none, and pairs of lines that contradict."""
-    seeds, wrong, twice = dict[str, Seed](), list[str](), list[str]()
+def _parse_seeds(seed: MemorySeed) -> tuple[dict[str, Seed], list[str], list[str]]:
+    """Return seeds by canonical SMILES, invalid lines, and pairs of lines that disagree."""
+    seeds, problems, conflicts = dict[str, Seed](), list[str](), list[str]()
     for line in MoleculeFile(seed.path, seed.column, [] if seed.reward is None else [seed.reward]):
-        read = read_molecule(line.smiles or "")
+        molecule = read_molecule(line.smiles or "")
         value = next(iter(line.values.values()), None)
         reward = _number(value)
-        if read.canonical_smiles is None:
-            wrong.append(f"line {line.number}: no molecule ({line.reason or read.reason})")
+        smiles = molecule.canonical_smiles
+        if smiles is None:
+            reason = line.reason or molecule.reason
+            problems.append(f"line {line.number}: no molecule ({reason})")
         elif seed.reward is not None and not 0 <= reward <= 1:
-            wrong.append(f"line {line.number}: {seed.reward} is {value!r}, no number from 0 to 1")
+            what = f"{seed.reward} is {value!r}, no number from 0 to 1"
+            problems.append(f"line {line.number}: {what}")
         else:
-            known = None if seed.reward is None else reward
-            text = read.canonical_smiles
-            new = Seed(text, murcko_scaffold(text) or "", known, line.number)
-            first = seeds.setdefault(text, new)
-            if known is not None and first.reward is not None and known != first.reward:
-                pair = f"lines {first.line} and {line.number} ({first.reward:g} and {known:g})"
-                twice.append(pair)
-    return seeds, wrong, twice
+            stated = None if seed.reward is None else reward
+            new = Seed(smiles, murcko_scaffold(smiles) or "", stated, line.number)
+            first = seeds.setdefault(smiles, new)
+            if stated is not None and first.reward is not None and stated != first.reward:
+                rewards = f"({first.reward:g} and {stated:g})"
+                conflicts.append(f"lines {first.line} and {line.number} {rewards}")
+    return seeds, problems, conflicts
 
 
 def _number(value: Any) -> float:
@@ -414,13 +418,13 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-def found(
+def rewarded_molecules(
     rows: pd.DataFrame, token_BT: Tensor, logp_ref_B: Tensor, logp_policy_B: Tensor
 ) -> list[Molecule]:
-    """The molecules of a batch that the policy has sampled, those with a reward above 0.
+    """Return the sampled molecules of a batch that have a reward above 0.
 
     Args:
-        rows: the batch, as the ledger gives it.
+        rows: the batch, as the ledger returns it.
         token_BT: its sequences.
         logp_ref_B: log pi_ref of each row.
         logp_policy_B: log pi_theta of each row.
@@ -433,40 +437,42 @@ def found(
         if isinstance(canonical, str) and reward > 0:
             frame = scaffold if isinstance(scaffold, str) else ""
             tokens = tuple(ids[: n_tokens + 1])
-            made = Molecule(smiles, canonical, frame, reward, lr, "policy", tokens, lp)
-            molecules.append(made)
+            molecules.append(Molecule(smiles, canonical, frame, reward, lr, "policy", tokens, lp))
     return molecules
 
 
-def log_mixture(logp_policy_B: Tensor, drawn: Drawn) -> Tensor:
-    """The log-probability with which batch and memory together propose each row: float32_B.
+def log_mixture(logp_policy_B: Tensor, extras: Extras) -> Tensor:
+    """Return the log-probability with which policy and memory together propose each row.
 
-    Of B rows of which M were drawn it is log (((B - M) pi(y) + chance(y)) / B), the balance
-    heuristic of multiple importance sampling (Veach and Guibas 1995): weights target / mixture are
-    right for any draw, and a weight pi / mixture is at most B / (B - M).
+    With M of B rows drawn it is log (((B - M) pi(y) + chance(y)) / B), the balance heuristic of
+    multiple importance sampling (Veach and Guibas 1995): weights target / mixture are right for any
+    draw, and a weight pi / mixture is at most B / (B - M).
     """
     n = len(logp_policy_B)
-    of_policy_B = logp_policy_B.double() + np.log(n - len(drawn))
-    log_q_B: Tensor = torch.logaddexp(of_policy_B, drawn.chance.log()) - np.log(n)
+    of_policy_B = logp_policy_B.double() + np.log(n - len(extras))
+    log_q_B: Tensor = torch.logaddexp(of_policy_B, extras.chance.log()) - np.log(n)
     return log_q_B.to(logp_policy_B)
 
 
-def further_rows(drawn: Drawn, like: pd.DataFrame) -> pd.DataFrame:
-    """What joins a batch as rows of the trace up to the rewards; replayed without components."""
-    n = len(drawn.explored)
-    replayed = drawn.molecules[n:]
+def extra_rows(extras: Extras, sampled: pd.DataFrame) -> pd.DataFrame:
+    """Return trace rows of explored and replayed molecules, with the columns of the sampled ones.
+
+    Replayed rows have no values of components.
+    """
+    n = len(extras.explored)
+    replayed = extras.molecules[n:]
     rows = pd.DataFrame(
         {
-            **{name: like[name].iloc[0] for name in ("step", *further_columns(like.columns))},
-            "smiles": [one.smiles for one in replayed],
-            "canonical_smiles": [one.canonical for one in replayed],
+            **{name: sampled[name].iloc[0] for name in ("step", *further_columns(sampled.columns))},
+            "smiles": [molecule.smiles for molecule in replayed],
+            "canonical_smiles": [molecule.canonical for molecule in replayed],
             "valid": True,
             "repeat": True,
-            "scaffold": [one.scaffold for one in replayed],
-            "n_tokens": [len(one.tokens) - 1 for one in replayed],
-            "reward": [one.reward for one in replayed],
-            "reward_filtered": drawn.reward[n:].numpy(),
+            "scaffold": [molecule.scaffold for molecule in replayed],
+            "n_tokens": [len(molecule.tokens) - 1 for molecule in replayed],
+            "reward": [molecule.reward for molecule in replayed],
+            "reward_filtered": extras.reward[n:].numpy(),
         }
     )
-    rows = rows.reindex(columns=like.columns).fillna({"row": 0}).astype(like.dtypes)
-    return pd.concat([drawn.explored, rows], ignore_index=True) if n else rows
+    rows = rows.reindex(columns=sampled.columns).fillna({"row": 0}).astype(sampled.dtypes)
+    return pd.concat([extras.explored, rows], ignore_index=True) if n else rows

@@ -1,6 +1,6 @@
-"""KL-regularised post-training: the loop of one step is `Posttrain.training_step`.
+"""KL-regularised post-training; `Posttrain.training_step` is the loop, one step in numbered parts.
 
-Legend: B rows of a batch, C rows that it carries over from the batch before.
+Legend: B rows of a batch, C rows carried over from the previous batch, K rows that are kept.
 """
 
 import math
@@ -28,52 +28,69 @@ from chemkl.training.curriculum import Schedule
 from chemkl.training.exploration import Explorer
 from chemkl.training.ledger import BaseLedger
 from chemkl.training.memory import (
-    Drawn,
+    Extras,
     Memory,
     Molecule,
     Seed,
-    found,
-    further_rows,
+    extra_rows,
     log_mixture,
+    rewarded_molecules,
     step_rng,
 )
 from chemkl.training.ranks import ALONE, Ranks
 
 Spell = Callable[[str], Sequence[int] | None]
+"""Encodes a SMILES as token ids; None if the policy cannot write it."""
+
+SCHEDULED = ("tau", "beta")
+"""What a schedule changes: columns of the trace, logged as target/tau and target/beta."""
+METRICS = {
+    "calls": "oracle calls spent so far",
+    "samples": "sequences sampled so far",
+    "valid_rate": "share of the batch that RDKit can read",
+    "truncated_rate": "share of the batch that was cut off: no end within the most tokens",
+    "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
+    "new_rate": "share of the batch that the run had not seen before: those that cost a call",
+    "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling rate "
+    "means that the policy learns odd spellings",
+    "reward": "mean reward of the batch, 0 for invalid rows",
+    "reward_filtered": "the same after the diversity filter",
+}
+"""What is logged in addition to the objective's metrics (``objective/``) and ``hits/``."""
 
 
 class Phase(NamedTuple):
-    """What a stage of a run is trained by."""
+    """What one stage of a run trains with."""
 
     objective: Objective
     """Target and estimator."""
     learning_rate: float
-    """Of Adam."""
+    """Learning rate of Adam."""
     memory: Memory | None = None
-    """Replays molecules that it has found; None: nothing is replayed."""
+    """Replays molecules; None: no replay."""
     schedule: Schedule | None = None
-    """Moves tau and beta of the objective's target; None: they stay."""
+    """Changes tau and beta of the target; None: they are constant."""
     explorer: Explorer | None = None
-    """Chooses molecules that calls are spent on beside the samples; None: there are none."""
+    """Spends calls on molecules that the policy did not sample; None: no exploration."""
 
 
 class Posttrain(lightning.LightningModule):
-    """Walk a policy from its prior to a target distribution.
+    """Trains a policy from its prior towards a target distribution.
 
     Args:
-        policy: the network to train; its dropout, if it has any, is switched off for good.
-        reference: the frozen prior; it stays outside the saved state.
+        policy: the network to train; its dropout, if any, is switched off for good.
+        reference: the frozen prior; it is not part of the saved state.
         ledger: scores and counts.
-        phases: what each stage is trained by, see `enter`.
-        trace: where every row goes; None: another process writes it.
+        phases: what each stage trains with, see `begin_stage`.
+        trace: receives every row; None in a process that does not write the trace.
         batch_size: sequences a step.
-        most_samples: sequences after which the run ends.
+        most_samples: number of sequences after which the run ends.
         seed: of the samples.
-        seeds: what the memory begins with, and their ids.
-        updates: updates of the policy a batch.
-        spell: gives the ids of a SMILES, None where the policy cannot write it; further updates of
-            a batch then have its molecules in random spellings, and log pi_ref is that of a
-            molecule (its canonical SMILES). None: they have the sequences that were sampled.
+        seeds: molecules that the memory begins with, and their token ids.
+        updates: updates of the policy on each batch.
+        spell: with it, further updates on a batch use random spellings of its molecules, and log
+            pi_ref of a molecule is that of its canonical SMILES. None: all updates use the sampled
+            sequences.
     """
 
     def __init__(
@@ -92,9 +109,8 @@ class Posttrain(lightning.LightningModule):
         spell: Spell | None = None,
     ) -> None:
         super().__init__()
-        # training mode, as recurrent nets on a GPU need it, without dropout: with it the sequences
-        # would come from another distribution than the one that is scored, and its noise from a
-        # generator that no checkpoint holds
+        # training mode, as recurrent nets on a GPU need it, but without dropout: the policy that
+        # samples must be the policy that is scored, and no checkpoint holds dropout's generator
         for layer in policy.train().modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0
@@ -103,100 +119,103 @@ class Posttrain(lightning.LightningModule):
         self.policy = policy
         self.ledger = ledger
         self.trace = trace
-        self._seeds = seeds
         self.n_unspelled = 0
-        """Random spellings that the policy could not write, and that were left out."""
+        """Random spellings that the policy cannot write, and that were skipped."""
         self.is_whole = True
-        """Whether all updates of the latest step are made."""
+        """Whether all updates of the latest step are done."""
         self.next_step = 0
         self.ranks = ALONE
-        """The processes of the run, which have the same rows, and share the work at them."""
+        """The processes of the run; all of them have the same rows and share the work."""
         self.recorded = pd.DataFrame()
-        """The rows of the latest step, as the trace has them."""
+        """The trace rows of the latest step."""
         self._phases, self._stage = phases, 0
         self._objectives = list({id(phase.objective): phase.objective for phase in phases}.values())
         self._is_scheduled = any(phase.schedule is not None for phase in phases)
         self._explores = any(phase.explorer is not None for phase in phases)
         self._outside = (reference,)  # in a tuple it is no submodule: not saved, not trained
         self._builder = InputBuilder(policy, reference, phases[0].objective, seed, spell)
-        self._updates = updates
-        self._spell = spell
+        self._seeds, self._updates, self._spell = seeds, updates, spell
         self._batch: _Batch | None = None
-        self._moved: dict[str, float] = {}
+        self._target_values: dict[str, float] = {}
         self._batch_size = batch_size
         self._most_samples = most_samples
         self._seed = seed
         self._warned = False
         self._learns = True
-        """Whether the latest step is learnt from, as its batch was not cut short."""
+        """Whether the latest step is learnt from; a batch cut short by the run's end is not."""
 
     @weights_stay()
     def training_step(self, number: int, _batch_index: int) -> Tensor | None:
-        """Make one step; a batch that the run's end cuts short is recorded, not learnt from.
+        """Make one update; a batch cut short by the end of the run is recorded, not learnt from.
 
-        Of several updates a step this makes one: the first as follows, see `_again` for the others.
+        The first update of a step samples and scores a batch, as numbered here; `_further_update`
+        makes the others.
         """
         step, update = divmod(number, self._updates)
         if update:
-            return self._again(step, update)
-        self._move()
-        sown = self._sow() if step == 0 and self._seeds else None
+            return self._further_update(step, update)
+        self._apply_schedule()
+        seed_rows = self._add_seeds() if step == 0 and self._seeds else None
         # 1. sample from the policy, as far as the budget reaches
         rollout = self.ledger.affordable(self._sample(step))
         self._learns = len(rollout) == self._batch_size
-        if self._learns and self.ledger.waits and self._spell is None:
-            self._builder.ask_ahead(rollout, self.ranks)
-        # 2. score: a row a sequence, its call counted, its reward filtered for diversity
+        if self._learns and self.ledger.has_workers and self._spell is None:
+            self._builder.start_reference_pass(rollout, self.ranks)
+        # 2. score: one row a sequence, its call counted, its reward filtered for diversity
         rows = self.ledger.enter(step, rollout)
-        drawn = self._draw(step, rows, rollout) if self._learns else None
-        with nullcontext() if self._learns else self._forgotten():
-            # 3. ask the policy and the prior for log p
+        extras = self._extras(step, rows, rollout) if self._learns else None
+        with nullcontext() if self._learns else self._rolled_back():
+            # 3. compute log p under the policy and under the prior
             inputs = self._builder.build(
-                rollout, rows, step, self.ranks, learns=self._learns, drawn=drawn
+                rollout, rows, step, self.ranks, learns=self._learns, extras=extras
             )
-            # 4. the target at these rows, and the estimator's loss
+            # 4. evaluate the target at these rows, and the estimator's loss
             output = self.objective(inputs) if self._learns else None
-            asked = inputs.logp_ref, inputs.reward, inputs.group
-            target = output.target if output else self.objective.target(*asked)
+            target = (
+                output.target
+                if output
+                else self.objective.target(inputs.logp_ref, inputs.reward, inputs.group)
+            )
         # 5. record every row
-        recorded = self._record(trace_rows(rows, inputs, target, drawn), drawn, sown)
+        recorded = self._record(trace_rows(rows, inputs, target, extras), extras, seed_rows)
         self.next_step = step + 1
-        kept = replace(inputs, logp_policy=inputs.logp_policy.detach())
-        self._batch = _Batch(with_drawn(rollout, drawn), kept, recorded)
+        detached = replace(inputs, logp_policy=inputs.logp_policy.detach())
+        self._batch = _Batch(with_extras(rollout, extras), detached, recorded)
         self._end_update(0 if self._learns else self._updates - 1)
         if output is None:
-            return self._shared(None)
+            return self._shared_loss(None)
         if self.ranks.rank == 0:
-            self._log(step, rows, inputs, output, drawn)
-        # 6. keep what later steps have again
+            self._log(step, rows, inputs, output, extras)
+        # 6. keep what later steps need
         self._builder.carry(output.carry, rollout, inputs)
         if (memory := self._phase.memory) is not None:
             n = len(rows)
-            memory.saw_hits(inputs.reward[:n][target.hit[:n]].tolist())
-            sampled = found(rows, rollout.tokens, inputs.logp_ref[:n], inputs.logp_policy[:n])
-            explored = drawn.molecules[: len(drawn.explored)] if drawn else ()
-            memory.add([*sampled, *(one for one in explored if one.reward > 0)])
+            memory.observe_hits(inputs.reward[:n][target.hit[:n]].tolist())
+            logps = inputs.logp_ref[:n], inputs.logp_policy[:n]
+            sampled = rewarded_molecules(rows, rollout.tokens, *logps)
+            explored = extras.molecules[: len(extras.explored)] if extras else ()
+            memory.add([*sampled, *(molecule for molecule in explored if molecule.reward > 0)])
         # 7. update: Lightning takes the gradient of the loss, and Adam steps
-        return self._shared(output.loss)
+        return self._shared_loss(output.loss)
 
     # ---- the parts of a step, in their order
 
-    def _move(self) -> None:
-        """Give the target the tau and beta of this step; keep them, where any move in the run."""
+    def _apply_schedule(self) -> None:
+        """Set tau and beta of the target for this step, and note them for the trace."""
         if not self._is_scheduled:
             return
         if self._phase.schedule is not None:
             self.objective.move(**self._phase.schedule.values)
         target = self.objective.target
         tau = getattr(target, "tau", None)
-        self._moved = {"tau": math.nan if tau is None else tau, "beta": target.beta}
+        self._target_values = {"tau": math.nan if tau is None else tau, "beta": target.beta}
         if self._phase.memory is not None and tau is not None:
             self._phase.memory.tau = tau
 
-    def _sow(self) -> pd.DataFrame | None:
-        """Put the seeds into the memory; the rows of those that cost a call, for the trace."""
+    def _add_seeds(self) -> pd.DataFrame | None:
+        """Add the seeds to the memory; return trace rows of those that had to be scored."""
         memory = self._phase.memory
-        assert memory is not None  # it is what has the seeds
+        assert memory is not None  # seeds belong to a memory
         token_BT = pad([ids for _, ids in self._seeds], self.device)
         with torch.no_grad():
             logp_ref_B = self.ranks.logp(self.reference.logp_tokens, token_BT)
@@ -222,91 +241,88 @@ class Posttrain(lightning.LightningModule):
 
     def _sample(self, step: int) -> Rollout:
         n = min(self._batch_size, self._most_samples - self.ledger.n_samples)
-        ranks = self.ranks
-        own = self.policy.sample_to_learn(n, stream(self._seed, step), ranks.part(n))
-        # before torch 2.10 autocast keeps the weights cast under no_grad, and no gradient flows
+        part = self.ranks.part(n)
+        local_rollout = self.policy.sample_to_learn(n, stream(self._seed, step), part)
+        # before torch 2.10 autocast caches the weights cast under no_grad, which blocks gradients
         torch.clear_autocast_cache()
-        drawn = ranks.rollout(own)
-        if not bool(drawn.logp.isfinite().all()):
+        rollout = self.ranks.rollout(local_rollout)
+        if not bool(rollout.logp.isfinite().all()):
             raise InputError(
                 f"step {step}: the policy has diverged: its log-probabilities are not finite. "
                 f"Lower learning_rate (now {self._phase.learning_rate:g}), or add "
                 "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
             )
-        return drawn
+        return rollout
 
-    def _draw(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Drawn | None:
-        """What joins a whole batch, explored or drawn from the memory; None: nothing.
+    def _extras(self, step: int, rows: pd.DataFrame, rollout: Rollout) -> Extras | None:
+        """Return the explored and replayed molecules that join a whole batch; None: no molecule.
 
-        Where the budget ends among the molecules that are explored, nothing is drawn, and the step
-        is not learnt from.
+        If the budget ends while exploring, nothing is replayed and the step is not learnt from.
         """
         memory = self._phase.memory
         if memory is None:
             return None
-        memory.see_repeats(rows.loc[rows["repeat"], "canonical_smiles"])
+        memory.drop_repeats(rows.loc[rows["repeat"], "canonical_smiles"])
         explored = self._explored(step)
         if self._learns:
-            drawn = memory.draw(step, rows["canonical_smiles"], rollout.tokens)
+            extras = memory.draw(step, rows["canonical_smiles"], rollout.tokens)
         else:
-            drawn = Drawn((), torch.zeros(0).double(), torch.zeros(len(rows)).double())
-        return (drawn.after(*explored) if explored else drawn) or None
+            extras = Extras((), torch.zeros(0).double(), torch.zeros(len(rows)).double())
+        return (extras.with_explored(*explored) if explored else extras) or None
 
     def _explored(self, step: int) -> tuple[Sequence[Molecule], pd.DataFrame] | None:
-        """Spend calls on molecules beside the samples: they and their rows; None: on none."""
+        """Spend calls on molecules that the policy did not sample; return them and their rows."""
         explorer, ranks = self._phase.explorer, self.ranks
         if explorer is None or not explorer.is_due(step):
             return None
-        self._builder.wait()  # for explorers ask the same prior
-        # what the first process chooses counts, as another machine might round otherwise
-        chosen = ranks.agree(lambda: None if ranks.rank else explorer.choose(step))[0]
-        assert chosen is not None
-        candidates = chosen.candidates
-        ids = [one.tokens for one in candidates] or [(0, 0)]
-        whole = _unsampled([one.smiles for one in candidates], pad(ids, self.device))
-        paid = self.ledger.affordable(whole)
-        self._learns = len(paid) == len(whole)
+        self._builder.wait()  # the explorer uses the same prior
+        # the first process chooses for all: another machine might round differently
+        selection = ranks.agree(lambda: None if ranks.rank else explorer.choose(step))[0]
+        assert selection is not None
+        candidates = selection.candidates
+        token_BT = pad([c.tokens for c in candidates] or [(0, 0)], self.device)
+        whole = _unsampled([c.smiles for c in candidates], token_BT)
+        affordable = self.ledger.affordable(whole)
+        self._learns = len(affordable) == len(whole)
         if self._learns:
-            explorer.count(chosen)
-        if not len(paid):
+            explorer.count(selection)
+        if not len(affordable):
             return None
-        rows = self.ledger.enter(step, paid, kind="explored")
+        rows = self.ledger.enter(step, affordable, kind="explored")
         values = zip(candidates, rows["scaffold"], rows["reward"], strict=False)
         molecules = [
-            Molecule(
-                one.smiles, one.smiles, frame or "", reward, one.logp_ref, one.origin, one.tokens
-            )
-            for one, frame, reward in values
+            Molecule(c.smiles, c.smiles, scaffold or "", reward, c.logp_ref, c.origin, c.tokens)
+            for c, scaffold, reward in values
         ]
         return molecules, rows
 
     @contextmanager
-    def _forgotten(self) -> Iterator[None]:
-        """Forget what objective and reference learn of a batch: a longer run samples it whole."""
+    def _rolled_back(self) -> Iterator[None]:
+        """Undo what objective and reference remember of a cut batch; a longer run redoes it."""
         objective, reference = self.objective.state_dict(), self.reference.memory()
         yield
         self.objective.load_state_dict(objective)
         self.reference.restore_memory(reference)
 
     def _record(
-        self, rows: pd.DataFrame, drawn: Drawn | None, sown: pd.DataFrame | None
+        self, rows: pd.DataFrame, extras: Extras | None, seed_rows: pd.DataFrame | None
     ) -> pd.DataFrame:
-        """Write the rows of a step, seeds first; where it explores with who proposed them."""
+        """Write the rows of a step, seeds first; a run that explores has a column `origin`."""
         if self._explores:
-            others = [one.origin for one in drawn.molecules] if drawn else []
-            rows["origin"] = ["policy"] * (len(rows) - len(others)) + others
-        if sown is not None:
-            sown = sown.assign(origin="seed") if self._explores else sown
-            rows = pd.concat([sown, rows], ignore_index=True)
+            origins = [molecule.origin for molecule in extras.molecules] if extras else []
+            rows["origin"] = ["policy"] * (len(rows) - len(origins)) + origins
+        if seed_rows is not None:
+            seed_rows = seed_rows.assign(origin="seed") if self._explores else seed_rows
+            rows = pd.concat([seed_rows, rows], ignore_index=True)
             rows["row"] = np.arange(len(rows))
-        rows = rows.assign(**self._moved)
-        self.take_in(rows)
+        rows = rows.assign(**self._target_values)
+        self.observe(rows)
         if self.trace is not None:
             self.trace.append(rows)
         return rows
 
     def _end_update(self, update: int) -> None:
-        """Hand out the rows of a step with its last update, and end the run after it if need be."""
+        """Publish the rows of a step after its last update, and stop the trainer if finished."""
         assert self._batch is not None
         self.is_whole = update == self._updates - 1
         self.recorded = self._batch.recorded if self.is_whole else self._batch.recorded.head(0)
@@ -314,13 +330,13 @@ class Posttrain(lightning.LightningModule):
             self._batch = None
             self.trainer.should_stop |= self.is_finished
 
-    def _shared(self, loss: Tensor | None) -> Tensor | None:
-        """The loss as Lightning wants it: of several processes one of each, and DDP all weights."""
+    def _shared_loss(self, loss: Tensor | None) -> Tensor | None:
+        """Return the loss in the form DDP needs: one in each process, on all weights."""
         if self.ranks.world == 1:
             return loss
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        nothing = 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
-        return nothing if loss is None else loss + nothing
+        zero = 0.0 * torch.stack([weight.view(-1)[0] for weight in trained]).sum().cpu()
+        return zero if loss is None else loss + zero
 
     def _log(
         self,
@@ -328,12 +344,11 @@ class Posttrain(lightning.LightningModule):
         rows: pd.DataFrame,
         inputs: LossInputs,
         output: LossOutput,
-        drawn: Drawn | None,
+        extras: Extras | None,
     ) -> None:
-        """Warn of a bonus out of scale; give the metrics of every so many steps to the loggers.
+        """Warn of a MARA bonus out of scale, and log metrics every `log_every_n_steps` steps.
 
-        The trace has them for all steps, and Lightning's own way through ``self.log`` costs more
-        than the update of a small policy.
+        The loggers are called directly: ``self.log`` costs more than the update of a small policy.
         """
         spread, most = float(output.metrics["mara_bonus_std"]), float(inputs.reward.abs().max())
         if spread > most and not self._warned:
@@ -351,45 +366,46 @@ class Posttrain(lightning.LightningModule):
             return
         metrics = {f"objective/{name}": float(value) for name, value in output.metrics.items()}
         metrics |= {"calls": float(self.ledger.n_calls), "samples": float(self.ledger.n_samples)}
-        metrics |= {f"target/{name}": value for name, value in self._moved.items()}
+        metrics |= {f"target/{name}": value for name, value in self._target_values.items()}
         metrics |= self.ledger.describe(rows, output.target.hit[: len(rows)].numpy())
         if self._spell is not None:
             metrics["augment/unspelled"] = float(self.n_unspelled)
         if (memory := self._phase.memory) is not None:
-            replayed = 0 if drawn is None else len(drawn) - len(drawn.explored)
-            metrics |= {"memory/size": float(len(memory)), "memory/replayed": float(replayed)}
+            n_replayed = 0 if extras is None else len(extras) - len(extras.explored)
+            metrics |= {"memory/size": float(len(memory)), "memory/replayed": float(n_replayed)}
         if (explorer := self._phase.explorer) is not None:
             metrics |= {f"exploration/{name}": float(n) for name, n in explorer.counts.items()}
         for logger in self.loggers:
             logger.log_metrics(metrics, step=step)
 
-    # ---- further updates of a batch
+    # ---- further updates on a batch
 
-    def _again(self, step: int, update: int) -> Tensor | None:
-        """Make a further update on the batch of a step, by the target of today."""
-        assert self._batch is not None  # of the first update
+    def _further_update(self, step: int, update: int) -> Tensor | None:
+        """Update once more on the batch of a step, under the current policy and target."""
+        assert self._batch is not None  # set by the first update
         token_BT, inputs, _ = self._batch
-        if inputs.logp_behaviour is None:  # it is the policy that sampled
+        if inputs.logp_behaviour is None:  # the policy before the first update has sampled
             inputs = replace(inputs, logp_behaviour=inputs.logp_policy)
         if self._spell is not None:
-            token_BT, kept_B = self._spelled(self._batch, step, update)
+            token_BT, kept_B = self._respelled(self._batch, step, update)
             inputs = inputs.where(kept_B)
         logp_B = self.ranks.logp(self.policy.logp_tokens, token_BT).cpu()
         output = self.objective(replace(inputs, logp_policy=logp_B))
         self._end_update(update)
-        return self._shared(output.loss)
+        return self._shared_loss(output.loss)
 
-    def _spelled(self, batch: "_Batch", step: int, update: int) -> tuple[Tensor, Tensor]:
-        """Spell the molecules of a batch at random: token_KT of the rows that are kept, bool_B.
+    def _respelled(self, batch: "_Batch", step: int, update: int) -> tuple[Tensor, Tensor]:
+        """Spell the molecules of a batch at random; invalid rows keep their sequence.
 
-        What is no molecule stays as it was sampled.
+        Returns:
+            token_KT of the rows that the policy can write, and which rows these are (bool_B).
         """
         assert self._spell is not None
-        numbers = step_rng(self._seed, step, f"spelling {update}")
-        texts = batch.recorded["canonical_smiles"].tail(len(batch.tokens))
+        rng = step_rng(self._seed, step, f"spelling {update}")
+        smiles = batch.recorded["canonical_smiles"].tail(len(batch.tokens))
         spelled = [
-            self._spell(randomise(text, numbers)) if isinstance(text, str) else ids
-            for text, ids in zip(texts, batch.tokens.tolist(), strict=True)
+            self._spell(randomise(text, rng)) if isinstance(text, str) else ids
+            for text, ids in zip(smiles, batch.tokens.tolist(), strict=True)
         ]
         kept = [ids for ids in spelled if ids is not None]
         self.n_unspelled += len(spelled) - len(kept)
@@ -405,35 +421,34 @@ class Posttrain(lightning.LightningModule):
 
     @property
     def _phase(self) -> Phase:
-        """What the stage of the next step is trained by."""
         return self._phases[self._stage]
 
     @property
     def objective(self) -> Objective:
-        """Target and estimator of that stage."""
+        """Target and estimator of the current stage."""
         return self._phase.objective
 
     @property
     def is_finished(self) -> bool:
-        """Whether the budget of calls or that of samples is used up."""
-        return self.ledger.spent or self.ledger.n_samples >= self._most_samples
+        """Whether the budget of calls or of samples is used up."""
+        return self.ledger.is_exhausted or self.ledger.n_samples >= self._most_samples
 
     def counts(self) -> dict[str, int]:
-        """How far the run is: calls, samples and steps."""
+        """Return the calls, samples and steps so far."""
         calls, samples = self.ledger.n_calls, self.ledger.n_samples
         return {"calls": calls, "samples": samples, "steps": self.next_step}
 
-    def enter(self, stage: int) -> None:
-        """Go on with the objective and the learning rate of a stage, its number from 0.
+    def begin_stage(self, stage: int) -> None:
+        """Switch to the phase of a stage, counted from 0.
 
-        Rows that are carried over go with the objective that carried them.
+        Carried rows are dropped unless the objective that carried them stays.
         """
         self._stage = stage
         if self._builder.objective is not self.objective:
             self._builder.objective, self._builder.carried = self.objective, {}
 
-    def take_in(self, rows: pd.DataFrame) -> None:
-        """Have schedules and explorers take in rows: of a step, or of an interrupted run."""
+    def observe(self, rows: pd.DataFrame) -> None:
+        """Update schedules and explorers from rows of a step, or of an interrupted run."""
         if not (self._is_scheduled or self._explores):
             return
         for _, step in rows.groupby("step"):
@@ -441,20 +456,20 @@ class Posttrain(lightning.LightningModule):
             if phase.schedule is not None:
                 phase.schedule.add(step)
             if phase.explorer is not None:
-                phase.explorer.take_in(step)
+                phase.explorer.observe(step)
 
-    # ---- what Lightning asks
+    # ---- Lightning's hooks
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam at a rate that is constant in each stage, as in REINVENT.
+        """Return Adam, at a rate that is constant in each stage, as in REINVENT.
 
-        What the objective learns has a group of its own: it stays on the CPU, and Adam updates a
-        group at once only when all of it is on a GPU.
+        The objectives' parameters have a group of their own: they stay on the CPU, and Adam fuses
+        the update of a group only if all of it is on one device.
         """
         trained = [weight for weight in self.policy.parameters() if weight.requires_grad]
-        learnt = [weight for one in self._objectives for weight in one.parameters()]
-        groups = [{"params": some} for some in (trained, learnt) if some]
-        # in one pass over the weights; Apple's GPUs and odd devices have torch's own choice
+        of_objectives = [p for objective in self._objectives for p in objective.parameters()]
+        groups = [{"params": params} for params in (trained, of_objectives) if params]
+        # fused on a CPU; on other devices torch decides
         fused = {weight.device.type for weight in trained} == {"cpu"} or None
         return torch.optim.Adam(groups, lr=self._phase.learning_rate, fused=fused)
 
@@ -464,7 +479,7 @@ class Posttrain(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the policy's gradient alone: that of a learned log Z is of another size."""
+        """Clip the policy's gradient only: that of a learned log Z has another scale."""
         del optimizer
         if not gradient_clip_val:
             return
@@ -474,16 +489,16 @@ class Posttrain(lightning.LightningModule):
             nn.utils.clip_grad_norm_(self.policy.parameters(), gradient_clip_val)
 
     def on_fit_start(self) -> None:
-        """Put the reference where the policy is; Lightning moves submodules only."""
+        """Move the reference to the policy's device; Lightning moves submodules only."""
         self.reference.to(self.device)
 
     def on_train_start(self) -> None:
-        """Undo that Lightning, on resuming, moves the optimiser's memory to the policy's device."""
+        """Move each optimiser state to its parameter; a resume moves all to the policy's device."""
         for optimizer in self.trainer.optimizers:
-            put_beside_parameters(optimizer)
+            move_state_to_parameters(optimizer)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the rate of the stage; let a batch that is not learnt from leave weights alone."""
+        """Set the learning rate of the stage; drop the gradient of a batch not learnt from."""
         for group in optimizer.param_groups:
             group["lr"] = self._phase.learning_rate
         if not self._learns:
@@ -491,17 +506,17 @@ class Posttrain(lightning.LightningModule):
                 weight.grad = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the step that comes next and what is remembered from batch to batch."""
+        """Add the next step, and all state that carries over from batch to batch."""
         checkpoint["next_step"] = self.next_step
         checkpoint["stage"] = self._stage
-        # under two keys: a checkpoint may have the first alone
-        checkpoint["objective"], *later = [one.state_dict() for one in self._objectives]
+        # two keys, since older checkpoints have the first one only
+        checkpoint["objective"], *later = [o.state_dict() for o in self._objectives]
         checkpoint["later_objectives"] = later
         carried = self._builder.carried.items()
         checkpoint["carried"] = {name: values.cpu() for name, values in carried}
-        # what it remembers is of the rows that each process has asked it about
-        checkpoint["reference"], *others = self.ranks.gather(self.reference.memory())
-        checkpoint["references"] = others
+        # each process remembers the rows that it has evaluated
+        checkpoint["reference"], *references = self.ranks.gather(self.reference.memory())
+        checkpoint["references"] = references
         checkpoint["n_unspelled"] = self.n_unspelled
         if self._phase.memory is not None:
             checkpoint["memory"] = self._phase.memory.state_dict()
@@ -510,34 +525,34 @@ class Posttrain(lightning.LightningModule):
         checkpoint["is_cut"] = not self._learns
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Continue with them."""
+        """Restore what `on_save_checkpoint` has added."""
         self.next_step = checkpoint["next_step"]
         self._learns = not checkpoint.get("is_cut", False)
         states = [checkpoint["objective"], *checkpoint.get("later_objectives", ())]
         for objective, state in zip(self._objectives, states, strict=True):
             objective.load_state_dict(state)
-        its = self._phases[checkpoint.get("stage", 0)]
-        goes_on = its.objective is self.objective
-        self._builder.carried = dict(checkpoint["carried"]) if goes_on else {}
-        memories = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
-        self.reference.restore_memory(memories[self.ranks.rank])
+        phase = self._phases[checkpoint.get("stage", 0)]
+        same_objective = phase.objective is self.objective
+        self._builder.carried = dict(checkpoint["carried"]) if same_objective else {}
+        references = [checkpoint.get("reference", {}), *checkpoint.get("references", ())]
+        self.reference.restore_memory(references[self.ranks.rank])
         self.n_unspelled = checkpoint.get("n_unspelled", 0)
-        if its.memory is not None:
-            its.memory.load_state_dict(checkpoint["memory"])
-        if its.explorer is not None:
-            its.explorer.load_state_dict(checkpoint["exploration"])
+        if phase.memory is not None:
+            phase.memory.load_state_dict(checkpoint["memory"])
+        if phase.explorer is not None:
+            phase.explorer.load_state_dict(checkpoint["exploration"])
 
 
 class _Batch(NamedTuple):
-    """What further updates of a step learn from."""
+    """A batch as further updates need it."""
 
-    tokens: Tensor  # token_BT, replayed rows at the end
+    tokens: Tensor  # token_BT, replayed rows last
     inputs: LossInputs
-    recorded: pd.DataFrame  # the rows of the trace, at the end those of the tokens
+    recorded: pd.DataFrame  # the trace rows; the last ones are those of the tokens
 
 
 class InputBuilder:
-    """Builds the inputs of an objective, and keeps the rows that it carries from batch to batch."""
+    """Builds the inputs of an objective, and keeps the rows that it carries to the next batch."""
 
     def __init__(
         self,
@@ -552,31 +567,33 @@ class InputBuilder:
         self._reference = reference
         self.objective = objective
         self._seed = seed
-        self._beside: ThreadPoolExecutor | None = None
-        self._asked: Future[Tensor] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._reference_pass: Future[Tensor] | None = None
         self.carried: dict[str, Tensor] = {}
-        """token_CT, reward_C (float64) and group_C of rows that the next batch has again (msc)."""
+        """token_CT, reward_C (float64) and group_C of rows carried to the next batch (msc)."""
 
-    def ask_ahead(self, rollout: Rollout, ranks: Ranks = ALONE) -> None:
-        """Ask the prior about a batch in a thread, while worker processes score it; see `build`.
+    def start_reference_pass(self, rollout: Rollout, ranks: Ranks = ALONE) -> None:
+        """Start the prior's pass over a batch in a thread, while worker processes score it.
 
-        Where this process scores itself nothing is gained: both want Python's lock.
+        `build` waits for it. If this process scores, a thread gains nothing: both hold the GIL.
         """
-        if self._beside is None:  # a thread has settings of its own
+        if self._thread is None:  # the number of threads is a setting of each thread
             n_threads = (torch.get_num_threads(),)
-            self._beside = ThreadPoolExecutor(
+            self._thread = ThreadPoolExecutor(
                 1, initializer=torch.set_num_threads, initargs=n_threads
             )
         kind = self._reference.device.type
-        rounding = torch.autocast(
+        autocast = torch.autocast(
             kind, torch.get_autocast_dtype(kind), enabled=torch.is_autocast_enabled(kind)
         )
         tokens = self._with_carried(rollout)
-        self._asked = self._beside.submit(rounding(ranks.own_logp), self._logp_ref, tokens)
+        self._reference_pass = self._thread.submit(
+            autocast(ranks.local_logp), self._logp_ref, tokens
+        )
 
     def wait(self) -> None:
-        """Wait until nobody else asks the prior: it serves one thread at a time."""
-        wait([self._asked] if self._asked else [])
+        """Wait until the prior is free: it serves one thread at a time."""
+        wait([self._reference_pass] if self._reference_pass else [])
 
     def build(
         self,
@@ -586,13 +603,13 @@ class InputBuilder:
         ranks: Ranks = ALONE,
         *,
         learns: bool = True,
-        drawn: Drawn | None = None,
+        extras: Extras | None = None,
     ) -> LossInputs:
-        """Return the inputs of a batch, at its end rows carried from the last one or replayed.
+        """Return the inputs of a batch; carried rows, or explored and replayed ones, come last.
 
-        Everything is on the CPU: a few numbers a row, rewards in float64. Without an update
-        (`learns`) no fresh samples of the prior are drawn. With several processes all have all
-        rows, and each computes log p of its part of them.
+        All tensors are on the CPU: a few numbers a row, rewards in float64. Without an update
+        (`learns`) no fresh samples of the prior are drawn. All processes have all rows, and each
+        computes log p of its part of them.
         """
         tokens = self._with_carried(rollout)
         reward_B = torch.tensor(rows["reward_filtered"].to_numpy(), dtype=torch.float64)
@@ -604,12 +621,13 @@ class InputBuilder:
                 group_B = torch.cat([group_B, self.carried["group"]])
             retained_B = torch.arange(len(reward_B)) >= len(rows)
             duplicate_B = torch.cat([duplicate_B, torch.zeros(len(reward_B) - len(rows)).bool()])
-        if self._asked is None:
-            asked = tokens if self._spell is None else self._canonical(rollout, rows, self._spell)
-            logp_ref_B = ranks.logp(self._logp_ref, asked)
+        if self._reference_pass is None:
+            spell = self._spell
+            ref_tokens = tokens if spell is None else self._canonical(rollout, rows, spell)
+            logp_ref_B = ranks.logp(self._logp_ref, ref_tokens)
         else:
-            logp_ref_B = ranks.with_others(self._asked.result())
-            self._asked = None
+            logp_ref_B = ranks.join(self._reference_pass.result())
+            self._reference_pass = None
         inputs = LossInputs(
             logp_policy=self._logp_policy(rollout, tokens, ranks).cpu(),
             logp_ref=logp_ref_B,
@@ -618,34 +636,34 @@ class InputBuilder:
             duplicate=duplicate_B,
             retained=retained_B,
             logp_policy_of_prior=self._of_prior(len(rows), step, ranks) if learns else None,
-            **self._for_shaper(rows),
+            **self._shaper_inputs(rows),
         )
-        return inputs if drawn is None else self._with_replays(inputs, rollout, ranks, drawn)
+        return inputs if extras is None else self._with_extras(inputs, rollout, ranks, extras)
 
-    def _with_replays(
-        self, inputs: LossInputs, rollout: Rollout, ranks: Ranks, drawn: Drawn
+    def _with_extras(
+        self, inputs: LossInputs, rollout: Rollout, ranks: Ranks, extras: Extras
     ) -> LossInputs:
-        """Add explored and replayed rows to those of a batch; of them log pi_ref is known."""
-        token_BT = with_drawn(rollout, drawn)
-        own = ranks.logp(self._policy.logp_tokens, token_BT[len(rollout) :]).cpu()
-        logp_policy_B = torch.cat([inputs.logp_policy, own])
+        """Append explored and replayed rows, whose log pi_ref is known."""
+        token_BT = with_extras(rollout, extras)
+        extra_logp = ranks.logp(self._policy.logp_tokens, token_BT[len(rollout) :]).cpu()
+        logp_policy_B = torch.cat([inputs.logp_policy, extra_logp])
         behaviour_B = None
         if self.objective.estimator.weighs_old:
-            behaviour_B = torch.cat([inputs.logp_policy.detach(), drawn.logp_policy])
+            behaviour_B = torch.cat([inputs.logp_policy.detach(), extras.logp_policy])
         elif self.objective.estimator.weighs:
-            behaviour_B = log_mixture(logp_policy_B.detach(), drawn)
+            behaviour_B = log_mixture(logp_policy_B.detach(), extras)
         return replace(
             inputs,
             logp_policy=logp_policy_B,
-            logp_ref=torch.cat([inputs.logp_ref, drawn.logp_ref]),
-            reward=torch.cat([inputs.reward, drawn.reward]),
+            logp_ref=torch.cat([inputs.logp_ref, extras.logp_ref]),
+            reward=torch.cat([inputs.reward, extras.reward]),
             duplicate=repeats(token_BT),
             retained=torch.arange(len(token_BT)) >= len(rollout),
             logp_behaviour=behaviour_B,
         )
 
     def carry(self, carry_B: Tensor | None, rollout: Rollout, inputs: LossInputs) -> None:
-        """Keep the rows that the objective wants to have again; None: none."""
+        """Keep the marked rows for the next batch; None: the objective carries no rows."""
         if carry_B is None:
             return
         tokens = self._with_carried(rollout)
@@ -657,22 +675,22 @@ class InputBuilder:
         }
 
     def _with_carried(self, rollout: Rollout) -> Tensor:
-        """The sequences of a batch, token_BT, and behind them those that are carried over."""
+        """Return the sequences of a batch, token_BT, followed by the carried ones."""
         if not self.carried:
             return rollout.tokens
         carried = self.carried["tokens"].to(rollout.tokens.device)
         return joined(rollout.tokens, carried, rollout.end_id)
 
     def _canonical(self, rollout: Rollout, rows: pd.DataFrame, spell: Spell) -> Tensor:
-        """The sequences of a batch, of a molecule that of its canonical SMILES where there is one.
+        """Return the sequences of a batch, molecules in their canonical spelling where possible.
 
-        Spellings of a molecule differ by 20 to 70 nats under a prior of canonical SMILES; by one
-        log pi_ref a molecule, MARA does not pay for odd ones.
+        Spellings of a molecule differ by 20 to 70 nats under a prior of canonical SMILES. With one
+        log pi_ref a molecule, MARA does not reward odd ones.
         """
         texts = zip(rollout.tokens.tolist(), rows["smiles"], rows["canonical_smiles"], strict=True)
         ids = [
-            (spell(known) if isinstance(known, str) and known != smiles else None) or row
-            for row, smiles, known in texts
+            (spell(text) if isinstance(text, str) and text != smiles else None) or row
+            for row, smiles, text in texts
         ]
         return pad(ids, rollout.tokens.device)
 
@@ -681,7 +699,7 @@ class InputBuilder:
         return self._reference.logp_tokens(token_BT)
 
     def _logp_policy(self, rollout: Rollout, tokens: Tensor, ranks: Ranks) -> Tensor:
-        """Log-probabilities with graph, of a pass over the rows that sampling left without one."""
+        """Return log pi_theta with its graph; rows sampled without one need another pass."""
         if not rollout.logp.requires_grad:
             return ranks.logp(self._policy.logp_tokens, tokens)
         if len(tokens) == len(rollout):
@@ -690,54 +708,54 @@ class InputBuilder:
         return torch.cat([rollout.logp.cpu(), carried])
 
     def _of_prior(self, n: int, step: int, ranks: Ranks) -> Tensor | None:
-        """Log-probabilities, with graph, of as many fresh samples of the prior, if wanted."""
+        """Return log pi_theta, with its graph, of n fresh samples of the prior, if needed."""
         if not self.objective.needs_prior_samples:
             return None
         generator = stream(self._seed, step, purpose="prior")
-        drawn = self._reference.sample(n, generator, ranks.part(n))
+        samples = self._reference.sample(n, generator, ranks.part(n))
         torch.clear_autocast_cache()  # sampling is without grad: see Posttrain._sample
-        return ranks.with_others(self._policy.logp_tokens(drawn.tokens))
+        return ranks.join(self._policy.logp_tokens(samples.tokens))
 
-    def _for_shaper(self, rows: pd.DataFrame) -> dict[str, Tensor]:
-        """Similarity, fingerprint or scaffold (or answer) number of the rows, if a shaper asks."""
-        shaper, wanted = self.objective.shaper, dict[str, Tensor]()
+    def _shaper_inputs(self, rows: pd.DataFrame) -> dict[str, Tensor]:
+        """Return the similarities, fingerprints and outcomes that the shaper needs."""
+        shaper, inputs = self.objective.shaper, dict[str, Tensor]()
         if shaper is None:
-            return wanted
+            return inputs
         for name, describe in (("kernel_BB", tanimoto_kernel), ("features_BF", fingerprint_bits)):
             if shaper.needs(name):
                 smiles = [s if isinstance(s, str) else None for s in rows["canonical_smiles"]]
-                wanted[name.rpartition("_")[0]] = torch.from_numpy(describe(smiles))
+                inputs[name.rpartition("_")[0]] = torch.from_numpy(describe(smiles))
         if shaper.needs("outcome_B"):
             outcome = rows["scaffold"]
             if "answer" in rows and outcome.isna().all():  # a text without molecules
                 outcome = rows["answer"]
-            wanted["outcome"] = torch.tensor(pd.factorize(outcome)[0], dtype=torch.int64)
-        return wanted
+            inputs["outcome"] = torch.tensor(pd.factorize(outcome)[0], dtype=torch.int64)
+        return inputs
 
 
 class StepLoader:
-    """Yields step numbers; the batch itself is sampled by the policy inside the step.
+    """Yields the numbers of the updates; the policy samples each batch inside its step.
 
-    It has a length, so Lightning fetches nothing ahead, and it knows where it stands, so that a
-    resumed run goes on exactly there. With several updates a step it yields a number for each.
+    It has a length, so Lightning does not prefetch, and a state, so that a resumed run continues
+    exactly where it stood.
     """
 
     def __init__(self, n_steps: int, updates: int = 1) -> None:
-        self._n_steps = n_steps * updates
+        self._n_updates = n_steps * updates
         self._next = 0
 
     def __len__(self) -> int:
         """Return the number of updates of the whole run."""
-        return self._n_steps
+        return self._n_updates
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the steps that have not been made."""
-        while self._next < self._n_steps:
+        """Yield the updates that remain."""
+        while self._next < self._n_updates:
             self._next += 1
             yield self._next - 1
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position; Lightning saves it in every checkpoint."""
+        """Return the position, which Lightning saves in every checkpoint."""
         return {"next": self._next}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -745,25 +763,25 @@ class StepLoader:
         self._next = state["next"]
 
 
-def put_beside_parameters(optimizer: torch.optim.Optimizer) -> None:
-    """Put what an optimiser remembers of each parameter where that is; Adam wants them together."""
-    for parameter, memory in optimizer.state.items():
-        for name, value in memory.items():
+def move_state_to_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Move the state of each parameter to the parameter's device, as Adam requires."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
             if name != "step":  # a count, which stays on the CPU
-                memory[name] = value.to(parameter.device)
+                state[name] = value.to(parameter.device)
 
 
 def trace_rows(
-    rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput, drawn: Drawn | None = None
+    rows: pd.DataFrame, inputs: LossInputs, target: TargetOutput, extras: Extras | None = None
 ) -> pd.DataFrame:
-    """Return the rows with every column of the trace: sampled ones, explored ones, replayed ones.
+    """Return all trace columns of the sampled, explored and replayed rows of a batch.
 
-    Rows that an estimator carries over are in it already.
+    Rows that an estimator carries over were recorded with the batch that sampled them.
     """
     n_new = len(rows)
-    if drawn is not None:
-        rows = pd.concat([rows, further_rows(drawn, rows)], ignore_index=True)
-        n_new += len(drawn.explored)
+    if extras is not None:
+        rows = pd.concat([rows, extra_rows(extras, rows)], ignore_index=True)
+        n_new += len(extras.explored)
     n = len(rows)
     return rows.assign(
         row=np.arange(n),
@@ -777,42 +795,25 @@ def trace_rows(
 
 
 def _unsampled(smiles: list[str], token_BT: Tensor) -> Rollout:
-    """Sequences that the policy has not sampled, as a rollout that can be scored."""
-    nothing_B = torch.zeros(len(smiles))
-    return Rollout(smiles, token_BT, nothing_B, nothing_B.bool())
+    """Wrap sequences that the policy has not sampled as a rollout, so that they can be scored."""
+    zero_B = torch.zeros(len(smiles))
+    return Rollout(smiles, token_BT, zero_B, zero_B.bool())
 
 
-def with_drawn(rollout: Rollout, drawn: Drawn | None) -> Tensor:
-    """The sequences of a batch, token_BT, and behind them those that have joined it."""
-    if drawn is None:
+def with_extras(rollout: Rollout, extras: Extras | None) -> Tensor:
+    """Return the sequences of a batch, token_BT, followed by explored and replayed ones."""
+    if extras is None:
         return rollout.tokens
-    return joined(rollout.tokens, drawn.tokens.to(rollout.tokens.device), rollout.end_id)
+    return joined(rollout.tokens, extras.tokens.to(rollout.tokens.device), rollout.end_id)
 
 
 def repeats(token_BT: Tensor, group_B: Tensor | None = None) -> Tensor:
-    """Which rows are a sequence that stands above them, bool_B on the CPU: by prompt and ids.
+    """Mark rows that repeat an earlier row (bool_B, on the CPU), by group and token ids.
 
-    Not by the text: a language model writes one in several ways, each with a probability of its
-    own.
+    Texts are not compared: a language model can write one text as several token sequences, each
+    with its own probability.
     """
     if group_B is not None:
         token_BT = torch.cat([group_B[:, None], token_BT[:, 1:]], dim=1)
     _, sequence_B = torch.unique(token_BT.cpu(), dim=0, return_inverse=True)
     return torch.tensor(pd.Series(sequence_B.numpy()).duplicated().to_numpy())
-
-
-MOVED = ("tau", "beta")
-"""What a schedule moves: columns of the trace, logged as target/tau and target/beta."""
-METRICS = {
-    "calls": "oracle calls spent so far",
-    "samples": "sequences sampled so far",
-    "valid_rate": "share of the batch that RDKit can read",
-    "truncated_rate": "share of the batch that was cut off: no end within the most tokens",
-    "unique_rate": "different molecules among the valid rows of the batch; NaN without any",
-    "new_rate": "share of the batch that the run had not seen before: those that cost a call",
-    "canonical_rate": "share of the batch that is spelled as RDKit would spell it; a falling one "
-    "says that odd spellings are being learnt",
-    "reward": "mean reward of the batch, 0 for invalid rows",
-    "reward_filtered": "the same after the diversity filter",
-}
-"""What is logged beside the objective's own metrics (``objective/``) and those of ``hits/``."""

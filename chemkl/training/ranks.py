@@ -1,7 +1,7 @@
-"""The processes of a run on several devices: how they are started, and what they tell each other.
+"""The processes of a run on several devices: how they start, and how they exchange values.
 
-Every process has all rows of a batch, and computes its part of them; what it finds out it tells the
-others through the processor's memory (gloo), whatever the devices are.
+Every process has all rows of a batch and computes its part of them. Results are exchanged on the
+CPU (gloo), whatever the devices are.
 """
 
 import json
@@ -33,38 +33,38 @@ from chemkl.policies.base import Rollout, joined
 from chemkl.processes import n_cores
 
 _Child = tuple[subprocess.Popen[bytes], socket.socket]
-"""A further process, and the line to it: its standard input, on which it says that it is there."""
+"""A child process, and the socket of its standard input, on which it reports its start."""
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-FURTHER = "chemkl.stages.further"
-"""The module that is run as each further process."""
-FROM_FIRST = "CHEMKL_FURTHER"
-"""Environment variable of a process that the first one of its run has started."""
-PATIENCE = timedelta(hours=2)
-"""How long a process waits for one that still scores; one that has ended is noticed at once."""
+CHILD_MODULE = "chemkl.stages.further"
+"""The module that each child process runs."""
+IS_CHILD = "CHEMKL_FURTHER"
+"""Environment variable set in a process that the first process of its run has started."""
+TIMEOUT = timedelta(hours=2)
+"""How long a process waits for others that still score; a process that ended is noticed at once."""
 GRACE = 20.0
-"""Seconds that the further processes have to end when the first one has."""
+"""Seconds that child processes have to end after the first process."""
 _LOST = re.compile(
     r"gloo|nccl|\b(connection|socket|peer|process group|(tcp)?store)\b", re.IGNORECASE
 )
-"""What torch says where another process is gone."""
+"""Words in torch's errors about a lost process."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of its run."""
+    """The rank of this process among those of its run, and the exchange of values."""
 
     rank: int = 0
     world: int = 1
     group: Any = None  # of torch.distributed
 
     def part(self, n: int) -> slice:
-        """Which of n rows are this process's: as many as others have, in the order of ranks."""
+        """Return the rows of this process: an even share of n, in the order of ranks."""
         return slice(n * self.rank // self.world, n * (self.rank + 1) // self.world)
 
     def gather(self, value: Answer) -> list[Answer]:
-        """Return what each process gives, in the order of ranks."""
+        """Return the values of all processes, in the order of ranks."""
         if self.world == 1:
             return [value]
         values: list[Any] = [None] * self.world
@@ -72,78 +72,81 @@ class Ranks:
         return values
 
     def agree(self, function: Callable[[], Answer]) -> list[Answer]:
-        """Return what a function gives in each process; an error of one is raised in all."""
+        """Return a function's results in all processes; an error of one is raised in all."""
         if self.world == 1:
             return [function()]
         mine: tuple[Answer | None, Exception | None]
         try:
             mine = function(), None
         except Exception as error:  # noqa: BLE001 - the others wait; it is raised again below
-            told = error if isinstance(error, InputError) else None
-            mine = None, told or RuntimeError(f"process {self.rank}: {error!r}")
-            if self.rank and told is None:
+            is_input_error = isinstance(error, InputError)
+            text = f"process {self.rank}: {error!r}"
+            mine = None, error if is_input_error else RuntimeError(text)
+            if self.rank and not is_input_error:
                 sys.excepthook(type(error), error, error.__traceback__)
-        found = self.gather(mine)
-        for _, problem in found:
+        results = self.gather(mine)
+        for _, problem in results:
             if problem is not None:
                 raise problem
-        return [answer for answer, _ in found]  # type: ignore[misc]  # there was no problem
+        return [answer for answer, _ in results]  # type: ignore[misc]  # there was no problem
 
     def spread(
         self, function: Callable[[Sequence[Item]], Sequence[Answer]], items: Sequence[Item]
     ) -> Sequence[Answer]:
-        """Have each process answer some of the items, as long as they are the same in all."""
+        """Split items, equal in all processes, between them; return the answers in order."""
         if self.world == 1 or not items:
             return function(items)
         mine = items[self.rank :: self.world]
-        found = self.agree(lambda: list(function(mine)) if mine else [])
-        return [found[i % self.world][i // self.world] for i in range(len(items))]
+        answers = self.agree(lambda: list(function(mine)) if mine else [])
+        return [answers[i % self.world][i // self.world] for i in range(len(items))]
 
     def logp(self, logp_of: Callable[[Tensor], Tensor], token_BT: Tensor) -> Tensor:
-        """Compute log p of rows, of each in one process; see `with_others` for the gradient."""
-        return self.with_others(self.own_logp(logp_of, token_BT))
+        """Compute log p of all rows, each in one process; see `join` for the gradient."""
+        return self.join(self.local_logp(logp_of, token_BT))
 
-    def own_logp(self, logp_of: Callable[[Tensor], Tensor], token_BT: Tensor) -> Tensor:
-        """Compute log p of this process's rows; for none no network is asked: not all take that."""
-        own_BT = token_BT[self.part(len(token_BT))]
-        return logp_of(own_BT) if len(own_BT) else torch.zeros(0)
+    def local_logp(self, logp_of: Callable[[Tensor], Tensor], token_BT: Tensor) -> Tensor:
+        """Compute log p of this process's rows; not all networks accept zero rows."""
+        local_BT = token_BT[self.part(len(token_BT))]
+        return logp_of(local_BT) if len(local_BT) else torch.zeros(0)
 
-    def with_others(self, own: Tensor) -> Tensor:
-        """Return the values of this process's rows among those of all, on the CPU.
+    def join(self, local: Tensor) -> Tensor:
+        """Join the values of this process's rows with those of the others, on the CPU.
 
-        Its own have their gradient, times the number of processes: Lightning takes the mean over
-        them of what each process finds.
+        The local values keep their gradient, times the number of processes: Lightning averages the
+        gradients over the processes.
         """
-        own = own.cpu()
+        local = local.cpu()
         if self.world == 1:
-            return own
-        if own.requires_grad:
-            own.register_hook(lambda gradient: gradient * self.world)  # type: ignore[no-untyped-call]
-        parts = self.gather(own.detach().numpy())
+            return local
+        if local.requires_grad:
+            local.register_hook(lambda gradient: gradient * self.world)  # type: ignore[no-untyped-call]
+        parts = self.gather(local.detach().numpy())
         values = [torch.from_numpy(part) for part in parts]
-        values[self.rank] = own
+        values[self.rank] = local
         return torch.cat(values)
 
-    def rollout(self, own: Rollout) -> Rollout:
-        """Return the rows of all processes; the logp of this one's have their graph."""
+    def rollout(self, local: Rollout) -> Rollout:
+        """Join the rollouts of all processes; the logp of local rows keeps its graph."""
         if self.world == 1:
-            return own
+            return local
         columns = ("tokens", "truncated", "group")
-        mine = {name: value for name in columns if (value := getattr(own, name)) is not None}
+        mine = {name: value for name in columns if (value := getattr(local, name)) is not None}
         arrays = {name: value.cpu().numpy() for name, value in mine.items()}
-        texts, written, arrays = zip(*self.gather((own.smiles, own.written, arrays)), strict=True)
-        whole = {n: [torch.from_numpy(a[n]).to(own.tokens.device) for a in arrays] for n in mine}
+        texts, written, arrays = zip(
+            *self.gather((local.smiles, local.written, arrays)), strict=True
+        )
+        whole = {n: [torch.from_numpy(a[n]).to(local.tokens.device) for a in arrays] for n in mine}
         token_BT = whole["tokens"][0]
         for part in whole["tokens"][1:]:
-            token_BT = joined(token_BT, part, own.end_id)
+            token_BT = joined(token_BT, part, local.end_id)
         return replace(
-            own,
-            smiles=[text for some in texts for text in some],
+            local,
+            smiles=[text for part in texts for text in part],
             tokens=token_BT,
-            logp=self.with_others(own.logp),
+            logp=self.join(local.logp),
             truncated=torch.cat(whole["truncated"]),
             group=torch.cat(whole["group"]) if "group" in whole else None,
-            written=None if own.written is None else [one for some in written for one in some],
+            written=None if local.written is None else [row for part in written for row in part],
         )
 
 
@@ -155,39 +158,40 @@ ALONE = Ranks()
 
 
 def is_launched() -> bool:
-    """Whether torchrun, srun or this module has started this process as one of several."""
+    """Whether torchrun, srun or this module started this process as one of several."""
     return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def check_launched(trainer: Trainer) -> None:
-    """Refuse several machines where nobody starts the processes on the others.
+    """Refuse several machines if no launcher starts the processes on the others.
 
     Raises:
-        InputError: saying who could.
+        InputError: naming the launchers that could.
     """
     if trainer.num_nodes > 1 and not is_launched():
         raise InputError(
-            f"trainer: num_nodes: {trainer.num_nodes}: this process stands alone, and starts none "
-            "on other machines. Start the same command once for each device by srun (see "
+            f"trainer: num_nodes: {trainer.num_nodes}: this process cannot start others on other "
+            "machines. Start the same command once for each device by srun (see "
             "pipelines/README.md) or torchrun, or leave num_nodes out."
         )
 
 
 @contextmanager
 def several(
-    trainer: Trainer, module: str = "", given: Mapping[str, Any] | None = None
+    trainer: Trainer, module: str = "", task: Mapping[str, Any] | None = None
 ) -> Iterator[Ranks]:
-    """Be one of the processes of a run in this scope, and start the further ones if need be.
+    """Join the processes of a run in this scope; start the others if no launcher has.
 
     Args:
-        trainer: says how many there are, and which one this is. Those that it forks itself
-            (ddp_fork and the like) are not counted.
-        module: is run as each further process, unless somebody else has started those.
-        given: what it is told through its standard input, as JSON.
+        trainer: knows the number of processes and the rank of this one. Processes that it forks
+            itself (ddp_fork and the like) are not counted.
+        module: the module that each child process runs.
+        task: sent to each child process as JSON on its standard input.
 
     Raises:
-        LostError: another process has ended before its time.
-        SystemExit: the same, or a mistake of the user, in a further process: the first one tells.
+        LostError: another process has ended early.
+        SystemExit: in a child process, instead of LostError or InputError, which the first process
+            reports.
     """
     world = trainer.world_size
     if world == 1 or isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
@@ -206,12 +210,12 @@ def several(
         }
         if trainer.strategy.root_device.type == "cpu" and world > (cores := n_cores()):
             say(f"{world} processes share {cores} processor: slower than one, fit for a trial")
-        children += [_start(module, rank, given or {}) for rank in range(1, world)]
+        children += [_start(module, rank, task or {}) for rank in range(1, world)]
     failed = True
     try:
         _await(children)
         trainer.strategy.setup_environment()
-        group = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        group = torch.distributed.new_group(backend="gloo", timeout=TIMEOUT)
         yield Ranks(trainer.global_rank, world, group)
         failed = False
     except (InputError, RuntimeError) as error:
@@ -231,52 +235,52 @@ def several(
         _end(children, at_once=failed)
 
 
-def _start(module: str, rank: int, given: Mapping[str, Any]) -> _Child:
-    """Start a further process, in a session of its own: Ctrl-C and signals are the first's."""
-    mine, its = socket.socketpair()
-    with its:
+def _start(module: str, rank: int, task: Mapping[str, Any]) -> _Child:
+    """Start a child process in a session of its own, so that only the first one gets signals."""
+    parent_end, child_end = socket.socketpair()
+    with child_end:
         process = subprocess.Popen(
             [sys.executable, "-m", module],
-            stdin=its.fileno(),
-            env=os.environ | {"LOCAL_RANK": str(rank), FROM_FIRST: "1"},
+            stdin=child_end.fileno(),
+            env=os.environ | {"LOCAL_RANK": str(rank), IS_CHILD: "1"},
             start_new_session=True,
         )
     with suppress(OSError):
-        mine.sendall(json.dumps(given).encode() + b"\n")
-    return process, mine
+        parent_end.sendall(json.dumps(task).encode() + b"\n")
+    return process, parent_end
 
 
-def given_to_this() -> dict[str, Any]:
-    """Return what the first process told this one, which from now on ends with it."""
-    given: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+def read_task() -> dict[str, Any]:
+    """Return the task that the first process sent to this one, and from now on end with it."""
+    task: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         with suppress(OSError):
-            os.read(0, 1)  # nothing more comes until the first process closes its end
+            os.read(0, 1)  # returns when the first process closes its end
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
-    return given
+    threading.Thread(target=exit_with_parent, daemon=True).start()
+    return task
 
 
 def _await(children: Sequence[_Child]) -> None:
-    """Wait until all further processes are there, or say that this one is; torch would wait long.
+    """Report that this child process has started, or wait for all children; torch waits too long.
 
     Raises:
-        LostError: one has ended.
+        LostError: a child has ended.
     """
-    if FROM_FIRST in os.environ:
+    if IS_CHILD in os.environ:
         os.write(0, b"\n")
     for _, line in children:
-        said = b""
-        with suppress(ConnectionResetError):  # killed before it had read what it was told
-            said = line.recv(1)
-        if not said:
+        report = b""
+        with suppress(ConnectionResetError):  # killed before it had read its task
+            report = line.recv(1)
+        if not report:
             raise LostError(_lost(children))
 
 
 def _end(children: Sequence[_Child], *, at_once: bool) -> None:
-    """Wait for the further processes; those that do not end are made to."""
+    """Wait for the child processes to end, and kill those that do not."""
     for process, line in children:
         if at_once:
             line.close()
@@ -289,7 +293,7 @@ def _end(children: Sequence[_Child], *, at_once: bool) -> None:
 
 
 def _lost(children: Sequence[_Child]) -> str:
-    """Say which process has ended, if that is known."""
+    """Name the process that has ended, if known."""
     who = "another process of this run has ended"
     for rank, (process, _) in enumerate(children, start=1):
         try:
@@ -300,6 +304,6 @@ def _lost(children: Sequence[_Child]) -> str:
         who = f"process {rank} of this run {how}"
         break
     return (
-        f"{who}, so this one ends too. What it said stands above, if it said anything. The same "
-        "command goes on from the last checkpoint."
+        f"{who}, so this one ends too. Its messages, if any, stand above. The same command "
+        "continues from the last checkpoint."
     )

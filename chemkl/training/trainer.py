@@ -1,4 +1,4 @@
-"""Lightning's trainer as every training stage uses it: devices, checkpoints, signals, progress."""
+"""The Lightning trainer of all training stages: devices, checkpoints, signals, progress bars."""
 
 import inspect
 import json
@@ -51,17 +51,18 @@ LEAST = {
     "log_every_n_steps": 0,
     "num_nodes": 1,
 }
-"""Lowest values of arguments of which Lightning takes any, and goes wrong later or does nothing."""
+"""Lowest values of arguments that Lightning does not check."""
 
-_ON_PURPOSE = (
+_SILENCED = (
     ".*`training_step` returned `None`.*",  # the batch that ends a run is recorded, not learnt from
     r".*Found \d+ module\(s\) in eval mode.*",  # a language model is trained without dropout
-    ".*does not have many workers.*",  # batches cost less than passing them on
+    ".*does not have many workers.*",  # batches cost less than sending them between processes
     ".*LeafSpec.*",  # Lightning's own use of torch
     ".*The number of training batches .* is smaller than the logging interval.*",
-    ".*dataloader is not resumable.*",  # ours are: they save where they stand
-    ".*`srun` command is available.*",  # a job need not start its processes by it
+    ".*dataloader is not resumable.*",  # ours save their position
+    ".*`srun` command is available.*",  # a job may run without it
 )
+"""Warnings about things that are intended here."""
 
 _UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, OSError, TypeError, ValueError)
 """What torch raises for a damaged checkpoint."""
@@ -74,32 +75,32 @@ _REFUSED = (
     RuntimeError,
     MisconfigurationException,
 )
-"""What Lightning raises for settings that it cannot use."""
+"""What Lightning raises for invalid settings."""
 
 # ---- the trainer
 
 
 class _Joined(DDPStrategy):
-    """DDP of processes that are there already (`chemkl.training.ranks`), in a notebook too."""
+    """DDP of processes that run already (`chemkl.training.ranks`), in a notebook too."""
 
     def _configure_launcher(self) -> None:
-        """Have Lightning start none: in a notebook it forks, and what a fork learns is lost."""
+        """Use no launcher: in a notebook Lightning would fork, and lose what the fork learns."""
 
 
 def build_trainer(
     out_dir: Path, settings: Mapping[str, Any], callbacks: Sequence[Callback], **fixed: Any
 ) -> Trainer:
-    """Build the trainer of a stage; `fixed` stands above the user's settings.
+    """Build the trainer of a stage; `fixed` overrides the user's settings.
 
-    Logs go to ``logs/`` in the folder. Of the callbacks `Checkpoint` acts last; bars go where the
-    settings say there are none. Signals are left alone: Lightning's handlers would save, requeue a
-    Slurm job and talk to other processes in the middle of a step.
+    Logs go to ``logs/`` in the folder. `Checkpoint` is the last callback; progress bars are omitted
+    if the settings disable them. Lightning's signal handlers are not installed: they would save,
+    requeue a Slurm job and communicate with other processes in the middle of a step.
 
     Raises:
         InputError: Lightning refuses the settings.
     """
     if not settings.get("enable_progress_bar", True):
-        callbacks = [one for one in callbacks if not isinstance(one, ProgressBar)]
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
     arguments = {
         "enable_model_summary": False,
         "log_every_n_steps": 10,
@@ -113,14 +114,14 @@ def build_trainer(
         ],
         "callbacks": [
             *further_loggers(settings, out_dir),
-            *sorted(callbacks, key=lambda one: isinstance(one, Checkpoint)),
+            *sorted(callbacks, key=lambda callback: isinstance(callback, Checkpoint)),
         ],
         "enable_checkpointing": False,
         "enable_progress_bar": False,  # Lightning's writes carriage returns into log files
         "use_distributed_sampler": False,
         **fixed,
     }
-    with suppress(InputError):  # of devices that are not there Lightning tells
+    with suppress(InputError):  # Lightning reports missing devices below
         if "strategy" not in arguments and devices_of(settings)[1] > 1:
             arguments["strategy"] = _Joined()
     try:
@@ -129,27 +130,27 @@ def build_trainer(
         raise InputError(f"trainer: lightning.Trainer refuses its settings: {error}") from error
     check_launched(trainer)
     trainer._signal_connector = _NoHandlers(trainer)
-    # who writes the logs: Lightning goes by SLURM_PROCID, also in a run of one process
+    # only rank 0 writes logs; Lightning would use SLURM_PROCID, even in a run of one process
     rank_zero_only.rank = trainer.global_rank  # type: ignore[attr-defined]  # it sets this itself
     return trainer
 
 
 class FurtherLogger(Callback):
-    """Adds a logger when a fit begins: to make one may write files, or ask a server.
+    """Adds a logger when a fit begins, since making it may write files or contact a server.
 
-    Each start is a run of its own there, by the name of the output folder.
+    Each start is a separate run of that logger, named by the output folder.
     """
 
     def __init__(self, kind: str, options: Mapping[str, Any], out_dir: Path) -> None:
         self._make, name, group = _FURTHER[kind]
-        own = {"save_dir": str(out_dir / "logs" / kind), name: str(out_dir), group: "chemkl"}
-        self._options = {**own, **options}
+        defaults = {"save_dir": str(out_dir / "logs" / kind), name: str(out_dir), group: "chemkl"}
+        self._options = {**defaults, **options}
 
     def setup(self, trainer: Trainer, _module: LightningModule, stage: str) -> None:
-        """Add it."""
+        """Add the logger."""
         if stage != "fit":
             return
-        # of MLflow's backends only files need no database
+        # MLflow's file backend is the only one without a database
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         Path(self._options["save_dir"]).mkdir(parents=True, exist_ok=True)
         trainer.loggers = [*trainer.loggers, self._make(**self._options)]
@@ -159,25 +160,25 @@ _FURTHER: dict[str, tuple[Any, str, str]] = {
     "mlflow": (MLFlowLogger, "run_name", "experiment_name"),
     "wandb": (WandbLogger, "name", "project"),
 }
-"""By kind: Lightning's logger, and what its arguments call a run and what the run belongs to."""
+"""By kind: Lightning's logger, and its arguments for the names of a run and of its group."""
 
 
 def further_loggers(settings: Mapping[str, Any], out_dir: Path = Path()) -> list[FurtherLogger]:
-    """The logger that a trainer's settings ask for beside TensorBoard and CSV, if any.
+    """Return the additional logger of a trainer's settings, if any.
 
     Raises:
-        InputError: its package is not installed, or it does not take these options.
+        InputError: its package is not installed, or an option is unknown.
     """
-    asked = settings.get("logger")
-    options = dict(asked) if isinstance(asked, Mapping) else {"kind": asked}
+    setting = settings.get("logger")
+    options = dict(setting) if isinstance(setting, Mapping) else {"kind": setting}
     kind = options.pop("kind", None)
-    if not isinstance(kind, str) or kind not in _FURTHER:  # none; or the schema tells
+    if not isinstance(kind, str) or kind not in _FURTHER:  # the schema reports other kinds
         return []
-    known = set(inspect.signature(_FURTHER[kind][0].__init__).parameters) - {"self", "kwargs"}
+    parameters = set(inspect.signature(_FURTHER[kind][0].__init__).parameters) - {"self", "kwargs"}
     problems = [
-        f"trainer: logger: {kind} has no option {name!r}{did_you_mean(name, known)}"
+        f"trainer: logger: {kind} has no option {name!r}{did_you_mean(name, parameters)}"
         for name in options
-        if name not in known
+        if name not in parameters
     ]
     if find_spec(kind) is None:
         problems.append(f"trainer: logger: {kind} is not installed: {install_command(kind)}")
@@ -186,17 +187,17 @@ def further_loggers(settings: Mapping[str, Any], out_dir: Path = Path()) -> list
 
 
 class _NoHandlers(_SignalConnector):
-    """In place of Lightning's: it sets no handlers, and puts back what Lightning does to Ctrl-C."""
+    """Installs no signal handlers, and restores the one of Ctrl-C, which Lightning changes."""
 
     def register_signal_handlers(self) -> None:
-        """Remember what to put back."""
+        """Remember the handlers to restore."""
         self._original_handlers = self._get_current_signal_handlers()
 
 
 def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
-    """Who starts the processes of a run: Slurm only where it has started several for it.
+    """Return the environment that starts the processes; Slurm only if it has started several.
 
-    A run in one process is no part of what else a job does; None: Lightning finds out.
+    A run in one process ignores the other tasks of its job. None: Lightning detects it.
     """
     if "SLURM_NTASKS" not in os.environ or TorchElasticEnvironment.detect():
         return None
@@ -207,33 +208,33 @@ def _cluster(settings: Mapping[str, Any]) -> ClusterEnvironment | None:
 
 
 def devices_of(settings: Mapping[str, Any]) -> tuple[torch.device, int]:
-    """Return the device of this process and the number of devices of all, by a trainer's settings.
+    """Return the device of this process and the total number of devices, by a trainer's settings.
 
     Raises:
-        InputError: this machine does not have what they ask for.
+        InputError: this machine lacks such devices.
     """
     names = ("accelerator", "devices", "num_nodes")
-    chosen = {name: settings[name] for name in names if name in settings}
-    return _devices(json.dumps(chosen, default=str), elastic=TorchElasticEnvironment.detect())
+    options = {name: settings[name] for name in names if name in settings}
+    return _devices(json.dumps(options, default=str), elastic=TorchElasticEnvironment.detect())
 
 
 @cache
-def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
-    chosen = json.loads(chosen_json)
-    # what Slurm has started does not matter yet; and Lightning would take any task for a rank
+def _devices(options_json: str, *, elastic: bool) -> tuple[torch.device, int]:
+    options = json.loads(options_json)
+    # without it Lightning would take any Slurm task for a rank of this run
     plugins = None if elastic else LightningEnvironment()
     try:
         with quiet():
-            trainer = Trainer(**chosen, plugins=plugins, logger=False, enable_checkpointing=False)
+            trainer = Trainer(**options, plugins=plugins, logger=False, enable_checkpointing=False)
     except _REFUSED as error:
-        asked = ", ".join(f"{name}: {value}" for name, value in chosen.items()) or "its device"
+        what = ", ".join(f"{name}: {value}" for name, value in options.items()) or "its device"
         raise InputError(
-            f"trainer: {asked} cannot be used on this machine: {one_line(error)} Take "
+            f"trainer: {what} cannot be used on this machine: {one_line(error)} Take "
             "accelerator: auto, which uses what there is, as many devices as there are, or a "
             "machine that has them."
         ) from error
     cores = n_cores()
-    most = max(2, cores)  # two on one are slow, but enough to try a config of several devices
+    most = max(2, cores)  # two processes on one core are slow, but suffice to try a config
     if trainer.strategy.root_device.type == "cpu" and trainer.num_devices > most:
         raise InputError(
             f"trainer: devices: {trainer.num_devices}: there is no GPU in use, and this machine "
@@ -243,10 +244,10 @@ def _devices(chosen_json: str, *, elastic: bool) -> tuple[torch.device, int]:
 
 
 def check_trainer(settings: Mapping[str, Any]) -> None:
-    """Refuse arguments that Lightning's trainer does not have, and values that it cannot use.
+    """Refuse unknown arguments of Lightning's trainer, and invalid values.
 
     Raises:
-        InputError: naming every one of them.
+        InputError: a line for each of them.
     """
     parameters = dict(inspect.signature(Trainer.__init__).parameters)
     del parameters["self"]
@@ -259,15 +260,15 @@ def check_trainer(settings: Mapping[str, Any]) -> None:
                 f"trainer: unknown argument {name!r}{did_you_mean(name, set(parameters))}"
             )
         elif not _fits(value, parameters[name].annotation):
-            wanted = inspect.formatannotation(parameters[name].annotation).replace("typing.", "")
-            problems.append(f"trainer: {name}: {value!r} is not of type {wanted}")
+            kind = inspect.formatannotation(parameters[name].annotation).replace("typing.", "")
+            problems.append(f"trainer: {name}: {value!r} is not of type {kind}")
         elif name in LEAST and value is not None and not value >= LEAST[name]:
             problems.append(f"trainer: {name}: {value!r} is not allowed; {LEAST[name]} or more")
     InputError.refuse(problems)
 
 
 def check_trainer_here(settings: Mapping[str, Any]) -> None:
-    """Check the arguments of the trainer, and look for its device on this machine.
+    """Check the arguments of the trainer, and that this machine has its device.
 
     Raises:
         InputError: see `check_trainer` and `devices_of`.
@@ -286,31 +287,31 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def fit(trainer: Trainer, module: LightningModule, data: Any, start: Path | None) -> None:
-    """Train, from a checkpoint if there is one; a `Checkpoint` is among the trainer's callbacks.
+    """Train, from a checkpoint if there is one; the trainer's callbacks include a `Checkpoint`.
 
     Raises:
-        StoppedBySignal: a signal told the run to end; a checkpoint is written.
+        StoppedBySignal: after a signal; a checkpoint has been written.
     """
     with deferred(), quiet():
         trainer.fit(module, data, ckpt_path=start, weights_only=True)
 
 
 def why_ended(trainer: Trainer) -> str:
-    """Name the limit that ended a fit: max_steps, epochs, or that it was told to stop."""
+    """Return what ended a fit: max_steps, epochs, max_time or stopped (by a callback)."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return "max_steps"
     if trainer.max_epochs is not None and trainer.current_epoch >= trainer.max_epochs:
         return "epochs"
-    timed = any(isinstance(one, Timer) for one in getattr(trainer, "callbacks", ()))
-    return "max_time" if timed else "stopped"
+    has_timer = any(isinstance(c, Timer) for c in getattr(trainer, "callbacks", ()))
+    return "max_time" if has_timer else "stopped"
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep advertisements and notes about what is on purpose here off the screen, in this scope.
+    """Silence Lightning's advertisements, and warnings about intended things, in this scope.
 
-    And the traceback of the thread that writes logs, where a disk or a folder fails: what it raised
-    comes up in the main thread too, which tells of it.
+    Also silences the traceback of the thread that writes logs if a disk fails: the main thread
+    raises the same error and reports it.
     """
     names = (
         "lightning.pytorch.utilities.rank_zero",
@@ -321,13 +322,13 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     hook = threading.excepthook
 
-    def without_files(error: threading.ExceptHookArgs) -> None:
+    def ignore_os_errors(error: threading.ExceptHookArgs) -> None:
         if not issubclass(error.exc_type, OSError):
             hook(error)
 
-    threading.excepthook = without_files
+    threading.excepthook = ignore_os_errors
     with warnings.catch_warnings():
-        for text in _ON_PURPOSE:
+        for text in _SILENCED:
             warnings.filterwarnings("ignore", message=text)
         for logger in loggers:
             logger.setLevel(logging.WARNING)
@@ -343,17 +344,17 @@ def quiet() -> Iterator[None]:
 
 
 class Checkpoint(Callback):
-    """Writes ``checkpoints/last.ckpt`` every so many steps, in one step of the file system.
+    """Writes ``checkpoints/last.ckpt`` every so many steps, atomically.
 
     Lightning's own callback writes in place: a kill in the middle would leave half a file.
 
-    A checkpoint is only written right after a step of the optimiser, when no accumulated gradient
-    would be lost, and not behind the last batch of an epoch, where a resumed run would leave out
-    the epoch's validation; it is then written one step later. `before` is called first, for example
-    to write the trace up to this step.
+    A checkpoint is written right after a step of the optimiser, when no accumulated gradient would
+    be lost. One that is due after the last batch of an epoch is written a step later, since a
+    resumed run would skip the epoch's validation. `before` is called first, for example to write
+    the trace up to this step.
 
-    A signal that tells the run to end (see `chemkl.processes`) is heeded here: a checkpoint is
-    written as soon as one can be, behind the epoch's validation if need be, and the fit ends.
+    After a signal to stop (see `chemkl.processes`) it writes a checkpoint as soon as possible,
+    after the epoch's validation if need be, and ends the fit.
     """
 
     def __init__(self, out_dir: Path, every: int, before: Callable[[], object] = int) -> None:
@@ -361,14 +362,14 @@ class Checkpoint(Callback):
         self._every = every
         self._before = before
         self.run_log: RunLog | None = None
-        """Where a line for each is written."""
+        """Receives a line for each checkpoint."""
         self._step = self._saved = 0
         self._loader: dict[str, Any] | None = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add where the loader stands: Lightning forgets it between two epochs."""
+        """Add the position of the loader, which Lightning forgets between two epochs."""
         loader = trainer.train_dataloader
         if loader is not None and hasattr(loader, "state_dict"):
             checkpoint["loader"] = loader.state_dict()
@@ -376,11 +377,11 @@ class Checkpoint(Callback):
     def on_load_checkpoint(
         self, _trainer: Trainer, _module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember where the loader stood; it is made later."""
+        """Remember the position of the loader, which does not exist yet."""
         self._loader = checkpoint.get("loader")
 
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Count from the step at which the run (or its continuation) begins."""
+        """Count from the first step of this start, and restore the loader."""
         self._step = self._saved = trainer.global_step
         if self._loader is not None:
             trainer.train_dataloader.load_state_dict(self._loader)  # type: ignore[union-attr]  # it had one
@@ -389,9 +390,9 @@ class Checkpoint(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
-        """Write when it is time."""
-        stepped, self._step = trainer.global_step != self._step, trainer.global_step
-        if not stepped or trainer.is_last_batch or not getattr(module, "is_whole", True):
+        """Write a checkpoint if one is due, and stop after a signal."""
+        has_stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if not has_stepped or trainer.is_last_batch or not getattr(module, "is_whole", True):
             return
         stop = _stop_of(trainer)
         if stop or self._step // self._every > self._saved // self._every:
@@ -400,34 +401,34 @@ class Checkpoint(Callback):
             raise stop
 
     def on_train_epoch_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Write behind the last batch and the validation, if the run is told to end."""
+        """Write a checkpoint after the validation and stop, if there was a signal."""
         stop = _stop_of(trainer)
         if stop and not trainer.fit_loop.done:
             self.save(trainer)
             raise stop
 
     def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Write a last time."""
+        """Write the last checkpoint."""
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        """Write now."""
+        """Write a checkpoint."""
         self._before()
         self._path.parent.mkdir(exist_ok=True)
         note = f"step {trainer.global_step}"
-        first = trainer.is_global_zero
-        with atomic_file(self._path, sealed=True, note=note) if first else nullcontext():
+        writes = trainer.is_global_zero
+        with atomic_file(self._path, sealed=True, note=note) if writes else nullcontext():
             trainer.save_checkpoint(draft_of(self._path), weights_only=False)
-        trainer.strategy.barrier()  # who ends before the file is in place may take the first along
+        trainer.strategy.barrier()  # a process that ends too early may take the first one down
         self._saved = trainer.global_step
         if self.run_log is not None:
             self.run_log.add("checkpoint")
 
 
 def _stop_of(trainer: Trainer) -> StoppedBySignal | None:
-    """What is to be raised because a signal has told this process, or another of the run, to end.
+    """Return the exception to raise if a process of the run has received a signal to stop.
 
-    All processes of a run call it at the same time, so that all of them end behind the same step.
+    All processes call it at the same time, so all of them end after the same step.
     """
     number = pending() or 0
     strategy = trainer.strategy
@@ -441,7 +442,7 @@ def _stop_of(trainer: Trainer) -> StoppedBySignal | None:
 
 
 def last_checkpoint(out_dir: Path) -> Path | None:
-    """Return the checkpoint from which a run continues; None where there is none yet.
+    """Return the checkpoint to resume from, or None.
 
     Raises:
         InputError: the file is damaged, or not a checkpoint of a training run.
@@ -451,10 +452,10 @@ def last_checkpoint(out_dir: Path) -> Path | None:
         return None
     check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
     try:
-        # the tensors stay on the disk, and nothing but tensors and plain values is unpickled
+        # tensors stay on the disk, and only tensors and plain values are unpickled
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        whole = {"state_dict", "loops", "optimizer_states"} <= set(saved)
-        problem = "" if whole and isinstance(saved["state_dict"], dict) else "foreign"
+        is_complete = {"state_dict", "loops", "optimizer_states"} <= set(saved)
+        problem = "" if is_complete and isinstance(saved["state_dict"], dict) else "foreign"
     except _UNREADABLE as error:
         problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
     if problem:
@@ -469,7 +470,7 @@ def last_checkpoint(out_dir: Path) -> Path | None:
 
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested lists and mappings, and the way to it."""
+    """Yield every tensor in nested lists and mappings, with its path."""
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping | list):
@@ -478,17 +479,21 @@ def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def reopen(path: Path, saved: dict[str, Any], step: int, per_step: int = 1) -> None:
-    """Make of the checkpoint from the end of a run of one epoch one from before a step, 1 or more.
+    """Rewrite the checkpoint of a finished run of one epoch as one from before a step (1 or more).
 
-    Its weights are those before that step, of `per_step` updates each.
+    The saved weights must be those before that step, with `per_step` updates a step.
     """
     n = step * per_step
-    made = {"ready": n, "started": n, "processed": n, "completed": n - 1}
-    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    batches = {"ready": n, "started": n, "processed": n, "completed": n - 1}
+    epochs = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     updates = {"ready": n, "completed": n}
     loop = saved["loops"]["fit_loop"]
-    loop["epoch_progress"] = {"total": begun, "current": begun}
-    loop["epoch_loop.batch_progress"] = {"total": made, "current": made, "is_last_batch": False}
+    loop["epoch_progress"] = {"total": epochs, "current": epochs}
+    loop["epoch_loop.batch_progress"] = {
+        "total": batches,
+        "current": batches,
+        "is_last_batch": False,
+    }
     loop["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = {
         "total": updates,
         "current": updates,
@@ -503,9 +508,9 @@ def reopen(path: Path, saved: dict[str, Any], step: int, per_step: int = 1) -> N
 
 
 class ProgressBar(Callback):
-    """Shows how far a training is: a bar in a terminal, ten lines in a file or a pipe.
+    """Shows the progress of a training: a bar in a terminal, ten lines in a file or a pipe.
 
-    A total of None is not known before the training starts.
+    A total of None is unknown until the training starts.
     """
 
     def __init__(self, name: str, unit: str, total: int | None = None) -> None:
@@ -514,38 +519,38 @@ class ProgressBar(Callback):
 
     @abstractmethod
     def state(self, trainer: Trainer) -> tuple[int, str]:
-        """How many are done, and what else there is to say."""
+        """Return the number of units done, and a text to append."""
 
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Begin where the run stands."""
-        shown = trainer.is_global_zero
-        self._bar = display.Bar(self._name, self._total, self._unit, shown=shown, lines=10)
+        """Show the bar where the run stands."""
+        is_shown = trainer.is_global_zero
+        self._bar = display.Bar(self._name, self._total, self._unit, shown=is_shown, lines=10)
         self._bar.at(*self.state(trainer))
         self._bar.__enter__()
 
     def on_train_batch_end(
         self, trainer: Trainer, _module: LightningModule, _outputs: Any, _batch: Any, _i: int
     ) -> None:
-        """Move on."""
+        """Move the bar."""
         self._bar.at(*self.state(trainer))
 
     def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
-        """Leave the last state on the screen."""
+        """Show the last state, and end the bar."""
         self._bar.at(*self.state(trainer))
         self._bar.__exit__()
 
     def on_exception(
         self, _trainer: Trainer, _module: LightningModule, _error: BaseException
     ) -> None:
-        """Give the screen back before the message."""
+        """End the bar before the message is printed."""
         self._bar.__exit__()
 
 
 class CallsBar(ProgressBar):
-    """Shows calls of the budget, samples, distinct hits, scaffolds of all that was scored, time.
+    """Shows calls, samples, distinct hits and distinct scaffolds of scored molecules.
 
-    Without a budget samples fill it. Hits and scaffolds are those that are told at the end of the
-    run: by the reward of the last stage, R >= tau; without a tau, as the target has found them.
+    It counts calls if there is a budget, else samples. Hits and scaffolds are counted as at the end
+    of the run: under the reward of the last stage, with R >= tau, or by the target without a tau.
     """
 
     def __init__(
@@ -555,46 +560,45 @@ class CallsBar(ProgressBar):
         most_samples: int = 0,
         tau: float | None = None,
     ) -> None:
-        self._ledger, self._over_calls, self._tau = ledger, budget is not None, tau
+        self._ledger, self._counts_calls, self._tau = ledger, budget is not None, tau
         self._hits, self._scaffolds, self._by = set[Any](), set[str](), ""
-        unit = "calls" if self._over_calls else "samples"
+        unit = "calls" if self._counts_calls else "samples"
         super().__init__("posttrain", unit, budget or most_samples)
 
     def restore(self, rows: pd.DataFrame) -> None:
-        """Take in rows of the trace."""
+        """Count the hits and scaffolds in rows of the trace."""
         if "final_reward" in rows:
             self._by = " by the reward of the last stage"
-        seen = by_final_reward(new_rows(rows))
-        new = seen[seen["call"].notna()]
-        hits = (
-            seen[seen["hit"].astype(bool)] if self._tau is None else new[new["reward"] >= self._tau]
-        )
+        new = by_final_reward(new_rows(rows))
+        scored = new[new["call"].notna()]
+        is_hit = new["hit"].astype(bool) if self._tau is None else scored["reward"] >= self._tau
+        hits = (new if self._tau is None else scored)[is_hit]
         self._hits.update(hits[identity_columns(rows)].itertuples(index=False, name=None))
-        self._scaffolds |= {*new["scaffold"].dropna()} - {""}
+        self._scaffolds |= {*scored["scaffold"].dropna()} - {""}
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        """Take in the rows of the step, and move on."""
+        """Count the rows of the step, and move the bar."""
         rows: pd.DataFrame = module.recorded  # type: ignore[assignment]  # it is a Posttrain
-        if rows.empty:  # further updates of the step are to come
+        if rows.empty:  # not the last update of the step
             return
         self.restore(rows)
         super().on_train_batch_end(trainer, module, outputs, batch, i)
 
     def state(self, _trainer: Trainer) -> tuple[int, str]:
-        """Calls, and the samples beside them; the other way round where there is no budget."""
+        """Return the calls (or samples), and the text that follows them."""
         calls, samples = self._ledger.n_calls, self._ledger.n_samples
         n = len(self._scaffolds)
         scaffolds = f", {display.counted(n, 'scaffold')}" if n else ""
-        found = f", {len(self._hits):,} hits{scaffolds}{self._by}"
-        if self._over_calls:
-            return calls, f", {samples:,} samples{found}"
-        return samples, f", {calls:,} calls{found}"
+        hits = f", {len(self._hits):,} hits{scaffolds}{self._by}"
+        if self._counts_calls:
+            return calls, f", {samples:,} samples{hits}"
+        return samples, f", {calls:,} calls{hits}"
 
 
 class StepsBar(ProgressBar):
-    """Shows steps, epoch and metrics, which may wait for the device: every so many steps."""
+    """Shows steps, epoch and metrics, every so many steps: reading metrics waits for the device."""
 
     def __init__(self, name: str, every: int = 20) -> None:
         super().__init__(name, "steps")
@@ -602,7 +606,7 @@ class StepsBar(ProgressBar):
         self._epoch = 1
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin; only now the number of steps is known."""
+        """Show the bar; the number of steps is known only now."""
         total = trainer.estimated_stepping_batches
         self._total = int(total) if total < float("inf") else None
         self._epoch = trainer.current_epoch + 1
@@ -611,13 +615,13 @@ class StepsBar(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, i: int
     ) -> None:
-        """Move on, now and then."""
-        self._epoch = trainer.current_epoch + 1  # behind the last batch it is a further one
+        """Move the bar every so many steps."""
+        self._epoch = trainer.current_epoch + 1  # after the last batch Lightning counts one more
         if trainer.global_step % self._every == 0 or trainer.is_last_batch:
             super().on_train_batch_end(trainer, module, outputs, batch, i)
 
     def state(self, trainer: Trainer) -> tuple[int, str]:
-        """Steps, and the epoch with the metrics."""
+        """Return the steps, and a text of epoch and metrics."""
         metrics = "".join(
             f", {name} {value:.4g}"
             for name, value in trainer.progress_bar_metrics.items()

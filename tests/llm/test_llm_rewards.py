@@ -131,7 +131,7 @@ def test_the_budget_is_spent_exactly():
     assert cut.smiles == ["x", "1", "1", "2", "1"]
     assert cut.group.tolist() == [0] * 5
     ledger.enter(0, cut)
-    assert ledger.spent
+    assert ledger.is_exhausted
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from test_estimator_optima import (
 )
 
 from chemkl.losses import ESTIMATORS, LossInputs
-from chemkl.training.memory import inclusion, log_mixture
+from chemkl.training.memory import inclusion_chances, log_mixture
 
 OFF_POLICY = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
 WEIGHING = [name for name in ESTIMATORS if ESTIMATORS[name].weighs_old]
@@ -36,7 +36,7 @@ class Replay:
     def __init__(self, seed):
         numbers = np.random.default_rng(seed)
         weight = numbers.random(len(WORLD.sequences)) * (numbers.random(15) < 0.7)
-        self.chance = torch.from_numpy(inclusion(weight, 5))
+        self.chance = torch.from_numpy(inclusion_chances(weight, 5))
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self):

@@ -155,7 +155,7 @@ def test_the_prior_is_not_asked_by_two_threads_at_once(config, tmp_path, monkeyp
         assert not asking
         return choose(self, step)
 
-    monkeypatch.setattr(Ledger, "waits", True)
+    monkeypatch.setattr(Ledger, "has_workers", True)
     monkeypatch.setattr(InputBuilder, "_logp_ref", slowly)
     monkeypatch.setattr(Explorer, "choose", alone)
     posttrain.run(config | {"budget": 30}, tmp_path)

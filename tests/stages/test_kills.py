@@ -52,13 +52,15 @@ CHANGES = [
     *moments("lightning:Trainer.save_checkpoint", [1, 2, 3], ["half", "after"]),
 ]
 FURTHER = [  # of a run with a memory and three updates a batch, in other spellings
-    *moments("chemkl.training.posttrain:Posttrain._again", [1, 4, 5, 9], ["before", "after"]),
+    *moments(
+        "chemkl.training.posttrain:Posttrain._further_update", [1, 4, 5, 9], ["before", "after"]
+    ),
     *moments("chemkl.training.memory:Memory.add", [2, 4], ["before", "after"]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
 ]
 EXPLORING = [  # of a run that explores besides
     *moments("chemkl.training.exploration:explore", [2, 3], ["before", "after"]),
-    *moments("chemkl.training.exploration:fitted", [1, 2], ["before", "after"]),
+    *moments("chemkl.training.exploration:fit_forest", [1, 2], ["before", "after"]),
     *moments("chemkl.rewards.scoring:_answers", [40, 60]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
 ]

@@ -180,7 +180,7 @@ def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(
     config |= settings
     n, run, whole = settings["updates_per_batch"], tmp_path / "run", tmp_path / "whole"
     posttrain.run(config, whole)
-    in_a_step = killed_after(Posttrain, "_again", n - 1, before=True)
+    in_a_step = killed_after(Posttrain, "_further_update", n - 1, before=True)
     for kill in (killed_at_step(2), killed_at_step(4), in_a_step):
         run_and_kill(monkeypatch, kill, config | {"budget": 70}, run)
     posttrain.run(config | {"budget": 70}, run)

@@ -12,7 +12,13 @@ from rdkit import Chem
 from chemkl.chem.operators import graph_ga
 from chemkl.config import InputError
 from chemkl.config.objective import ExplorationConfig
-from chemkl.training.exploration import Explorer, check_exploration, expected, explore, fitted
+from chemkl.training.exploration import (
+    Explorer,
+    check_exploration,
+    explore,
+    fit_forest,
+    upper_bound,
+)
 
 # the more fluorine the better, which a forest on fingerprints can see
 PAID = {f"{'F' * (n % 2)}C{'C' * n}O": (n % 2) / 2 + n / 40 for n in range(12)}
@@ -35,8 +41,8 @@ def by_length(tokens):
 
 
 def forest_of(paid):
-    forest = fitted(paid, numbers())
-    return lambda smiles: expected(forest, smiles, 1.0)
+    forest = fit_forest(paid, numbers())
+    return lambda smiles: upper_bound(forest, smiles, 1.0)
 
 
 def best(n=100, paid=PAID):
@@ -44,7 +50,7 @@ def best(n=100, paid=PAID):
 
 
 def chosen(screen, n=8, seed=0, parents=None, **options):
-    given = {"is_known": PAID.__contains__, "merit": forest_of(PAID), "logp_ref": by_length}
+    given = {"is_known": PAID.__contains__, "predict": forest_of(PAID), "logp_ref": by_length}
     given |= {"proposals_per_call": 8} | options
     parents = best() if parents is None else parents
     return explore(parents, n, numbers(seed), spell=spell, screen=screen, **given)
@@ -77,7 +83,7 @@ def test_the_prior_takes_the_likeliest_of_all():
 def test_samples_of_the_prior_stand_among_children_in_their_share():
     samples = [f"C{'C' * n}N" for n in range(20)]
     shares = {"crossover": 0, "mutation": 1, "neighbour": 0, "prior": 1}
-    options = {"shares": shares, "of_prior": lambda n: samples[:n], "proposals_per_call": 2}
+    options = {"shares": shares, "sample_prior": lambda n: samples[:n], "proposals_per_call": 2}
     got = chosen("none", n=16, **options)
     origins = [one.origin for one in got.candidates]
     assert 3 < origins.count("prior") < 13
@@ -89,9 +95,9 @@ def test_samples_of_the_prior_stand_among_children_in_their_share():
 
 def test_the_forest_knows_what_was_paid_well():
     with_f, without = ["FCCCCCc1ccccc1"], ["NCCCCCc1ccccc1"]
-    forest = fitted(PAID, numbers())
-    assert expected(forest, with_f, 0.0) > expected(forest, without, 0.0) + 0.2
-    assert expected(forest, with_f, 1.0) > expected(forest, with_f, 0.0)
+    forest = fit_forest(PAID, numbers())
+    assert upper_bound(forest, with_f, 0.0) > upper_bound(forest, without, 0.0) + 0.2
+    assert upper_bound(forest, with_f, 1.0) > upper_bound(forest, with_f, 0.0)
     shares = [
         np.mean(["F" in one.smiles for one in chosen(screen, n=16).candidates])
         for screen in ("none", "surrogate")
@@ -142,19 +148,19 @@ def asked(monkeypatch):
             asked["parents"].append(n)
             return best(n)
 
-    def explored(parents, n, _rng, *, merit, **given):
+    def explored(parents, n, _rng, *, predict, **given):
         asked["explore"].append((list(parents), n, given))
-        merit(["CCO"])
+        predict(["CCO"])
 
     def fits(paid, rng):
         asked["fitted"].append(len(paid))
-        return fitted(paid, rng)
+        return fit_forest(paid, rng)
 
     def expects(forest, smiles, optimism):
         asked["optimism"].append(optimism)
-        return expected(forest, smiles, optimism)
+        return upper_bound(forest, smiles, optimism)
 
-    for name, spy in (("explore", explored), ("fitted", fits), ("expected", expects)):
+    for name, spy in (("explore", explored), ("fit_forest", fits), ("upper_bound", expects)):
         monkeypatch.setattr(f"chemkl.training.exploration.{name}", spy)
 
     def make(**settings):
@@ -174,7 +180,7 @@ def test_an_explorer_does_what_its_settings_say(asked):
         proposals_per_call=6, shares=shares,
     )  # fmt: skip
     paid = pd.DataFrame({"canonical_smiles": PAID.keys(), "reward": PAID.values(), "call": 1})
-    explorer.take_in(paid.assign(origin="policy", hit=False))
+    explorer.observe(paid.assign(origin="policy", hit=False))
     due = [step for step in range(15) if explorer.is_due(step)]
     assert due == [2, 5, 8, 11, 14]
     for step in due:

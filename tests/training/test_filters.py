@@ -88,12 +88,12 @@ def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
 def test_a_molecule_that_is_not_paid_again_is_one_of_its_bucket_all_the_same():
     once = the_filter("murcko", bucket=1, repeats=False)
     once(rows_of([BENZENE, "CCc1ccccc1"]).assign(repeat=False))
-    assert once.number_of("CCCc1ccccc1") == 0
+    assert once.bucket_number("CCCc1ccccc1") == 0
     assert once(rows_of(["CCCc1ccccc1"]).assign(repeat=True)).tolist() == [0.0]
-    numbers = [once.number_of(smiles) for smiles in (BENZENE, "CCCc1ccccc1")]
+    numbers = [once.bucket_number(smiles) for smiles in (BENZENE, "CCCc1ccccc1")]
     assert once.shares(np.array(numbers)).tolist() == [0.0, 0.0]
     assert once(rows_of([PYRIDINE]).assign(repeat=True)).tolist() == [0.0]
-    number = np.array([once.number_of(PYRIDINE)])
+    number = np.array([once.bucket_number(PYRIDINE)])
     assert once.shares(number).tolist() == [1.0]  # its bucket is as good as new
     assert once(rows_of(["CCc1ccccn1"]).assign(repeat=False)).tolist() == [0.9]  # not counted
     once(rows_of(["CCCc1ccccn1"]).assign(repeat=False))

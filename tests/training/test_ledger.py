@@ -173,7 +173,7 @@ def test_a_rollout_is_cut_before_the_row_that_would_overspend(make_ledger, asked
     assert asked == []
     assert len(kept.tokens) == len(kept.logp) == len(kept.truncated) == 5
     ledger.enter(0, kept)
-    assert ledger.spent
+    assert ledger.is_exhausted
     assert asked == ["CCO", "CCN"]
     for budget in (3, 7):  # it fits
         assert make_ledger(budget=budget).affordable(batch) is batch
@@ -202,7 +202,7 @@ def test_the_budget_is_spent_exactly_and_never_over(make_ledger, asked, budget):
         batch = rollout(rng.choices(POOL, k=rng.randint(1, 6)), truncated={0})
         rows = ledger.enter(step, ledger.affordable(batch))
         calls += rows["call"].dropna().tolist()
-        if ledger.spent:
+        if ledger.is_exhausted:
             break
     distinct = {canonical(s) for s in POOL} - {None}
     assert len(asked) == ledger.n_calls == min(budget, len(distinct))

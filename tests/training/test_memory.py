@@ -11,7 +11,7 @@ import torch
 from chemkl.config import InputError
 from chemkl.config.objective import FILTERS, MemoryConfig, MemorySeed
 from chemkl.training.filters import NoFilter, build_filter
-from chemkl.training.memory import Memory, Molecule, inclusion, log_mixture, read_seed
+from chemkl.training.memory import Memory, Molecule, inclusion_chances, log_mixture, read_seed
 
 
 def molecule(name, reward, scaffold="", smiles=None):
@@ -79,11 +79,18 @@ def test_what_the_filter_no_longer_pays_is_0_today_and_leaves_first(selective):
     memory = memory_of(diversity_filter=withdraws, selective=selective)
     paid_by(withdraws, "ab")
     memory.add([molecule("a", 0.8, "x"), molecule("b", 0.8, "x"), molecule("c", 0.1, "x")])
-    assert memory.paid().tolist() == [0.8, 0.8, 0.1]  # the bucket is full, and holds these two
+    assert memory.filtered_rewards().tolist() == [
+        0.8,
+        0.8,
+        0.1,
+    ]  # the bucket is full, and holds these two
     assert paid_by(withdraws, "d") == [0.0]
     paid_by(withdraws, "e", scaffold="y")
     memory.add([molecule("e", 0.8, "y")])
-    kept = {one.canonical: paid for one, paid in zip(memory.molecules, memory.paid(), strict=True)}
+    kept = {
+        one.canonical: paid
+        for one, paid in zip(memory.molecules, memory.filtered_rewards(), strict=True)
+    }
     assert kept == ({"c": 0.1, "e": 0.8} if selective else {"a": 0, "b": 0, "c": 0.1, "e": 0.8})
 
 
@@ -92,10 +99,10 @@ def test_a_soft_penalty_is_that_of_the_newest_of_the_bucket():
     assert paid_by(withdraws, "a") == [pytest.approx(0.8 * 3 / 4)]
     memory = memory_of([molecule("a", 0.8, "x"), molecule("seed", 0.8, "x")], withdraws)
     newest = paid_by(withdraws, "b")[0]
-    assert memory.paid().tolist() == [newest, 0.8]  # nobody has sampled the other one
+    assert memory.filtered_rewards().tolist() == [newest, 0.8]  # nobody has sampled the other one
     newest = paid_by(withdraws, ["seed"])[0]
     memory.add([molecule("seed", 0.8, "x")])
-    assert memory.paid().tolist() == [newest, newest]
+    assert memory.filtered_rewards().tolist() == [newest, newest]
 
 
 def test_the_best_are_those_that_are_paid_most_today():
@@ -110,7 +117,7 @@ def test_the_best_are_those_that_are_paid_most_today():
 @pytest.mark.parametrize(("repeats", "left"), [(True, ["CC", "CCC", "CCN"]), (False, ["CCC"])])
 def test_without_repeats_what_a_batch_repeats_leaves_and_does_not_come_back(repeats, left):
     memory = memory_of([molecule("CC", 0.9), molecule("CCC", 0.2)], repeats=repeats)
-    memory.see_repeats(["CC", "CCN", "O"])
+    memory.drop_repeats(["CC", "CCN", "O"])
     memory.add([molecule("CC", 0.9), molecule("CCN", 0.5)])  # CCN twice in this very batch
     assert names(memory) == left
 
@@ -148,10 +155,10 @@ def test_each_molecule_is_drawn_as_often_as_it_says(draw, expected):
 
 def test_chances_are_in_proportion_up_to_1():
     weight = np.array([8.0, 1.0, 1.0, 0.0, 2.0])
-    assert inclusion(weight, 2).tolist() == [1, 0.25, 0.25, 0, 0.5]
-    assert inclusion(weight, 3).tolist() == [1, 0.5, 0.5, 0, 1]
-    assert inclusion(weight, 9).tolist() == [1, 1, 1, 0, 1]
-    assert inclusion(np.zeros(0), 3).tolist() == []
+    assert inclusion_chances(weight, 2).tolist() == [1, 0.25, 0.25, 0, 0.5]
+    assert inclusion_chances(weight, 3).tolist() == [1, 0.5, 0.5, 0, 1]
+    assert inclusion_chances(weight, 9).tolist() == [1, 1, 1, 0, 1]
+    assert inclusion_chances(np.zeros(0), 3).tolist() == []
 
 
 def test_none_is_drawn_twice_and_few_are_drawn_whole():
@@ -175,10 +182,10 @@ def test_a_draw_depends_on_seed_step_and_content_alone():
 def test_a_target_with_a_quantile_has_the_hits_of_the_newest_batch():
     memory = memory_of([molecule("a", 0.4), molecule("b", 0.9)], tau=None, draw="hits")
     assert len(memory.draw(0)) == 0  # no hit was seen yet
-    memory.saw_hits([0.6, 0.7])
+    memory.observe_hits([0.6, 0.7])
     assert [one.canonical for one in memory.draw(0).molecules] == ["b"]
-    memory.saw_hits([])
-    memory.saw_hits([0.3])
+    memory.observe_hits([])
+    memory.observe_hits([0.3])
     assert len(memory.draw(0)) == 2
 
 
@@ -194,7 +201,7 @@ def test_what_is_explored_joins_for_certain():
     memory = memory_of([molecule("a", 0.9), molecule("b", 0.4)], rows=1, draw="uniform")
     sampled = memory.draw(0, ["a", "c"], torch.tensor([[1, 5, 6, 0], [1, 5, 5, 0]]))
     rows = pd.DataFrame({"reward_filtered": [0.7]})
-    drawn = sampled.after([molecule("new", 0.7)], rows)
+    drawn = sampled.with_explored([molecule("new", 0.7)], rows)
     assert drawn.molecules[0].canonical == "new"
     assert drawn.reward[0] == 0.7
     assert drawn.chance.tolist() == [0.5, 0, 1, 0.5]
@@ -221,7 +228,7 @@ def test_the_chance_of_a_sampled_row_is_that_of_its_own_tokens():
     ],
 )
 def test_the_chances_come_to_as_many_as_are_drawn(weights, n, chances):
-    assert inclusion(np.array(weights, dtype=float), n) == pytest.approx(chances)
+    assert inclusion_chances(np.array(weights, dtype=float), n) == pytest.approx(chances)
 
 
 # ---- the checkpoint
@@ -248,10 +255,10 @@ def test_a_memory_goes_on_from_its_state():
             batch.append(molecule(name, reward, scaffold))
         for one in (whole, resumed) if resumed is not None else (whole,):
             one.add(batch)
-            one.saw_hits([0.5] if step % 3 else [])
+            one.observe_hits([0.5] if step % 3 else [])
         if resumed is not None:
             assert resumed.draw(step).molecules == whole.draw(step).molecules
-            assert resumed.paid().tolist() == whole.paid().tolist()
+            assert resumed.filtered_rewards().tolist() == whole.filtered_rewards().tolist()
     assert resumed.molecules == whole.molecules
     assert 10 < len(whole) < 40  # scaffolds are used up
 

@@ -26,7 +26,7 @@ from chemkl.training.posttrain import (
     Phase,
     Posttrain,
     StepLoader,
-    put_beside_parameters,
+    move_state_to_parameters,
 )
 from chemkl.training.trainer import quiet
 
@@ -195,7 +195,7 @@ def test_the_memory_of_adam_goes_where_its_parameter_is():
     memory = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
     for parameter in (here, away):
         optimizer.state[parameter] = dict(memory)
-    put_beside_parameters(optimizer)
+    move_state_to_parameters(optimizer)
     assert {str(v.device) for v in optimizer.state[here].values()} == {"cpu"}
     assert optimizer.state[here]["exp_avg"] is memory["exp_avg"]
     devices = {name: str(v.device) for name, v in optimizer.state[away].items()}
@@ -420,9 +420,9 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
 
     module = make_module({**MARA, "estimator": "log_variance"}, updates=2, spell=spell)
     seen = []
-    original = module._spelled
+    original = module._respelled
     monkeypatch.setattr(
-        module, "_spelled", lambda *a: seen.append((a[0], *original(*a))) or seen[-1][1:]
+        module, "_respelled", lambda *a: seen.append((a[0], *original(*a))) or seen[-1][1:]
     )
     trace = fit(module, 4, 2)
     assert len(seen) == 4

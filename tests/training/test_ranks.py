@@ -56,7 +56,7 @@ def test_a_process_without_rows_asks_no_network(monkeypatch, n):
 
     token_BT = torch.arange(3 * n).view(n, 3)
     everyone = [Ranks(rank, 3) for rank in range(3)]
-    parts = [one.own_logp(logp_of, token_BT).detach().numpy() for one in everyone]
+    parts = [one.local_logp(logp_of, token_BT).detach().numpy() for one in everyone]
     monkeypatch.setattr(Ranks, "gather", lambda _self, _mine: parts)
     for one in everyone:
         logp_B = one.logp(logp_of, token_BT)
@@ -72,7 +72,7 @@ def test_one_process_asks_nobody():
     with pytest.raises(ZeroDivisionError):
         ALONE.agree(lambda: 1 / 0)
     own = torch.ones(2, requires_grad=True)
-    assert ALONE.with_others(own) is own
+    assert ALONE.join(own) is own
 
 
 # ---- what is not there
