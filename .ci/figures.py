@@ -51,9 +51,7 @@ def figures(revision: str) -> dict[str, float]:
     lengths = [length for tree in trees for length in _functions(tree)]
     code = sum(map(_lines_of_code, package, trees))
     lines = sum(text.count("\n") for text in package)
-    raises = sum(
-        line.lstrip().startswith("raise") for text in package for line in text.splitlines()
-    )
+    raises = sum(isinstance(node, ast.Raise) for tree in trees for node in ast.walk(tree))
     return {
         "package, lines": lines,
         "package, files": len(package),
