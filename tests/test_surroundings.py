@@ -147,7 +147,7 @@ def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["score", "a.smi", "--config", "qed_sa", "--out", RAW], "cannot write there, as the name"),
+        (["score", "a.smi", "--config", "qed_sa", "--out", RAW], "cannot write there: the name"),
         (["score", "a.smi", "--config", "qed_sa", "--out", f"{RAW}.csv"], "cannot write there"),
         (["convert", "a.parquet", f"{RAW}.csv"], "cannot write there"),
         (["posttrain", "quickstart", "budget=1", "--out", RAW], "cannot write there"),

@@ -18,7 +18,7 @@ from chemkl.config.base import say_once
 from chemkl.config.paths import label_of, local
 from chemkl.files.streams import LONGEST_LINE, PACKINGS, PARQUET, Source, lines, opened
 from chemkl.results.seal import check_seal
-from chemkl.results.trace import readable
+from chemkl.results.trace import parquet_errors
 
 BLANKS, LINES = " ", "lines"
 """Stand for any run of blanks and tabs as the delimiter, and for none: a line is one cell."""
@@ -90,7 +90,10 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
             say_once(f"{source.place}: a Parquet file by its content; read as one")
     file, place = local(path), label_of(path)
     check_seal(file)
-    with readable(file, place, "Copy it again, or write it anew."), pq.ParquetFile(file) as parquet:
+    with (
+        parquet_errors(file, place, "Copy it again, or write it anew."),
+        pq.ParquetFile(file) as parquet,
+    ):
         refuse_same_names(parquet.schema_arrow.names, place)
 
         def read(names: Sequence[str]) -> Iterator[Row]:

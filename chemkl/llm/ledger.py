@@ -15,7 +15,7 @@ from chemkl.llm.prompts import Completion, Prompt
 from chemkl.llm.rewards import TextReward
 from chemkl.policies.base import Rollout, SequenceModel
 from chemkl.results.atomic import write_parquet
-from chemkl.results.columns import described_schema, is_cut_off, reason_of_cut
+from chemkl.results.columns import described_schema, is_truncated, truncation_reason
 from chemkl.results.trace import read_part
 from chemkl.training.filters import DiversityFilter
 from chemkl.training.ledger import BaseLedger
@@ -66,7 +66,7 @@ class TextLedger(BaseLedger):
                 group,
                 self._prompts[group].text,
                 text.encode(errors="backslashreplace").decode(),
-                reason_of_cut(n) if truncated else None,
+                truncation_reason(n) if truncated else None,
             )
             for text, group, truncated, n in rows
         ]
@@ -74,7 +74,7 @@ class TextLedger(BaseLedger):
 
 def describe_cut_off(reasons: Sequence[str | None], most: int) -> list[str]:
     """Say how many completions of a run were cut off at max_new_tokens, where they are many."""
-    n, total = sum(map(is_cut_off, reasons)), len(reasons)
+    n, total = sum(map(is_truncated, reasons)), len(reasons)
     return [
         f"{n:,} of {total:,} completions were cut off, with no end after max_new_tokens = "
         f"{most:,}, and have failed: raise it, or ask for less in the prompt"

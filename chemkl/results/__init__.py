@@ -1,4 +1,4 @@
-"""File formats: the trace of a run, its columns and their meaning, and the manifest; no torch."""
+"""File formats: the trace of a run, its columns with their meanings, the manifest; no torch."""
 
 from chemkl.results.atomic import write_bytes, write_json, write_parquet
 from chemkl.results.columns import described_schema, description_of, trace_components, trace_schema

@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, and output folders in which one process works at a time.
+"""Atomic writes, and output folders that one process locks at a time.
 
-A file is first written under another name, flushed to the disk, then renamed to its own.
+A file is written under a temporary name, flushed to the disk, then renamed.
 """
 
 import errno
@@ -23,7 +23,7 @@ from chemkl.config.base import say_once, utf8
 from chemkl.results.seal import SEAL, seal, write_sums
 
 _FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV)
-# how libraries tell the same that have exceptions of their own, SQLite and torch among them
+# the words of libraries with exceptions of their own, such as SQLite and torch
 _TEXTS = (
     *(os.strerror(number).lower() for number in _FAILURES[:4]),
     "database or disk is full",
@@ -32,11 +32,11 @@ _TEXTS = (
 LOCK = ".lock"
 
 
-def refuse_other_names(path: Path) -> None:
-    """Refuse output whose name is not UTF-8: Parquet and model files cannot be written there."""
+def check_utf8_name(path: Path) -> None:
+    """Refuse an output path that is not UTF-8: Parquet and model files cannot be written there."""
     if utf8(path) != str(path):
         raise InputError(
-            f"{path}: cannot write there, as the name is not UTF-8; choose another with --out"
+            f"{path}: cannot write there: the name is not UTF-8; choose another one with --out"
         )
 
 
@@ -50,22 +50,23 @@ def atomic_file(
     folder: Path | None = None,
     shared: bool = False,
 ) -> Iterator[Path]:
-    """Give a path to write to; what is there at the end replaces the file, else nothing is left.
+    """Yield a draft path to write to; on success it replaces the file, on failure it is removed.
 
     Args:
-        path: of the file.
+        path: the file.
         sealed: whether it gets a checksum (see `chemkl.results.seal`).
         note: see `seal`.
-        parents: whether missing folders are made; a run does not, whose folder may be taken away.
-        folder: where it is written first, on the same file system; None: beside its place.
+        parents: whether missing folders are created; a run does not do so, because its folder may
+            be removed on purpose.
+        folder: folder of the draft, on the same file system; None: next to the file.
         shared: whether several processes may write the file at once.
 
     Raises:
-        StorageError: the disk is full, cannot be written, or the folder is not there.
+        StorageError: the disk is full, cannot be written, or the folder does not exist.
     """
-    with ExitStack() as drafts, storing(path):  # free space is told while the draft takes its part
-        draft = folder / path.name if folder else own_draft(path) if shared else draft_of(path)
-        drafts.callback(remove, draft)
+    with ExitStack() as cleanup, disk_errors(path):  # reports free space before the draft goes
+        draft = folder / path.name if folder else _process_draft(path) if shared else draft_of(path)
+        cleanup.callback(remove, draft)
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
@@ -78,14 +79,14 @@ def atomic_file(
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; at the end it is moved in, with checksums of its files."""
-    with ExitStack() as drafts, storing(final):
-        draft = own_draft(final)
+    """Yield an empty folder to fill; on success it replaces `final` and gets checksums."""
+    with ExitStack() as cleanup, disk_errors(final):
+        draft = _process_draft(final)
         draft.mkdir()
-        drafts.callback(remove, draft)
+        cleanup.callback(remove, draft)
         yield draft
         for file in draft.iterdir():
-            file.chmod(0o644)  # safetensors makes them readable for their owner alone
+            file.chmod(0o644)  # safetensors makes files readable only by their owner
         write_sums(draft)
         old = draft.with_name(f"{draft.name}.old")
         if final.exists():
@@ -95,25 +96,25 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 
 def draft_of(path: Path) -> Path:
-    """Where `atomic_file` has a file written, if it is told of no folder and it is not shared."""
+    """Return the draft path of `atomic_file` without `folder` and `shared`."""
     return path.with_name(f".{path.name}.tmp")
 
 
-def own_draft(path: Path) -> Path:
-    """Where this process alone writes a file or folder; what killed ones have left is removed.
+def _process_draft(path: Path) -> Path:
+    """Return a draft path of this process only; remove the drafts of killed processes.
 
-    Processes of other machines may be at work: what they have left stays.
+    Drafts of other machines stay: their processes may be running.
     """
-    mark = f".{path.name}.{platform.node()}-"
-    for left in path.parent.glob(f"{escape(mark)}*"):
-        number = left.name.removeprefix(mark).split(".")[0]
+    prefix = f".{path.name}.{platform.node()}-"
+    for draft in path.parent.glob(f"{escape(prefix)}*"):
+        number = draft.name.removeprefix(prefix).split(".")[0]
         if number.isdecimal() and (int(number) == os.getpid() or not _is_alive(int(number))):
-            remove(left)
-    return path.with_name(f"{mark}{os.getpid()}.tmp")
+            remove(draft)
+    return path.with_name(f"{prefix}{os.getpid()}.tmp")
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs, as far as can be told."""
+    """Whether a process of this machine is running; True if that is unknown."""
     try:
         if os.name == "posix":  # on Windows this call ends the process
             os.kill(pid, 0)
@@ -123,34 +124,34 @@ def _is_alive(pid: int) -> bool:
 
 
 @contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Raise a `StorageError` about a path where the disk fails in this scope."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the disk in this scope into a `StorageError` about a path."""
     try:
         yield
     except Exception as error:
-        told = None if isinstance(error, StorageError) else storage_error(error, path)
-        if told is None:
+        disk_error = None if isinstance(error, StorageError) else storage_error(error, path)
+        if disk_error is None:
             raise
-        raise told from error
+        raise disk_error from error
 
 
 def storage_error(error: BaseException, path: Path) -> StorageError | None:
-    """Say what could not be written, why, and how much space is free; None: the disk is well."""
+    """Return the error to report if the disk is the cause; None otherwise."""
     folder, why = path.parent, storage_problem(error)
     if why is None and isinstance(error, FileNotFoundError) and not folder.is_dir():
-        why = f"the folder {folder} is not there any more"
+        why = f"the folder {folder} no longer exists"
     if why is None:
         return None
-    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    free = shutil.disk_usage(there).free / 2**20
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(existing).free / 2**20
     return StorageError(f"{path}: cannot be written: {why} ({free:,.1f} MiB free there).")
 
 
 def storage_problem(error: BaseException | None) -> str | None:
-    """Why a disk failed, in the words of the system; None: something else is the matter."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
+    """Return why a disk failed, in the system's words; None if the error has another cause."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
         text = str(error)
         if isinstance(error, StorageError):
             return text
@@ -163,7 +164,7 @@ def storage_problem(error: BaseException | None) -> str | None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     with suppress(OSError):
         if path.is_dir():
             shutil.rmtree(path)
@@ -172,7 +173,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Flush a file's bytes, or a folder's entries, to the disk."""
+    """Flush the bytes of a file, or the entries of a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -181,7 +182,7 @@ def sync(path: Path) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, sealed: bool = False, parents: bool = False) -> None:
-    """Write a file so that a kill leaves either the old content or the new one."""
+    """Write a file atomically: a kill leaves either the old content or the new one."""
     with atomic_file(path, sealed=sealed, parents=parents, shared=True) as draft:
         draft.write_bytes(content)
 
@@ -199,13 +200,13 @@ def write_json(path: Path, content: Mapping[str, Any], *, sealed: bool = False) 
 
 
 def json_of(content: Mapping[str, Any]) -> bytes:
-    """Strict JSON; NaN and infinities become null."""
+    """Encode strict JSON; NaN and infinities become null."""
     text = json.dumps(finite(content), indent=2, allow_nan=False, ensure_ascii=False)
     return (text + "\n").encode()
 
 
 def finite(value: Any) -> Any:
-    """Copy a nested value into plain JSON types, with null for numbers that JSON cannot hold."""
+    """Copy a nested value into plain JSON types; numbers that JSON lacks become null."""
     if isinstance(value, Mapping):
         return {utf8(str(key)): finite(item) for key, item in value.items()}
     if isinstance(value, str | Path):
@@ -222,26 +223,26 @@ def finite(value: Any) -> Any:
 
 
 def claim(folder: Path, *, shared: bool = True, rank: int | None = None) -> IO[str] | None:
-    """Make an output folder if need be and lock it; it is free again once the file is closed.
+    """Create an output folder if it is missing and lock it until the returned file is closed.
 
-    The system frees the lock of a killed process by itself. On a system or a file system without
-    locks, the user is told so. A process may claim its own again (POSIX locks are those of a
-    process), and frees it by closing any of these files.
+    The system releases the lock of a killed process. Without support for locks a line on standard
+    error says so. A process may claim its folder again (POSIX locks belong to a process) and
+    releases it by closing any of the files.
 
     Args:
-        folder: of the output.
-        shared: whether further processes of one distributed run share the lock of the first.
-        rank: of this process in its distributed run; None: as `is_further_rank` finds out.
+        folder: the output folder.
+        shared: whether the processes of one distributed run share the lock of the first.
+        rank: of this process in its distributed run; None: decided by `is_further_rank`.
 
     Returns:
-        The open lock file; None where there is nothing to lock (a further process, or no locks).
+        The open lock file; None without a lock (a further process, or no support).
 
     Raises:
-        InputError: the folder cannot be written, or another process has it.
+        InputError: the folder cannot be written, or another process has locked it.
     """
-    refuse_other_names(folder)
+    check_utf8_name(folder)
     is_further = shared and (is_further_rank() if rank is None else rank > 0)
-    problem = "it is moved again and again;"
+    problem = "another process keeps moving it;"
     for _ in range(10):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -257,11 +258,11 @@ def claim(folder: Path, *, shared: bool = True, rank: int | None = None) -> IO[s
                 import fcntl  # Unix only
 
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever moves a folder holds its lock: behind this look it stays where it is.
+                # Whoever moves a folder holds its lock: after this check it stays in its place.
                 if os.path.samestat(os.fstat(lock.fileno()), (folder / LOCK).stat()):
                     undo.pop_all()
                     return lock
-            except FileNotFoundError:  # moved away in the meantime
+            except FileNotFoundError:  # moved away since
                 continue
             except (BlockingIOError, PermissionError):
                 problem = "another process is running in this folder. Wait for it, stop it, or"
@@ -269,18 +270,18 @@ def claim(folder: Path, *, shared: bool = True, rank: int | None = None) -> IO[s
             except (OSError, ImportError) as error:
                 why = getattr(error, "strerror", None) or error
                 say_once(
-                    f"{folder}: cannot be locked here ({why}): take care that no two processes run "
-                    "in it at the same time"
+                    f"{folder}: cannot be locked here ({why}): do not run two processes in it at "
+                    "the same time"
                 )
                 return None
     raise InputError(f"{folder}: {problem} choose another output folder with --out.")
 
 
 def is_further_rank() -> bool:
-    """Whether this is a process of a distributed run, and not its first.
+    """Whether this is a process of a distributed run other than its first.
 
-    The variables of torch.distributed tell, which torchrun and Lightning's launcher set. What a
-    scheduler says (SLURM_PROCID) tells nothing: the tasks of `srun -n N` may be runs of their own.
+    The variables of torch.distributed decide, which torchrun and Lightning's launcher set. Those of
+    a scheduler (SLURM_PROCID) do not: the tasks of `srun -n N` may be independent runs.
     """
     size = os.environ.get("WORLD_SIZE")
     names = ("LOCAL_RANK",) if size is None else ("LOCAL_RANK", "RANK", "NODE_RANK")

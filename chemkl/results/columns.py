@@ -1,4 +1,4 @@
-"""The columns of a trace: name, type and meaning, kept inside every file that holds them."""
+"""The columns of a trace: name, type and meaning, which every file stores in its schema."""
 
 import json
 import re
@@ -11,20 +11,20 @@ TRACE_FORMAT = "chemkl-trace-1"
 _CALL: dict[str, str | None] = {"name": "call", "field_name": "call"}
 _CALL |= {"pandas_type": "int64", "numpy_type": "Int64", "metadata": None}
 FOR_PANDAS = json.dumps({"index_columns": [], "column_indexes": [], "columns": [_CALL]})
-"""Kept in every part under the key `pandas`: by default pandas would make floats of the calls."""
+"""Metadata of every part under the key `pandas`; without it pandas reads calls as floats."""
 RAW_PREFIX = "raw_"
 SCORE_PREFIX = "score_"
 _CUT_OFF = "truncated: no end"
 
 
 def _field(name: str, kind: str, meaning: str) -> pa.Field:
-    """One column; it may be null where its meaning says what that is."""
+    """Make a column; it is nullable if its meaning explains `Null: `."""
     description = {"description": meaning}
     return pa.field(name, pa.type_for_alias(kind), "Null: " in meaning, metadata=description)
 
 
 def _in_words(text: str) -> list[tuple[str, str, str]]:
-    """Name, type (or none) and meaning of columns, over as many lines as they need."""
+    """Parse lines of name, optional type and meaning; indented lines continue a meaning."""
     columns = re.findall(r"(?m)^(\w+) ?(\w*): (.*(?:\n +.*)*)", text)
     return [(name, kind, " ".join(meaning.split())) for name, kind, meaning in columns]
 
@@ -34,7 +34,7 @@ def _fields(text: str) -> list[pa.Field]:
 
 
 def columns_of(text: str) -> dict[str, tuple[pa.DataType, str]]:
-    """Columns in words, as `described_schema` takes them; other columns may stand beside them."""
+    """Parse columns for `described_schema`, to be combined with other ones."""
     return {name: (pa.type_for_alias(kind), meaning) for name, kind, meaning in _in_words(text)}
 
 
@@ -75,8 +75,8 @@ completion string: What the model wrote, without the end token; rounds of a gene
 answer string: What was read out of the completion: an answer, or a SMILES as it is written there.
   Null: no valid one in it.
 """)
-"""What a run of a language model has besides, behind n_tokens."""
-_FURTHER = {field.name: field for field in _fields("""
+"""Additional columns of a language model's run, after n_tokens."""
+_OPTIONAL = {field.name: field for field in _fields("""
 stage int32: Stage of the run that sampled this row, from 1.
 final_reward bool: Whether the reward is that of the last stage, by which the run is evaluated.
 tau float64: Reward from which on a row was a hit in this step. Null: none, or a batch's quantile.
@@ -84,7 +84,7 @@ beta float64: The target's beta in this step.
 origin string: Who proposed the molecule: policy (sampled), crossover, mutation, neighbour,
   fragments or prior (exploration) or seed; of a replayed one, who did so first.
 """)}  # fmt: skip
-"""What runs of several stages, with a target that moves or with exploration have besides."""
+"""Additional columns of runs with several stages, a moving target, exploration or seeds."""
 
 _IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its
@@ -109,45 +109,43 @@ log_target: Unnormalised log-probability of the completion under the target dist
   prompt, in nats. Null: the row took no part in an update.
 anchor: Whether the row was the anchor z of its prompt in its batch.
 """)
-"""What columns mean in a run of a language model, where that is something else."""
+"""Meanings that differ in a language model's run."""
 
 
-def further_columns(columns: Iterable[str]) -> list[str]:
-    """Those among the column names of a trace that it need not have."""
-    return [name for name in columns if name in _FURTHER]
+def optional_columns(columns: Iterable[str]) -> list[str]:
+    """Select the optional columns among the column names of a trace."""
+    return [name for name in columns if name in _OPTIONAL]
 
 
 def trace_schema(
     component_names: Sequence[str], *, text: bool = False, further: Sequence[str] = ()
 ) -> pa.Schema:
-    """The schema of a trace whose reward has the given components, in column order.
+    """Return the schema of a trace.
 
     Args:
-        component_names: of the reward.
+        component_names: names of the reward's components.
         text: whether a language model writes the rows: prompt, completion and answer are added.
-        further: columns that a trace need not have, and this one has, see `further_columns`.
+        further: the optional columns of this trace, see `optional_columns`.
 
     Returns:
-        A schema whose fields carry their meaning in the metadata key `description`.
+        A schema whose fields have their meaning in the metadata key `description`.
     """
-    said = "Reward component {} {} Null: invalid, replayed, or the component failed."
+    template = "Reward component {} {} Null: invalid, replayed, or the component failed."
     kinds = {
         RAW_PREFIX: "in its own unit, before its transform.",
         SCORE_PREFIX: "after its transform, 0 (bad) to 1 (good).",
     }
     components = [
-        _field(f"{prefix}{name}", "float64", said.format(name, what))
+        _field(f"{prefix}{name}", "float64", template.format(name, what))
         for name in component_names
         for prefix, what in kinds.items()
     ]
-    head = [*_HEAD[:2], *(_FURTHER[name] for name in further), *_HEAD[2:]]
+    head = [*_HEAD[:2], *(_OPTIONAL[name] for name in further), *_HEAD[2:]]
     if not text:
         return pa.schema([*head, *components, *_TAIL])
     fields = [*head, *_TEXT, *components, *_TAIL]
-    meant = {name: {"description": meaning} for name, _, meaning in _IN_TEXT}
-    return pa.schema(
-        [field.with_metadata(meant.get(field.name, field.metadata)) for field in fields]
-    )
+    meanings = {name: {"description": meaning} for name, _, meaning in _IN_TEXT}
+    return pa.schema([f.with_metadata(meanings.get(f.name, f.metadata)) for f in fields])
 
 
 def has_prompts(columns: Iterable[str]) -> bool:
@@ -156,46 +154,45 @@ def has_prompts(columns: Iterable[str]) -> bool:
 
 
 def is_text(trace: pd.DataFrame) -> bool:
-    """Whether a language model wrote the rows of a trace, and no valid molecule is among them.
+    """Whether a language model wrote the rows of a trace and none of them is a valid molecule.
 
-    So it always is where answers or a function of the user's are paid for.
+    This is always so for rewards of answers and for functions of the user.
     """
     return has_prompts(trace.columns) and bool(trace["canonical_smiles"].isna().all())
 
 
 def trace_components(columns: Iterable[str]) -> list[str]:
-    """Names of the reward components among the column names of a trace, in order."""
+    """Extract the names of the reward components from the column names of a trace, in order."""
     return [name.removeprefix(RAW_PREFIX) for name in columns if name.startswith(RAW_PREFIX)]
 
 
 def described_schema(
     fields: Mapping[str, tuple[pa.DataType, str]] | str, **options: object
 ) -> pa.Schema:
-    """What every table that chemkl writes is built with, from names, types and meanings.
+    """Build the schema of a table from names, types and meanings.
 
     Args:
-        fields: name -> (type, meaning), or all in words, as `columns_of` reads them.
-        **options: what the meanings name as `{option}`; without any they stand as they are.
+        fields: name -> (type, meaning), or text for `columns_of`.
+        **options: values for `{option}` in the meanings; without any the meanings stay as they are.
     """
     columns = columns_of(fields) if isinstance(fields, str) else fields
-    schema = []
-    for name, (kind, text) in columns.items():
-        meaning = text.format(**options) if options else text
-        schema.append(pa.field(name, kind, metadata={"description": meaning}))
-    return pa.schema(schema)
+    meanings = {n: text.format(**options) if options else text for n, (_, text) in columns.items()}
+    return pa.schema(
+        [pa.field(n, columns[n][0], metadata={"description": meanings[n]}) for n in columns]
+    )
 
 
 def description_of(field: pa.Field) -> str:
-    """The meaning of a column, or an empty string for a column that carries none."""
+    """Return the meaning of a column; empty if it has none."""
     metadata = field.metadata or {}
     return str(metadata.get(b"description", b"").decode())
 
 
-def reason_of_cut(n_tokens: int) -> str:
-    """Say of a sequence without an end token why it is invalid."""
+def truncation_reason(n_tokens: int) -> str:
+    """Say why a sequence without an end token is invalid."""
     return f"{_CUT_OFF} after {n_tokens} tokens"
 
 
-def is_cut_off(reason: object) -> bool:
-    """Whether the reason of a row, which may be missing, is that."""
+def is_truncated(reason: object) -> bool:
+    """Whether a row's reason, which may be missing, is a truncation."""
     return isinstance(reason, str) and reason.startswith(_CUT_OFF)

@@ -1,4 +1,4 @@
-"""Looking into what was written: a run's trace with its counts, any Parquet file, and SQL."""
+"""Read and summarise output: a run's trace with counts, other Parquet files, and SQL queries."""
 
 import math
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ import pyarrow as pa
 from chemkl.config import InputError
 from chemkl.config.base import install_command
 from chemkl.results.columns import (
-    further_columns,
     has_prompts,
-    is_cut_off,
     is_text,
+    is_truncated,
+    optional_columns,
     trace_components,
     trace_schema,
 )
@@ -25,7 +25,7 @@ from chemkl.results.trace import (
     find_trace,
     list_parts,
     no_trace,
-    opened_part,
+    open_part,
     read_part,
     read_part_schema,
     read_settled,
@@ -33,54 +33,55 @@ from chemkl.results.trace import (
 )
 
 TRACE = "trace"
-"""What the table of a trace is called in queries."""
+"""Name of the trace table in queries."""
 
 
 @dataclass(frozen=True)
 class RunTrace:
-    """The trace of a run and what is known about the run."""
+    """The trace of a run with its manifest."""
 
     folder: Path  # of the run
-    frame: pd.DataFrame  # one row for each sampled sequence, as `read_trace` gives it
+    frame: pd.DataFrame  # one row for each sampled sequence, from `read_trace`
     schema: pa.Schema  # its columns, with their meanings
-    # `run_id`, `config_hash` and `chemkl_version`, as the parts carry them
-    identity: Mapping[str, str]
-    n_parts: int  # how many files the trace has
-    manifest: Manifest | None  # None where the folder has none
+    identity: Mapping[str, str]  # run_id, config_hash and chemkl_version, from the parts
+    n_parts: int  # number of files of the trace
+    manifest: Manifest | None  # None if the folder has none
     threshold: float | None  # the tau of the run, see `Manifest.tau`
-    is_text: bool  # whether a language model wrote the rows, with no valid molecule among them
+    is_text: bool  # see `chemkl.results.columns.is_text`
 
 
 def open_run(folder: str | Path) -> RunTrace:
     """Read the trace of a run and its manifest.
 
     Raises:
-        InputError: no such folder, no trace in it (the message says what there is instead), an
-            empty or damaged one, or a damaged manifest.
+        InputError: no such folder, no trace in it (the message lists its contents), an empty or
+            damaged trace, or a damaged manifest.
     """
     folder = Path(folder)
 
     def read() -> RunTrace:
         problem, frame = "", pd.DataFrame()
         if folder.is_dir() and not list_parts(folder):
-            problem = _what_there_is(folder)
+            problem = _contents(folder)
         elif (frame := read_trace(folder)).empty:
             problem = f"{folder / FOLDER}: the trace is empty: its parts have no rows"
         if problem:
             raise InputError(problem)
         schemas = [read_part_schema(part.path) for part in find_trace(folder)]
-        there, further = frame.columns, further_columns(frame.columns)
-        schema = trace_schema(trace_components(there), text=has_prompts(there), further=further)
-        meant = {field.name: field.metadata for schema in schemas for field in schema}
-        others = frame[[name for name in frame.columns if name not in schema.names]]
-        inferred = pa.Schema.from_pandas(others, preserve_index=False)
-        kept, keys = schemas[0].metadata or {}, ("run_id", "config_hash", "chemkl_version")
+        names = frame.columns
+        schema = trace_schema(
+            trace_components(names), text=has_prompts(names), further=optional_columns(names)
+        )
+        meanings = {field.name: field.metadata for schema in schemas for field in schema}
+        added = frame[[name for name in names if name not in schema.names]]
+        inferred = pa.Schema.from_pandas(added, preserve_index=False)
+        metadata, keys = schemas[0].metadata or {}, ("run_id", "config_hash", "chemkl_version")
         manifest = Manifest.load(folder)
         return RunTrace(
             folder=folder,
             frame=frame,
-            schema=pa.schema([*schema, *(f.with_metadata(meant.get(f.name)) for f in inferred)]),
-            identity={key: kept.get(key.encode(), b"").decode() for key in keys},
+            schema=pa.schema([*schema, *(f.with_metadata(meanings.get(f.name)) for f in inferred)]),
+            identity={key: metadata.get(key.encode(), b"").decode() for key in keys},
             n_parts=len(schemas),
             manifest=manifest,
             threshold=manifest.tau if manifest else None,
@@ -90,18 +91,18 @@ def open_run(folder: str | Path) -> RunTrace:
     return read_settled(folder, read)
 
 
-def _what_there_is(folder: Path) -> str:
-    """Say of a folder that it has no trace, and what stands in it: the next thing to try."""
+def _contents(folder: Path) -> str:
+    """Return the message for a folder without a trace: it lists the contents to try next."""
     manifest = Manifest.load(folder)
-    how = ""
+    contents = ""
     if manifest is not None:
         why = f": {manifest.ended_by}" if manifest.ended_by else ""
-        how = f" It holds {manifest.stage}, {manifest.status}{why}."
-    lines = [no_trace(folder, how)]
+        contents = f" It holds {manifest.stage}, {manifest.status}{why}."
+    lines = [no_trace(folder, contents)]
     if list_parts(folder.parent) and folder.name == FOLDER:
         return f"{lines[0]}\nFix: this is the trace itself; give {folder.parent}"
     runs = sorted(p.parent for p in folder.glob(f"*/{FOLDER}") if p.is_dir())
-    tables = _tables_beside(folder)
+    tables = _other_tables(folder)
     titles = {"Runs in it": runs, "Tables in it, which can be shown one by one": tables}
     for title, paths in titles.items():
         if paths:
@@ -110,30 +111,30 @@ def _what_there_is(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _tables_beside(folder: Path) -> list[Path]:
-    """The Parquet files of the stages: in the folder itself and under evaluation/."""
+def _other_tables(folder: Path) -> list[Path]:
+    """List the Parquet files of the stages, in the folder itself and in evaluation/."""
     files = [*sorted(folder.glob("*.parquet")), *sorted(folder.glob("evaluation/*.parquet"))]
     return [path for path in files if not path.name.startswith(".")]
 
 
 def read_head(path: Path, n: int) -> tuple[pa.Table, int]:
-    """Read the first n rows of a Parquet file; also say how many it has."""
-    with opened_part(path) as file:
+    """Read the first n rows of a Parquet file; return them and the number of all rows."""
+    with open_part(path) as file:
         first = islice(file.iter_batches(batch_size=max(n, 1)), 1)
         head = pa.Table.from_batches(first, schema=file.schema_arrow).slice(0, n)
         return head, file.metadata.num_rows
 
 
-def tables_of(place: str | Path) -> dict[str, pa.Table]:
-    """Everything in a run folder that can be queried: `trace`, and the tables beside it by name."""
-    place = Path(place)
-    if place.is_file():
-        return {place.stem: read_part(place)}
-    files = {path.stem: path for path in _tables_beside(place)}
-    tables = {name: read_part(path) for name, path in files.items() if name != TRACE}
-    if files and not list_parts(place):
+def tables_of(path: str | Path) -> dict[str, pa.Table]:
+    """Read the tables of a file or of a run folder by name: `trace`, and those of other stages."""
+    path = Path(path)
+    if path.is_file():
+        return {path.stem: read_part(path)}
+    files = {file.stem: file for file in _other_tables(path)}
+    tables = {name: read_part(file) for name, file in files.items() if name != TRACE}
+    if files and not list_parts(path):
         return tables
-    run = open_run(place)
+    run = open_run(path)
     trace = pa.Table.from_pandas(run.frame, schema=run.schema, preserve_index=False)
     return {TRACE: trace, **tables}
 
@@ -143,15 +144,14 @@ def tables_of(place: str | Path) -> dict[str, pa.Table]:
 
 @dataclass(frozen=True)
 class Counts:
-    """How much a run sampled, scored and found; rows from a replay buffer are left out.
+    """Counts of a run without the rows that were replayed from memory.
 
-    Rows, valid and hit_rows are of the policy's samples, all else is of exploration's too.
-
-    What is distinct are canonical SMILES, or answers, counted for every prompt that they answer.
+    `rows`, `valid` and `hit_rows` count samples of the policy; the others include exploration.
+    Molecules are distinct by canonical SMILES, answers by prompt and answer.
     """
 
     rows: int  # sampled sequences
-    valid: int  # those that are molecules or have an answer, repeats included
+    valid: int  # molecules, or rows with an answer, including repeats
     distinct: int  # different ones among them
     calls: int  # oracle calls spent
     failed: int  # valid rows that could not be scored
@@ -160,32 +160,32 @@ class Counts:
     best: float | None  # the largest raw reward R; None without one
     scaffolds: int = 0  # distinct non-empty scaffolds of the distinct molecules
     hit_scaffolds: int | None = None  # of the hits; None without a threshold
-    prompts: int = 0  # in a run of texts, to which the completions are
-    truncated: int = 0  # completions that failed because they had no end
-    explored: int = 0  # rows that exploration has proposed, and the policy has not sampled
+    prompts: int = 0  # in a run of texts
+    truncated: int = 0  # completions without an end token
+    explored: int = 0  # rows proposed by exploration
 
 
 def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
-    """Count what a trace holds; molecules, or answers, with R >= threshold are hits."""
+    """Count the contents of a trace; molecules, or answers, with R >= threshold are hits."""
     new, sampled, in_text = new_rows(frame), sampled_rows(frame), is_text(frame)
     valid, scored = sampled[sampled["valid"].astype(bool)], first_scorings(frame)
     hits = first_scorings(frame, math.inf if threshold is None else threshold)
     rewards = (valid if in_text else scored)["reward"]
-    paid, known = by_final_reward(valid)["reward"], new[new["valid"].astype(bool)]
+    final, valid_new = by_final_reward(valid)["reward"], new[new["valid"].astype(bool)]
     counts = Counts(
         rows=len(sampled),
         valid=len(valid),
-        distinct=len(known[identity_columns(frame)].drop_duplicates()),
+        distinct=len(valid_new[identity_columns(frame)].drop_duplicates()),
         calls=int(new["call"].count()),
-        failed=int(known["reason"].notna().sum()),
+        failed=int(valid_new["reason"].notna().sum()),
         hits=None if threshold is None else len(hits),
-        hit_rows=None if threshold is None else int((paid >= threshold).sum()),
+        hit_rows=None if threshold is None else int((final >= threshold).sum()),
         best=float(rewards.max()) if len(rewards) else None,
         explored=len(new) - len(sampled),
     )
     if in_text:
-        prompts, cut_off = sampled["group"].nunique(), sum(map(is_cut_off, sampled["reason"]))
-        return replace(counts, prompts=prompts, truncated=cut_off)
+        prompts, truncated = sampled["group"].nunique(), sum(map(is_truncated, sampled["reason"]))
+        return replace(counts, prompts=prompts, truncated=truncated)
     scaffolds, of_hits = (len({*rows["scaffold"].dropna()} - {""}) for rows in (scored, hits))
     return replace(
         counts, scaffolds=scaffolds, hit_scaffolds=None if threshold is None else of_hits
@@ -193,36 +193,36 @@ def count(frame: pd.DataFrame, threshold: float | None = None) -> Counts:
 
 
 def identity_columns(frame: pd.DataFrame) -> list[str]:
-    """The columns of a trace by which two valid rows are the same."""
+    """Return the columns by which two valid rows of a trace are the same."""
     return ["group", "answer"] if is_text(frame) else ["canonical_smiles"]
 
 
 def new_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take the rows that a step brought, sampled or explored, without the memory's."""
+    """Select the sampled and explored rows, without those from memory."""
     return frame[~frame["is_replay"].astype(bool)]
 
 
 def sampled_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take the rows that the policy sampled, without the memory's and exploration's."""
+    """Select the samples of the policy, without rows from memory and exploration."""
     new = new_rows(frame)
     return new[new["origin"] == "policy"] if "origin" in new else new
 
 
 def valid_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take the valid samples of the policy in order, repeats included."""
+    """Select the valid samples of the policy in order, including repeats."""
     rows = sampled_rows(frame)
     return rows[rows["valid"].astype(bool)]
 
 
 def by_final_reward(frame: pd.DataFrame) -> pd.DataFrame:
-    """Take the rows that the reward of the last stage has scored; of a run without stages all."""
+    """Select the rows scored by the reward of the last stage; all rows of a run without stages."""
     return frame[frame["final_reward"].astype(bool)] if "final_reward" in frame else frame
 
 
 def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.DataFrame:
-    """Take the rows at which each distinct molecule was first scored, by the order of calls.
+    """Select the row at which each distinct molecule was first scored, in the order of calls.
 
-    What only a reward of earlier stages has scored is left out.
+    Molecules that only the reward of an earlier stage has scored are left out.
     """
     new = by_final_reward(new_rows(frame))
     scored = new[new["call"].notna()]
@@ -232,13 +232,13 @@ def first_scorings(frame: pd.DataFrame, threshold: float | None = None) -> pd.Da
 
 
 def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
-    """Find what was answered most often to each prompt.
+    """Find the most frequent answers to each prompt.
 
-    Completions with the same valid answer are one; of the others the whole completion stands.
+    Completions with the same valid answer count as one; invalid ones count by their whole text.
 
     Returns:
         Columns group, prompt, text, valid, n, share (of the prompt's completions) and mean_reward
-        (of these n); prompts by number, the most frequent text first, at equal n the earlier one.
+        (of these n); prompts by number, the most frequent text first, ties by first occurrence.
     """
     sampled = sampled_rows(frame)
     rows = sampled[["group", "prompt", "reward"]].assign(
@@ -257,11 +257,10 @@ def frequent_answers(frame: pd.DataFrame, top: int) -> pd.DataFrame:
 
 
 def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
-    """Answer one query by DuckDB, which sees these tables and nothing else.
+    """Answer one query with DuckDB, which can read these tables and nothing else.
 
     Raises:
-        InputError: DuckDB is not installed, or refuses the query; with its own words and the
-            columns that there are.
+        InputError: DuckDB is not installed, or refuses the query; with its message and the columns.
     """
     try:
         import duckdb
@@ -274,13 +273,13 @@ def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
     try:
         for name, table in tables.items():
             connection.register(name, table)
-        connection.execute("SET enable_external_access = false")  # no file, network or extension
-        connection.execute("SET lock_configuration = true")  # and no way back
+        connection.execute("SET enable_external_access = false")  # files, network, extensions
+        connection.execute("SET lock_configuration = true")  # a query cannot undo it
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
             problem = (
-                f"expected one statement, found {len(statements)}. Give one SELECT; what several "
-                "would do step by step goes into one with WITH."
+                f"expected one statement, found {len(statements)}. Give one SELECT; use WITH for "
+                "several steps."
             )
         elif statements[0].type != duckdb.StatementType.SELECT:
             problem = (
@@ -290,11 +289,11 @@ def run_sql(tables: Mapping[str, pa.Table], sql: str) -> pa.Table:
         else:
             answer: pa.Table = connection.sql(sql).to_arrow_table()
             return answer
-    except duckdb.Error as error:  # with the columns of the tables that the query speaks of
-        meant = [name for name in tables if name in sql] or list(tables)[:1]
-        lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in meant]
-        others = [name for name in tables if name not in meant]
-        lines += [f"Other tables: {', '.join(others)}"] if others else []
+    except duckdb.Error as error:  # with the columns of the tables that the query mentions
+        mentioned = [name for name in tables if name in sql] or list(tables)[:1]
+        lines = [f"Columns of {name}: {', '.join(tables[name].schema.names)}" for name in mentioned]
+        rest = [name for name in tables if name not in mentioned]
+        lines += [f"Other tables: {', '.join(rest)}"] if rest else []
         problem = "\n".join([str(error).strip(), *lines])
     finally:
         connection.close()

@@ -1,8 +1,8 @@
-"""What a run was made of (config, inputs, versions), and where several runs differ in it.
+"""Config, inputs and versions of a run, and how runs differ in them.
 
-The config in a manifest is the identity of a run: settings that cannot change a row (workers,
-caches, the progress bar) are not in it. A method is the same without what may differ from run to
-run of it: the seed, and what is logged and saved how often.
+The config in a manifest is the identity of a run: it leaves out settings that cannot change a row
+(workers, caches, the progress bar). A method also leaves out what may differ between its runs: the
+seed, and how often they log and save.
 """
 
 import hashlib
@@ -33,16 +33,16 @@ PACKAGES = (
     "pyarrow",
 )
 ABSENT = object()
-"""The value of a key that a config has not."""
+"""The value of a key that a config does not have."""
 _OF_TRAINER = ("devices", "enable_model_summary", "enable_progress_bar", "log_every_n_steps")
 OF_ONE_RUN = {"seed", "callbacks.checkpoint_every", "trainer.profiler"} | {
     f"trainer.{name}" for name in _OF_TRAINER
 }
-"""Settings by dotted key that may differ between the runs of a method."""
+"""Settings, by dotted key, that may differ between the runs of a method."""
 SHOWN = 12
-"""So many differences are told at most."""
+"""Number of differences in a message."""
 _SAME_AS_NULL = {"trainer.gradient_clip_val": (0,)}
-_BEFORE_ITS_SEAL = {
+_SEALED_SHA256 = {
     "4bab8aaf322cc676941fd549bf666e2ed2043d4ec7392e99876e82ec2452e5fd": (
         "7c6d37afbe6be7a9929d149284830f776b0458c97c01d57747095c09281082f5"  # priors/moses
     ),
@@ -53,7 +53,7 @@ _BEFORE_ITS_SEAL = {
 
 
 class UsedPrecision(BaseModel):
-    """The precision of a training run, why it was taken, and with how many threads."""
+    """The precision of a training run, the reason for it, and the number of threads."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,45 +61,45 @@ class UsedPrecision(BaseModel):
     why: str
     device: str  # kind, for example cpu or cuda
     speedup: float | None = None  # of bf16-mixed over 32-true on it; None: not measured
-    threads: int | None = None  # of torch: other numbers may round differently
-    devices: int | None = None  # of all processes; None: of an earlier version
+    threads: int | None = None  # of torch; another number may round differently
+    devices: int | None = None  # of all processes; None: written by an earlier version
 
     def __str__(self) -> str:
-        """Say it on the screen."""
+        """Describe the precision for the screen."""
         return f"precision {self.used} ({self.why})"
 
 
 def current_sha256(digest: str) -> str:
-    """The SHA-256 of a shipped file or folder that held the same before it got its seal."""
-    return _BEFORE_ITS_SEAL.get(digest, digest)
+    """Map the SHA-256 of a shipped file before it was sealed to its present one."""
+    return _SEALED_SHA256.get(digest, digest)
 
 
 class InputFile(BaseModel):
-    """One input of a stage: where it was and what it contained."""
+    """One input of a stage: its path and its SHA-256."""
 
     path: str
     sha256: Annotated[str, AfterValidator(current_sha256)]
     kept: str | None = Field(None, exclude_if=lambda name: name is None)
-    """A copy of it in the folder of the run, in another format; a relative name. None: no copy."""
+    """Relative name of a converted copy in the folder of the run; None without a copy."""
     kept_sha256: str | None = Field(None, exclude_if=lambda digest: digest is None)
 
     @classmethod
     def of(cls, path: Path) -> "InputFile":
-        """Describe a file or a folder as it is now; one that comes with chemkl by its name."""
+        """Hash a file or folder; one that is shipped with chemkl is recorded by its name."""
         real = local(path) if is_piped(path) else path
         return cls(path=shipped_name(path) or utf8(path), sha256=sha256_of(real))
 
     @property
     def place(self) -> Path:
-        """Where it is here: what comes with chemkl is kept by its name alone."""
+        """The path on this machine; a shipped file is recorded by its name only."""
         raw = re.sub(r"\\(udc[89a-f][0-9a-f])", lambda m: chr(int(m[1][1:], 16)), self.path)
         return shipped_path(self.path) or Path(raw)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file; of a folder, the hash over its files' names and hashes.
+    """Compute the SHA-256 of a file, or of the names and hashes of a folder's files.
 
-    Names that begin with a dot are left out: they hold what is in progress or set aside.
+    Names that begin with a dot are left out: they are drafts or were set aside.
     """
     if not path.is_dir():
         return sha256_of_file(path)
@@ -110,7 +110,7 @@ def sha256_of(path: Path) -> str:
 
 
 def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Versions from the packages' metadata: nothing is imported for them."""
+    """Read the versions of packages from their metadata, without importing them."""
     versions = {"python": sys.version.split()[0]}
     for name in packages:
         try:
@@ -124,34 +124,33 @@ def installed_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as JSON types; what comes with chemkl stands in it by its name."""
+    """Return a config as JSON types, with the names of shipped files instead of their paths."""
 
-    def named(value: Any) -> Any:
+    def with_names(value: Any) -> Any:
         if isinstance(value, dict):
-            return {key: named(inner) for key, inner in value.items()}
+            return {key: with_names(inner) for key, inner in value.items()}
         if isinstance(value, list):
-            return [named(inner) for inner in value]
+            return [with_names(inner) for inner in value]
         is_place = isinstance(value, str) and os.path.isabs(value)
         return (shipped_name(value) or value) if is_place else value
 
-    return dict(named(finite(config)))
+    return dict(with_names(finite(config)))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of a config as sorted, compact JSON: independent of the order of the keys."""
+    """Compute the SHA-256 of a config as sorted, compact JSON, whatever the order of its keys."""
     text = json.dumps(identity(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def at_the_end(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a run with the settings of its last stage, by which it is judged."""
+    """Return the config of a run with the settings of its last stage, by which it is judged."""
     last = (config.get("stages") or [{}])[-1]
-    own = {key: value for key, value in last.items() if key in config}
-    return {**config, **{key: value for key, value in own.items() if value is not None}}
+    return {**config, **{k: v for k, v in last.items() if k in config and v is not None}}
 
 
 def tau_of(config: Mapping[str, Any]) -> float | None:
-    """The tau of a run's target, at the end of a staircase; None: none, or a quantile."""
+    """Return the tau of a run's target, or the last one of a schedule; None without a fixed tau."""
     target = at_the_end(config).get("target")
     if not isinstance(target, Mapping):
         return None
@@ -161,27 +160,27 @@ def tau_of(config: Mapping[str, Any]) -> float | None:
 
 
 def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) -> dict[str, Any]:
-    """The settings of a run that make a method; null is as good as absent.
+    """Return the settings that identify a method; null is the same as absent.
 
-    A file is known by what it holds, wherever it lies.
+    A file is identified by its content, not by its path.
     """
     content = {file.path: f"sha256 {file.sha256[:12]}" for file in inputs.values()}
 
-    def kept(value: Any, key: str) -> Any:
+    def reduced(value: Any, key: str) -> Any:
         if isinstance(value, list):
-            return [kept(inner, f"{key}.{n}") for n, inner in enumerate(value)]
+            return [reduced(inner, f"{key}.{n}") for n, inner in enumerate(value)]
         if not isinstance(value, Mapping):
             return content.get(value, value) if isinstance(value, str) else value
         settings = {}
         for name, inner in value.items():
             place = f"{key}.{name}".removeprefix(".")
             if place not in OF_ONE_RUN:
-                plain = kept(inner, place)
+                plain = reduced(inner, place)
                 if plain not in (None, {}, *_SAME_AS_NULL.get(place, ())):
                     settings[name] = plain
         return settings
 
-    settings: dict[str, Any] = kept(config, "")
+    settings: dict[str, Any] = reduced(config, "")
     return settings
 
 
@@ -189,50 +188,49 @@ def method_settings(config: Mapping[str, Any], inputs: Mapping[str, InputFile]) 
 
 
 def differences(configs: Mapping[str, Any], key: str = "") -> dict[str, dict[str, Any]]:
-    """By dotted key the values, or `ABSENT`, that are not alike in all configs, by owner.
+    """Return the values (or `ABSENT`) that differ, by dotted key and owner of the config.
 
-    A value is told apart further where all have a mapping there, or lists of equal length that
-    hold mappings.
+    Mappings, and lists of equal length that contain mappings, are compared element by element.
     """
     values = list(configs.values())
-    of_settings = (isinstance(v, list) and any(isinstance(i, Mapping) for i in v) for v in values)
-    if all(of_settings) and len({*map(len, values)}) == 1:
+    comparable = (isinstance(v, list) and any(isinstance(i, Mapping) for i in v) for v in values)
+    if all(comparable) and len({*map(len, values)}) == 1:
         configs = {owner: dict(enumerate(value)) for owner, value in configs.items()}
     if not all(isinstance(value, Mapping) for value in configs.values()):
         return {key: dict(configs)} if len({*map(as_json, values)}) > 1 else {}
     names = dict.fromkeys(name for value in configs.values() for name in value)
-    inside = {name: {o: v.get(name, ABSENT) for o, v in configs.items()} for name in names}
     differing: dict[str, dict[str, Any]] = {}
-    for name, of_owners in inside.items():
-        differing |= differences(of_owners, f"{key}.{name}".removeprefix("."))
+    for name in names:
+        by_owner = {owner: value.get(name, ABSENT) for owner, value in configs.items()}
+        differing |= differences(by_owner, f"{key}.{name}".removeprefix("."))
     return differing
 
 
 def as_json(value: Any) -> str:
-    """Write a value as JSON, or say that there is none."""
+    """Encode a value as JSON; `ABSENT` as (absent)."""
     return "(absent)" if value is ABSENT else json.dumps(value, ensure_ascii=False)
 
 
 def describe_differences(differing: Mapping[str, Mapping[str, Any]]) -> str:
-    """Differences as indented lines: each value of a key, null for none, and who has it."""
+    """Format differences as indented lines: each value of a key (null if absent) and its owners."""
     lines = []
     for key, values in differing.items():
         owners: dict[str, list[str]] = {}
         for owner, value in values.items():
             owners.setdefault(as_json(None if value is ABSENT else value), []).append(owner)
-        of_value = (f"{value} in {', '.join(names)}" for value, names in owners.items())
-        lines.append(f"  {key}: {'; '.join(of_value)}")
+        parts = (f"{value} in {', '.join(names)}" for value, names in owners.items())
+        lines.append(f"  {key}: {'; '.join(parts)}")
     return first_lines(lines)
 
 
 def first_lines(lines: Sequence[str]) -> str:
-    """Put lines below each other; those behind the first `SHOWN` are counted."""
+    """Join the first `SHOWN` lines and count the rest."""
     more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     return "\n".join([*lines[:SHOWN], *more])
 
 
 def mixed_settings(method: str, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say where runs of one method differ in more than the seed; a message, or nothing."""
-    told = describe_differences(differences(settings))
+    """Return a message if runs of one method differ in more than the seed; else nothing."""
+    lines = describe_differences(differences(settings))
     problem = f"methods.{method}: its runs differ in more than the seed. Give each setting a method"
-    return [f"{problem} of its own:\n{told}"] if told else []
+    return [f"{problem} of its own:\n{lines}"] if lines else []

@@ -1,11 +1,11 @@
-"""A checksum within a file: one flipped bit, and the file is refused when it is read.
+"""Checksums inside files: a file with one flipped bit is refused when it is read.
 
-The seal is a line of text that holds the SHA-256 of the file with zeros in place of the digest. It
-is where each format has room that no other reader minds: in Parquet before the footer, in a torch
-file (a zip archive) as the archive's comment, in safetensors among the metadata, in JSON as a
-value. A file is renamed in with its seal, so that no kill can part the two. The tag stands on both
-sides of the digest: one flipped bit cannot make a sealed file look like one that never had a seal,
-which is read as before. To seal or to check a checkpoint of 60 MB takes about .05 s.
+The seal is a line of text with the SHA-256 of the file, computed with zeros in place of the digest.
+It is stored where other readers ignore it: in Parquet before the footer, in a torch file (a zip
+archive) as the archive's comment, in safetensors in the metadata, in JSON as a value. A file is
+renamed together with its seal, so a kill cannot separate them. The tag is on both sides of the
+digest, so one flipped bit cannot make a sealed file look like an unsealed one, which is accepted.
+Sealing or checking a checkpoint of 60 MB takes about .05 s.
 """
 
 import hashlib
@@ -22,23 +22,25 @@ from chemkl.config.paths import shipped_root
 TAG = b"chemkl-sha256"
 _ZEROS = b"0" * 64
 SEAL = b":".join((TAG, _ZEROS, TAG))
-"""What a file holds before its checksum is known."""
+"""The seal of a file before its checksum is computed."""
 SUMS = "SHA256SUMS"
-"""The file with the checksums of a folder whose files have no room for their own."""
+"""The file with the checksums of a folder whose files cannot contain their own."""
 
 _FOUND = re.compile(re.escape(TAG) + b":([0-9a-f]{64}):" + re.escape(TAG))
 _LISTED = re.compile(rb"([0-9a-f]{64})  ([ -.0-~]+(?:/[ -.0-~]+)*)")
 _NO_COMMENT = b"PK\x05\x06"  # begins the last 22 bytes of a zip archive without a comment
 _DIGEST_AT = len(TAG) + 1
-_SETTLED = 10**9  # nanoseconds after which a further write has another time, on any file system
+_SETTLED = 10**9  # nanoseconds after which a new write gets another time on any file system
 _read: dict[tuple[Any, ...], Any] = {}
 
 
 def seal(path: Path, kind: str, note: str = "") -> None:
-    """Put the checksum into a file that is not read by anybody yet.
+    """Put the checksum into a new file.
 
-    It holds `SEAL` already, or is a Parquet or torch file, as `kind`, the ending of its final name,
-    says. In a torch file the note is a line before the seal.
+    Args:
+        path: the file.
+        kind: ending of its final name: .parquet, .ckpt, or that of a file that contains `SEAL`.
+        note: of a torch file, a line before the seal.
     """
     with path.open("r+b") as file:
         if kind == ".parquet":
@@ -65,7 +67,7 @@ def seal(path: Path, kind: str, note: str = "") -> None:
 
 
 def note_of(path: Path) -> str | None:
-    """The note in the seal of a torch file; None where there is none, or no file."""
+    """Return the note in the seal of a torch file; None if it, or the file, does not exist."""
     try:
         with path.open("rb") as file:
             file.seek(-min(path.stat().st_size, 4096), 2)
@@ -77,33 +79,34 @@ def note_of(path: Path) -> str | None:
 
 
 def check_seal(path: Path, fix: str = "Restore it from a copy, or make it again.") -> None:
-    """Refuse a file that is not what chemkl wrote; see `is_whole`."""
+    """Raise an `InputError` if a file is not what chemkl wrote; see `is_whole`."""
     if not is_whole(path):
         raise InputError(
-            f"{path}: damaged, or changed since chemkl wrote it: its checksum does not fit. {fix}"
+            f"{path}: damaged, or changed since chemkl wrote it: its checksum is wrong. {fix}"
         )
 
 
 def check_json(path: Path, fix: str) -> None:
-    """Refuse a JSON file of ours as `check_seal` does, if it still has the layout it was given.
+    """Check the seal of a JSON file that still has chemkl's layout.
 
-    One in another layout was written anew by a program, as a table may be. That is told by its
-    beginning, in which no flipped bit leaves JSON.
+    A file in another layout was rewritten by another program and is accepted, as tables are. The
+    first bytes show the layout: any flipped bit in them makes the JSON invalid.
     """
     layout = b'{\n  "'
     try:
         with path.open("rb") as file:
             is_ours = file.read(len(layout)) == layout
-    except OSError:  # its reader says why
+    except OSError:  # its reader reports it
         return
     if is_ours:
         check_seal(path, fix)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is as chemkl wrote it or, without a seal, as it came with chemkl, or neither.
+    """Whether a file with a seal, or one that is shipped with chemkl, is unchanged.
 
-    One that is missing, empty or cannot be read is left to its reader, who says why.
+    Other files count as whole, and so do missing, empty and unreadable ones: their reader reports
+    them.
     """
     try:
         if not path.is_file() or not path.stat().st_size:
@@ -135,14 +138,13 @@ def _is_intact(path: Path) -> bool:
     return of_name.get(place.relative_to(data_folder).as_posix(), digest) == digest
 
 
-# ---- folders whose files have no room for a seal
+# ---- folders whose files cannot contain a seal
 
 
 def write_sums(folder: Path) -> None:
-    """Write the checksums of a folder's files into one file, which `sha256sum -c` reads too.
+    """Write the checksums of a folder's files to one file, which `sha256sum -c` can read.
 
-    For files that others write and read, such as a language model's; JSON that has a seal of its
-    own is left out.
+    This is for files of other libraries, such as a language model's; sealed JSON is left out.
     """
     lines = [
         f"{sha256_of_file(path)}  {path.relative_to(folder).as_posix()}\n"
@@ -153,14 +155,14 @@ def write_sums(folder: Path) -> None:
 
 
 def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
-    """Refuse a folder in which a file is not what `write_sums` found there; others may be added.
+    """Raise an `InputError` if a file has changed since `write_sums`; new files are allowed.
 
-    Files that end in `leave_out` are not looked into; a folder without checksums passes.
+    Files that end in `leave_out` are skipped; a folder without checksums passes.
     """
     sums = folder / SUMS
     try:
         lines = sums.read_bytes().splitlines()
-    except OSError:  # no folder, or none of ours
+    except OSError:  # no folder, or one without checksums
         return
     for line in lines:
         match = _LISTED.fullmatch(line)
@@ -170,7 +172,7 @@ def check_sums(folder: Path, fix: str, leave_out: str = "") -> None:
         if not match or not path.is_file() or sha256_of_file(path) != match[1].decode():
             raise InputError(
                 f"{path}: damaged, missing or changed since chemkl wrote it: its checksum in "
-                f"{SUMS} does not fit. {fix} If you have changed it on purpose, delete {sums}."
+                f"{SUMS} is wrong. {fix} If you changed it on purpose, delete {sums}."
             )
 
 
@@ -185,7 +187,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def _once(read: Callable[[Path], Any], path: Path) -> Any:
-    """What a function reads in a file, once per process while its path, size and time stay."""
+    """Cache what a function reads from a file while its path, size and time stay the same."""
     now = path.stat()
     key = (read.__name__, path.absolute(), now.st_ino, now.st_size, now.st_mtime_ns)
     if key in _read:

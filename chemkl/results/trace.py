@@ -1,6 +1,6 @@
-"""The trace of a run: a folder of zstd Parquet parts, each written aside and renamed in.
+"""The trace of a run: a folder of zstd Parquet parts, each written atomically.
 
-Readers need nothing from here: `pandas.read_parquet(run / "trace")` works at any time.
+Readers do not need this module: `pandas.read_parquet(run / "trace")` works at any time.
 """
 
 import itertools
@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from chemkl import __version__
 from chemkl.config import InputError
-from chemkl.results.atomic import atomic_file, remove, storing, sync
+from chemkl.results.atomic import atomic_file, disk_errors, remove, sync
 from chemkl.results.columns import (
     FOR_PANDAS,
     TRACE_FORMAT,
-    further_columns,
+    optional_columns,
     trace_components,
     trace_schema,
 )
@@ -48,9 +48,9 @@ class Part(NamedTuple):
 
 
 def list_parts(run_dir: Path) -> list[Part]:
-    """The parts of a trace in the order of their steps.
+    """List the parts of a trace in the order of their steps.
 
-    A swap that a kill left between its two renames is read where it stands, ready for its place.
+    If a kill interrupted a swap between its two renames, the parts are read in the ready folder.
     """
     folder = run_dir / FOLDER
     if not folder.is_dir():
@@ -64,7 +64,7 @@ def list_parts(run_dir: Path) -> list[Part]:
 def write_part(table: pa.Table, path: Path) -> None:
     """Write one file: floats by byte planes (smaller under zstd), the rest by dictionary.
 
-    It has a checksum of its own beside those of its pages, which leave the footer out.
+    The seal covers the footer, which the checksums of the pages do not.
     """
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
     pq.write_table(
@@ -83,11 +83,11 @@ _RESTORE = "It was cut short or damaged: restore it from a copy, or run again wi
 
 
 @contextmanager
-def opened_part(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file of ours whose checksum fits."""
-    with readable(path, place, fix):
+def open_part(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[pq.ParquetFile]:
+    """Open a Parquet file and check its seal."""
+    with parquet_errors(path, place, fix):
         if not is_whole(path):
-            raise OSError("its checksum does not fit")
+            raise OSError("its checksum is wrong")
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
 
@@ -95,20 +95,20 @@ def opened_part(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[pq
 def read_part(
     path: Path, columns: Sequence[str] | None = None, place: str = "", fix: str = _RESTORE
 ) -> pa.Table:
-    """Read one file, or some of its columns; one that is damaged is an `InputError`."""
-    with opened_part(path, place, fix) as file:
+    """Read one file, or some of its columns; a damaged one is an `InputError`."""
+    with open_part(path, place, fix) as file:
         return file.read(columns=columns)
 
 
 def read_part_schema(path: Path, place: str = "", fix: str = _RESTORE) -> pa.Schema:
-    """Read the columns of one file, and none of its rows."""
-    with readable(path, place, fix):
+    """Read the schema of one file."""
+    with parquet_errors(path, place, fix):
         return pq.read_schema(path)
 
 
 @contextmanager
-def readable(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[None]:
-    """Raise an `InputError` where a Parquet file cannot be read in this scope."""
+def parquet_errors(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[None]:
+    """Turn errors of reading a Parquet file in this scope into an `InputError`."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -120,9 +120,9 @@ def readable(path: Path, place: str = "", fix: str = _RESTORE) -> Iterator[None]
 
 
 def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
-    """Read a trace, and once more if that failed while the run replaced its parts.
+    """Read a trace; read it again if that failed because the run replaced its parts.
 
-    A run that is still writing merges its parts at the end: those listed before are then gone.
+    A running run merges its parts at the end, so that parts listed earlier no longer exist.
     """
     before = list_parts(run_dir)
     try:
@@ -137,21 +137,21 @@ def read_settled(run_dir: Path, read: Callable[[], T]) -> T:
 
 
 def find_trace(run_dir: Path) -> list[Part]:
-    """The parts of a trace, whole by their names, columns and footers; no row is read yet.
+    """List the parts of a trace after checking their names, columns and footers, but no rows.
 
     Raises:
         InputError: no run folder, no part in it, a part that is missing, damaged or of another
-            trace, or a Parquet file beside them that is none.
+            trace, or another Parquet file in the folder.
     """
     folder, parts = run_dir / FOLDER, list_parts(run_dir)
     strays = sorted(p.name for p in folder.glob("*.parquet") if not _PART.fullmatch(p.name))
     if not run_dir.is_dir():
         problem = f"{run_dir}: no such run folder. Give the folder that holds '{FOLDER}/'."
-    elif strays:  # other files do no harm
+    elif strays:  # files of other kinds do no harm
         problem = (
-            f"{folder}: {', '.join(strays)}: not a part of a trace (those are called "
-            "part-FIRST-LAST.parquet, by their steps), but whoever reads the folder as a whole "
-            "would count its rows. Move it to another folder."
+            f"{folder}: {', '.join(strays)}: not a part of a trace (parts are called "
+            "part-FIRST-LAST.parquet, by their steps), but a reader of the whole folder would "
+            "count its rows. Move it to another folder."
         )
     elif not parts:
         problem = no_trace(run_dir)
@@ -162,16 +162,16 @@ def find_trace(run_dir: Path) -> list[Part]:
     return parts
 
 
-def no_trace(run_dir: Path, what_there_is: str = "") -> str:
-    """Say of a folder that it has no trace."""
+def no_trace(run_dir: Path, contents: str = "") -> str:
+    """Return the message for a folder without a trace."""
     return (
         f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read."
-        f"{what_there_is} Give the folder of a posttrain run that has written its first part."
+        f"{contents} Give the folder of a posttrain run that has written its first part."
     )
 
 
 def _problems(parts: Sequence[Part]) -> Iterator[str]:
-    """What is wrong with the names, columns and footers of parts, in sentences."""
+    """Describe what is wrong with the names, columns and footers of parts."""
     folder = parts[0].path.parent
     if parts[0].first > 1:  # a run counts its steps from 0 or from 1
         yield f"{folder}: the part with the steps before {parts[0].first} is missing."
@@ -207,7 +207,7 @@ def _config_of(schema: pa.Schema) -> str:
 
 def _other_steps(part: Part, column: int) -> Iterator[str]:
     """Say where a part's footer has other steps than its name; `column` is that of the steps."""
-    with readable(part.path):
+    with parquet_errors(part.path):
         footer = pq.read_metadata(part.path)
     groups = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
     if groups and all(group is not None and group.has_min_max for group in groups):
@@ -255,13 +255,13 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
 
     Args:
         run_dir: folder of the run (the one that holds `trace/`).
-        columns: names to read; all when not given. Of those that a trace need not have (stage,
-            final_reward, tau, beta, origin) the ones that this one has.
+        columns: names to read; None for all. Optional columns (stage, final_reward, tau, beta,
+            origin) that the trace does not have are left out.
 
     Returns:
         One row per sampled sequence in the order of step and row; `call` is a nullable Int64.
-        Columns that a trace need not have (yours, or a newer version's) come last; where a part
-        lacks one, its cells are empty.
+        Columns that chemkl does not know (yours, or a newer version's) come last; they are empty
+        for a part without them.
 
     Raises:
         InputError: no trace, a damaged or missing part, or parts of different configs or rewards;
@@ -272,18 +272,18 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
     def read() -> pd.DataFrame:
         parts = find_trace(run_dir)
         names = [read_part_schema(part.path).names for part in parts]
-        further = further_columns(names[0])
+        further = optional_columns(names[0])
         expected = trace_schema(trace_components(names[0]), further=further)
         available = list(dict.fromkeys([*expected.names, *itertools.chain(*names)]))
-        wanted = available if columns is None else list(columns)
-        wanted = [n for n in wanted if n in available or not further_columns([n])]
-        if unknown := [name for name in wanted if name not in available]:
+        selected = available if columns is None else list(columns)
+        selected = [n for n in selected if n in available or not optional_columns([n])]
+        if unknown := [name for name in selected if name not in available]:
             raise InputError(
                 f"{run_dir}: the trace has no column {unknown}. Known: {', '.join(available)}"
             )
         tables = [
-            _conform(part.path, [n for n in inside if n in {*wanted, *_ORDER}], expected)
-            for part, inside in zip(parts, names, strict=True)
+            _conform(part.path, [n for n in own if n in {*selected, *_ORDER}], expected)
+            for part, own in zip(parts, names, strict=True)
         ]
         try:
             table = pa.concat_tables(tables, promote_options="default")
@@ -292,15 +292,16 @@ def read_trace(run_dir: str | Path, columns: Sequence[str] | None = None) -> pd.
                 f"{run_dir / FOLDER}: the parts do not fit together ({str(error).splitlines()[0]})."
                 " A column that you added must have one type in all parts."
             ) from error
-        return _to_pandas(table).sort_values(_ORDER, kind="stable", ignore_index=True)[wanted]
+        return _to_pandas(table).sort_values(_ORDER, kind="stable", ignore_index=True)[selected]
 
     return read_settled(run_dir, read)
 
 
 def _conform(path: Path, names: Sequence[str], expected: pa.Schema) -> pa.Table:
-    """Read columns of a part and give those of a trace their types; further ones stay as they are.
+    """Read columns of a part and cast those of a trace to their types.
 
-    A column with empty cells that may have none, or with numbers that do not fit, is refused.
+    Raises:
+        InputError: a column that is not nullable has empty cells, or a value cannot be cast.
     """
     table = read_part(path, names)
     for field in expected:
@@ -328,7 +329,7 @@ def _conform(path: Path, names: Sequence[str], expected: pa.Schema) -> pa.Table:
 
 
 def read_orphans(run_dir: str | Path) -> pd.DataFrame | None:
-    """Rows that a resumed run set aside, oldest first: their rewards are paid for; None if none."""
+    """Read the rows that a resumed run set aside, oldest first: their calls are spent; or None."""
     files = sorted((Path(run_dir) / ORPHANS).rglob("*.parquet"))
     return _to_pandas(pa.concat_tables(map(read_part, files))) if files else None
 
@@ -346,17 +347,17 @@ def _to_pandas(table: pa.Table) -> pd.DataFrame:
 class TraceWriter:
     """Writes the trace of one run, part by part.
 
-    Rows wait in memory until `cut`; a kill loses those alone, never a part. The caller decides when
-    to cut: regularly, and with every checkpoint, so that a resumed run finds its own past.
+    Rows stay in memory until `cut`; a kill loses only those, never a part. The caller cuts
+    regularly and with every checkpoint, so that a resumed run finds the rows up to it.
 
     Args:
         run_dir: folder of the run.
         component_names: names of the reward's components, in order.
-        run_id: identity of the run, kept in every part.
-        config_hash: hash of the resolved config, kept in every part.
-        earlier: hashes that the run had before it was made longer; its parts get the new one.
+        run_id: identity of the run, stored in every part.
+        config_hash: hash of the resolved config, stored in every part.
+        earlier: hashes of the run before its limits were raised; its parts get the new hash.
         text: whether a language model writes the rows; see `trace_schema`.
-        further: columns that a trace need not have, and this one has.
+        further: the optional columns of this trace.
 
     Raises:
         InputError: the folder holds the trace of another config.
@@ -374,16 +375,16 @@ class TraceWriter:
         further: Sequence[str] = (),
     ) -> None:
         self.run_dir = Path(run_dir)
-        about = {"format": TRACE_FORMAT, "run_id": run_id, "config_hash": config_hash}
-        about |= {"chemkl_version": __version__, "pandas": FOR_PANDAS}
+        metadata = {"format": TRACE_FORMAT, "run_id": run_id, "config_hash": config_hash}
+        metadata |= {"chemkl_version": __version__, "pandas": FOR_PANDAS}
         schema = trace_schema(component_names, text=text, further=further)
-        self.schema = schema.with_metadata(about)
+        self.schema = schema.with_metadata(metadata)
         self._buffer: list[pa.Table] = []
         self._folder, self._drafts = self.run_dir / FOLDER, self.run_dir / DRAFTS
         ready = self._drafts / READY
         if ready.is_dir() and not self._folder.exists():
-            os.replace(ready, self._folder)  # a kill came between the two renames of a swap
-        shutil.rmtree(self._drafts, ignore_errors=True)  # what a kill left: never part of the trace
+            os.replace(ready, self._folder)  # a kill interrupted a swap between its two renames
+        shutil.rmtree(self._drafts, ignore_errors=True)  # left from a kill, never part of the trace
         self._folder.mkdir(parents=True, exist_ok=True)
         parts = list_parts(self.run_dir)
         configs = {part.path: _config_of(read_part_schema(part.path)) for part in parts}
@@ -396,7 +397,7 @@ class TraceWriter:
 
     @property
     def last_step(self) -> int | None:
-        """The last step that was appended or stands on disk; None for an empty trace."""
+        """The last step that was appended or is on disk; None for an empty trace."""
         if self._buffer:
             return int(self._buffer[-1]["step"][-1].as_py())
         parts = list_parts(self.run_dir)
@@ -406,8 +407,8 @@ class TraceWriter:
         """Add the rows of one step, or of several in order.
 
         Raises:
-            ValueError: the columns are not the schema's, a value does not fit its column, or the
-                step was written before.
+            ValueError: the columns differ from the schema, a value does not fit its column, or the
+                step is already in the trace.
         """
         missing = [name for name in self.schema.names if name not in frame.columns]
         unknown = [name for name in frame.columns if name not in self.schema.names]
@@ -425,7 +426,7 @@ class TraceWriter:
         self._buffer.append(table.replace_schema_metadata(self.schema.metadata))
 
     def cut(self) -> Path | None:
-        """Write the waiting rows as one part and give its path; without rows, do nothing."""
+        """Write the rows in memory as one part and return its path; None without rows."""
         if not self._buffer:
             return None
         table = pa.concat_tables(self._buffer)
@@ -437,7 +438,7 @@ class TraceWriter:
 
     @contextmanager
     def _drafting(self) -> Iterator[None]:
-        """Have the folder for what is written aside; it goes again unless a swap stands in it."""
+        """Create the folder of drafts and remove it afterwards unless a swap is in it."""
         self._drafts.mkdir(exist_ok=True)
         try:
             yield
@@ -446,25 +447,25 @@ class TraceWriter:
                 self._drafts.rmdir()
 
     def resume(self, at_step: int) -> None:
-        """Make the trace end before a step: what lies at or after it goes to `.orphan/`.
+        """Make the trace end before a step; rows of this step and later go to `.orphan/`.
 
-        Waiting rows are dropped. A part that reaches across the step keeps its earlier rows.
+        Rows in memory are dropped. A part across the step keeps its earlier rows.
         """
         self._buffer = []
         parts = list_parts(self.run_dir)
-        for part in reversed(parts):  # latest first: what remains is a prefix at any moment
+        for part in reversed(parts):  # latest first, so that the rest is a prefix at any moment
             if part.first >= at_step:
                 os.replace(part.path, self._orphan_path(part.path.name))
-        kept = [part for part in parts if part.first < at_step]
-        if kept and kept[-1].last >= at_step:
-            table = read_part(kept[-1].path)
+        earlier = [part for part in parts if part.first < at_step]
+        if earlier and earlier[-1].last >= at_step:
+            table = read_part(earlier[-1].path)
             late = table.filter(pc.field("step") >= at_step)
-            if len(late):  # none: the name of a damaged part says more steps than it holds
+            if len(late):  # none if the name of the part covers more steps than it contains
                 write_part(late, self._orphan_path(_name_of(late)))
-            self._swap(kept[:-1], table.filter(pc.field("step") < at_step))
+            self._swap(earlier[:-1], table.filter(pc.field("step") < at_step))
 
     def compact(self) -> None:
-        """Merge all parts into one; a kill on the way leaves either all parts or the one."""
+        """Merge all parts into one; a kill leaves either all parts or the merged one."""
         self.cut()
         if len(list_parts(self.run_dir)) > 1:
             self._merge()
@@ -474,25 +475,25 @@ class TraceWriter:
         self._swap([], pa.concat_tables([read_part(part.path) for part in parts]))
 
     def _orphan_path(self, name: str) -> Path:
-        """A free path in `.orphan/`: numbered, so nothing there is ever overwritten."""
+        """Return a new path in `.orphan/`, numbered so that nothing is overwritten."""
         folder = self.run_dir / ORPHANS
         folder.mkdir(exist_ok=True)
         numbers = [int(p.name.split("-")[0]) for p in folder.iterdir()]
         return folder / f"{max(numbers, default=0) + 1:04d}-{name}"
 
-    def _swap(self, kept: Sequence[Part], table: pa.Table) -> None:
-        """Replace the trace folder by one with the kept parts and a new one.
+    def _swap(self, parts: Sequence[Part], table: pa.Table) -> None:
+        """Replace the trace folder by one with some of its parts and a new one.
 
-        A rename of one file cannot stand for several, so the new folder is made whole first.
-        Between the two renames the trace is absent, never wrong: the next start completes it.
+        The new folder is completed first and then swapped by two renames. Between them the trace is
+        absent, never wrong, and the next start completes the swap.
         """
         draft, ready, old = (self._drafts / name for name in ("draft", READY, "superseded"))
         table = table.replace_schema_metadata(self.schema.metadata)
         with self._drafting():
             try:
-                with storing(self._folder):
+                with disk_errors(self._folder):
                     draft.mkdir()
-                    for part in kept:
+                    for part in parts:
                         shutil.copy2(part.path, draft / part.path.name)
                         sync(draft / part.path.name)
                     if len(table):
@@ -507,6 +508,6 @@ class TraceWriter:
 
 
 def _name_of(table: pa.Table) -> str:
-    """The name of the part with these rows; padded, so that readers sort the parts by step."""
+    """Name the part with these rows; padded numbers sort by step."""
     steps = table["step"]
     return f"part-{steps[0].as_py():08d}-{steps[-1].as_py():08d}.parquet"

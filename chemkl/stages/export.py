@@ -22,7 +22,7 @@ from chemkl.config import InputError, StorageError
 from chemkl.display import say
 from chemkl.files.molecules import SMILES_NAMES, first_named
 from chemkl.files.tables import TEXT_TYPES, cells_of, find_column, refuse_same_names
-from chemkl.results.atomic import atomic_file, refuse_other_names
+from chemkl.results.atomic import atomic_file, check_utf8_name
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.results.trace import FOLDER, list_parts, read_part
 
@@ -321,7 +321,7 @@ def check_outputs(
 @contextmanager
 def written_out(path: Path) -> Iterator[IO[bytes]]:
     """Write a file beside its place, and rename it in when all went well; .gz is compressed."""
-    refuse_other_names(path)
+    check_utf8_name(path)
     try:
         with atomic_file(path, parents=True, shared=True) as aside, aside.open("wb") as raw:
             if path.suffix.lower() != ".gz":

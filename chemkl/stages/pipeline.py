@@ -22,7 +22,7 @@ from rich.text import Text
 from chemkl.config import InputError
 from chemkl.config.pipeline import PipelineConfig, expand
 from chemkl.processes import NUMBERS
-from chemkl.results.atomic import json_of, storing, write_bytes
+from chemkl.results.atomic import disk_errors, json_of, write_bytes
 from chemkl.results.manifest import Manifest
 from chemkl.stages import jobs as processes
 from chemkl.stages import runner
@@ -286,7 +286,7 @@ class _SideBySide:
             command = ["run", str(self._file), "--job", name, "--out", str(plan.folder.parent)]
             out, log = (plan.logs.with_name(f"{plan.logs.name}.{kind}") for kind in ("out", "log"))
             plan.logs.parent.mkdir(parents=True, exist_ok=True)
-            with storing(plan.logs):
+            with disk_errors(plan.logs):
                 out.write_bytes(b"")
                 log.write_bytes(b"")
             process = processes.start(command, out, log, self._n_jobs)

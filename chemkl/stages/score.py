@@ -27,7 +27,7 @@ from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
 from chemkl.files.streams import PACKINGS, without_packing
 from chemkl.files.tables import TEXT_TYPES
-from chemkl.results.atomic import atomic_file, refuse_other_names, write_json
+from chemkl.results.atomic import atomic_file, check_utf8_name, write_json
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX, described_schema, trace_schema
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
 from chemkl.rewards import RewardModel
@@ -115,7 +115,7 @@ def run_command(
             f"--out {out}: no table is written in this format. Allowed: a file that ends in "
             f"{' or '.join(FORMATS)}, or a folder"
         )
-    refuse_other_names(out)
+    check_utf8_name(out)
     changes = [*overrides, *([] if form is None else [f"format={form}"])]
     checked = settings(file, config, changes)
     stage.check(checked)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from chemkl.chem.molecules import canonicalise, parse
 from chemkl.policies.base import Rollout
-from chemkl.results.columns import is_cut_off, reason_of_cut
+from chemkl.results.columns import is_truncated, truncation_reason
 from chemkl.results.inspection import new_rows, sampled_rows
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import Failure, find_component
@@ -128,7 +128,7 @@ class BaseLedger(ABC):
         return {
             **{f"hits/{name}": value for name, value in hits.items()},
             "valid_rate": float(rows["valid"].mean()),
-            "truncated_rate": float(np.mean([is_cut_off(reason) for reason in rows["reason"]])),
+            "truncated_rate": float(np.mean([is_truncated(reason) for reason in rows["reason"]])),
             "unique_rate": len(set(valid)) / len(valid) if valid else math.nan,
             "new_rate": float(rows["call"].notna().mean()),
             "reward": float(rows["reward"].mean()),
@@ -219,9 +219,9 @@ def _problems(rollout: Rollout) -> list[str | None]:
     cut_off = rollout.truncated.tolist()
     if rollout.written is None:
         n_tokens = int(rollout.tokens.shape[1]) - 1
-        return [reason_of_cut(n_tokens) if is_cut else None for is_cut in cut_off]
+        return [truncation_reason(n_tokens) if is_cut else None for is_cut in cut_off]
     rows = zip(cut_off, rollout.n_tokens.tolist(), rollout.written, strict=True)
-    return [reason_of_cut(n) if is_cut else row.problem for is_cut, n, row in rows]
+    return [truncation_reason(n) if is_cut else row.problem for is_cut, n, row in rows]
 
 
 def describe_hits(hits: pd.DataFrame) -> dict[str, float]:

@@ -18,7 +18,7 @@ from chemkl.config import InputError
 from chemkl.config.objective import MemoryConfig, MemorySeed
 from chemkl.files.molecules import MoleculeFile
 from chemkl.policies.base import pad, stream
-from chemkl.results.columns import further_columns
+from chemkl.results.columns import optional_columns
 from chemkl.training.filters import DiversityFilter
 
 
@@ -461,9 +461,10 @@ def extra_rows(extras: Extras, sampled: pd.DataFrame) -> pd.DataFrame:
     """
     n = len(extras.explored)
     replayed = extras.molecules[n:]
+    constant = ("step", *optional_columns(sampled.columns))
     rows = pd.DataFrame(
         {
-            **{name: sampled[name].iloc[0] for name in ("step", *further_columns(sampled.columns))},
+            **{name: sampled[name].iloc[0] for name in constant},
             "smiles": [molecule.smiles for molecule in replayed],
             "canonical_smiles": [molecule.canonical for molecule in replayed],
             "valid": True,

@@ -67,8 +67,8 @@ def test_why_there_is_no_lock(tmp_path, monkeypatch, capsys, number):
     assert claim(tmp_path) is None
     assert claim(tmp_path) is None
     assert capsys.readouterr().err == (  # told of once
-        f"{tmp_path}: cannot be locked here ({os.strerror(number)}): take care that no two "
-        "processes run in it at the same time\n"
+        f"{tmp_path}: cannot be locked here ({os.strerror(number)}): do not run two "
+        "processes in it at the same time\n"
     )
 
 

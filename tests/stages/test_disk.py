@@ -213,7 +213,7 @@ def test_a_folder_that_vanishes_is_one_message_and_does_not_come_back(
     message = str(caught.value)
     assert "\n" not in message
     assert str(out) in message
-    assert "removed or moved away" in message or "not there any more" in message
+    assert "removed or moved away" in message or "no longer exists" in message
     assert f"Nothing of the run is left in {out}." in message
     assert not (out / "manifest.json").exists()
     assert aside_in(tmp_path) == []
