@@ -1,6 +1,6 @@
-"""Molecules on the page: the largest scaffolds, scaffold families, the table of the best.
+"""Molecules on the page: the largest scaffolds, scaffold families, the table of top molecules.
 
-Structures are drawn as SVG text: large ones, and small ones of which a page can hold hundreds.
+Structures are SVG text, either large, or small enough for hundreds on a page.
 """
 
 import re
@@ -24,24 +24,22 @@ from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.inspection import valid_rows
 
 DUMBBELL_WIDTH, DUMBBELL_MARGIN = 300, 8
-"""Pixels of a dumbbell, and what stays free at both ends."""
+"""Pixels of a dumbbell and of the margin at both ends."""
 NBSP = "\N{NO-BREAK SPACE}"
-_HITS_OF_SCAFFOLD = "distinct hits of all runs with this scaffold"
-_THEN = "log-probability under the policy then, nats"
-_SAVED_AS = {"drawing": "", "canonical_smiles": "smiles"}
-"""Names of columns in the file that the table can be saved as, where they differ."""
+_CSV_NAMES = {"drawing": "", "canonical_smiles": "smiles"}
+"""Names of columns in the saved CSV file that differ from their keys; empty: not saved."""
 PAGE_ROWS = 50
-"""Rows of the table of molecules shown at first, and added each time more are asked for."""
+"""Rows of the table of molecules shown at first, and added by each click on "more"."""
 
 LARGE, SMALL = (220, 150), (150, 96)
 """Width and height in pixels."""
 SCALE = 10
-"""Coordinates of small drawings are written in tenths of a pixel, as whole numbers."""
+"""Coordinates of small drawings are whole numbers of tenths of a pixel."""
 _REDUNDANT = re.compile(
     r" class='[^']*'|fill-rule:evenodd;|;stroke-linecap:butt|;stroke-linejoin:miter"
     r"|;stroke-opacity:1(?=['\";])"
 )
-"""Names that nothing uses, and SVG's own defaults spelt out on every path: half of the text."""
+"""Unused class names and explicit SVG defaults on every path, which are half of the text."""
 _PATH = re.compile(r"<path( class='[^']*')? d='([^']*)' style='([^']*)'")
 _TEXT = re.compile(r"<text x='([\d.-]+)' y='([\d.-]+)'[^>]*style='([^']*)'\s*>([^<]*)</text>")
 _POINT = re.compile(r"([\d.-]+),([\d.-]+)")
@@ -53,53 +51,58 @@ _POINT = re.compile(r"([\d.-]+),([\d.-]+)")
 def scaffold_blocks(
     runs: Sequence[RunView], methods: Methods, options: PageOptions
 ) -> list[dict[str, Any]]:
-    """For each method `name` and `scaffolds`, largest first, ready to be shown."""
+    """Prepare for each method its `name` and `scaffolds`, largest first, for the template."""
     blocks = []
     for name, members in methods.items():
         views = [runs[member] for member in members]
         components = component_names(views)
         molecules = best_first(views).drop_duplicates("canonical_smiles")
 
-        def card(one: Mapping[Any, Any], components: Sequence[str] = components) -> dict[str, Any]:
-            values = [(c, cell(one.get(f"{RAW_PREFIX}{c}"), ".3g")) for c in components]
-            smiles, call = one["canonical_smiles"], f"{int(one['call']):,}"
-            head = {"svg": Markup(draw_molecule(smiles)), "smiles": smiles, "call": call}
-            return {**head, "reward": cell(one["reward"], ".3f"), "components": values}
-
-        shown: list[dict[str, Any]] = []
+        scaffolds: list[dict[str, Any]] = []
         largest = largest_scaffolds(views, options.threshold, options.window)
         for row in largest[: options.n_scaffolds]:
+            members_of = molecules[molecules["scaffold"] == row["scaffold"]]
+            cards = [
+                {
+                    "svg": Markup(draw_molecule(molecule["canonical_smiles"])),
+                    "smiles": molecule["canonical_smiles"],
+                    "call": f"{int(molecule['call']):,}",
+                    "reward": cell(molecule["reward"], ".3f"),
+                    "components": [
+                        (c, cell(molecule.get(f"{RAW_PREFIX}{c}"), ".3g")) for c in components
+                    ],
+                }
+                for molecule in members_of.head(options.n_molecules).to_dict("records")
+            ]
             drawing = Markup(draw_molecule(row["scaffold"]))
-            of_it = molecules[molecules["scaffold"] == row["scaffold"]].head(options.n_molecules)
-            cards = [card(one) for one in of_it.to_dict("records")]
             late = cell(row["late"], ".1%")
-            shown.append({**row, "late": late, "drawing": drawing, "cards": cards})
-        blocks.append({"name": name, "scaffolds": shown})
+            scaffolds.append({**row, "late": late, "drawing": drawing, "cards": cards})
+        blocks.append({"name": name, "scaffolds": scaffolds})
     return blocks
 
 
 def largest_scaffolds(
     runs: Sequence[RunView], threshold: float, window: int
 ) -> list[dict[str, Any]]:
-    """The scaffolds of the runs of one method, those with most hits first, then most molecules.
+    """List the scaffolds of one method's runs by descending number of hits, then of molecules.
 
-    `hits` and `molecules` are distinct canonical SMILES of all runs together; `late` is the share
-    of the last `window` valid samples of each run, repeats included; None without any. Acyclic
-    molecules are left out.
+    `hits` and `molecules` count distinct canonical SMILES over all runs. `late` is the share of the
+    scaffold among the last `window` valid samples of each run, repeats included; None without any.
+    Acyclic molecules are excluded.
     """
     distinct = best_first(runs).drop_duplicates("canonical_smiles")
     distinct = distinct[distinct["scaffold"] != ""]
     groups = distinct.assign(is_hit=distinct["reward"] >= threshold).groupby("scaffold")["is_hit"]
     counts = groups.agg(["sum", "size"]).reset_index()
     counts = counts.sort_values(["sum", "size", "scaffold"], ascending=[False, False, True])
-    last = pd.concat([valid_rows(run.trace).tail(window)["scaffold"] for run in runs])
-    of_last = last.value_counts()
+    late = pd.concat([valid_rows(run.trace).tail(window)["scaffold"] for run in runs])
+    late_counts = late.value_counts()
     return [
         {
             "scaffold": str(scaffold),
             "hits": int(hits),
             "molecules": int(size),
-            "late": float(of_last.get(scaffold, 0)) / len(last) if len(last) else None,
+            "late": float(late_counts.get(scaffold, 0)) / len(late) if len(late) else None,
         }
         for scaffold, hits, size in counts.itertuples(index=False)
     ]
@@ -109,29 +112,29 @@ def largest_scaffolds(
 
 
 def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dict[str, Any]]:
-    """The n families of every method with the largest share at either end, all on one scale.
+    """Prepare the n families with the largest share at the start or the end of each method.
 
-    For each method `before` and `after` are families with a share, mean over its runs, and `whole`
-    the share at the right end of the scale.
+    `before` and `after` of a method are the numbers of families with a share, averaged over its
+    runs. All methods have the same scale, which ends at the share `maximum`.
     """
     members = {
         name: [runs[m] for m in places if runs[m].families] for name, places in methods.items()
     }
-    largest = {name: mean_shares(places)[:n] for name, places in members.items()}
+    largest = {name: mean_shares(method_runs)[:n] for name, method_runs in members.items()}
     first = [rows[0] for rows in largest.values() if rows]
-    whole = max((max(row["before"], row["after"]) for row in first), default=0) or 1.0
+    maximum = max((max(row["before"], row["after"]) for row in first), default=0) or 1.0
 
-    def n_with(name: str, key: str) -> str:
-        """Families with a share above 0, mean over the runs that have any."""
+    def n_with_share(name: str, key: str) -> str:
+        """Count the families with a share above 0, averaged over the runs with families."""
         counts = [sum(row[key] > 0 for row in run.families) for run in members[name]]
         return cell(fmean(counts) if counts else None, ",.0f")
 
     return [
         {
             "name": name,
-            "before": n_with(name, "prior_share"),
-            "after": n_with(name, "policy_share"),
-            "whole": f"{whole:.1%}",
+            "before": n_with_share(name, "prior_share"),
+            "after": n_with_share(name, "policy_share"),
+            "maximum": f"{maximum:.1%}",
             "rows": [
                 {
                     "family": row["family"],
@@ -140,7 +143,7 @@ def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dic
                     "molecules": f"{row['molecules']:,} molecules",
                     "best": cell(row["best"], ".3f") if row["best"] is not None else "",
                     "drawing": Markup(draw_thumbnail(row["family"])),
-                    "dumbbell": _dumbbell(row, whole, colour(number)),
+                    "dumbbell": _dumbbell(row, maximum, colour(number)),
                 }
                 for row in largest[name]
             ],
@@ -150,10 +153,10 @@ def family_blocks(runs: Sequence[RunView], methods: Methods, n: int) -> list[dic
 
 
 def mean_shares(runs: Sequence[RunView]) -> list[dict[str, Any]]:
-    """Shares of each family `before` and `after`, mean over the runs, the largest first.
+    """Average the shares of each family `before` and `after` over the runs, largest first.
 
-    A run that lacks a family counts as 0, one without any is left out. `molecules` are distinct,
-    all runs together; `best` is the largest reward or None.
+    The share of a family missing in a run is 0; runs without families are ignored. `molecules`
+    counts distinct molecules, summed over the runs; `best` is the largest reward or None.
     """
     by_family: dict[str, list[Mapping[str, Any]]] = {}
     for run in runs:
@@ -175,10 +178,10 @@ def mean_shares(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     return sorted(means, key=lambda row: (-max(row["before"], row["after"]), row["family"]))
 
 
-def _dumbbell(row: Mapping[str, Any], whole: float, shade: str) -> Markup:
-    """From a grey ring, the share at the start, to a dot, the share at the end."""
+def _dumbbell(row: Mapping[str, Any], maximum: float, shade: str) -> Markup:
+    """Draw a line from a grey ring (share at the start) to a dot (share at the end)."""
     left, right = DUMBBELL_MARGIN, DUMBBELL_WIDTH - DUMBBELL_MARGIN
-    before, after = (left + (right - left) * row[key] / whole for key in ("before", "after"))
+    before, after = (left + (right - left) * row[key] / maximum for key in ("before", "after"))
     return Markup(
         f'<svg class="dumbbell" viewBox="0 0 {DUMBBELL_WIDTH} 18" role="img" aria-label="from '
         f'{row["before"]:.1%} to {row["after"]:.1%}">'
@@ -190,13 +193,13 @@ def _dumbbell(row: Mapping[str, Any], whole: float, shade: str) -> Markup:
     )
 
 
-# ---- the table of the best molecules
+# ---- the table of top molecules
 
 
 def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Markup:
-    """Render the n best molecules of all runs, one row each, with the script that sorts them.
+    """Render the n best molecules of all runs as a table, with the script that sorts it.
 
-    The HTML fragment needs nothing beside it but the page's colours.
+    The HTML fragment depends only on the colours of the page.
     """
     molecules = distinct_molecules(runs, threshold)
     logp = f"log{NBSP}π"
@@ -207,12 +210,18 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
             Column(f"{RAW_PREFIX}{name}", name, ".3g", f"raw value of {name}")
             for name in component_names(runs)
         ),
-        Column("runs", "run", "", "runs that found it; the values are those of the first one"),
-        Column("call", "call", ",.0f", "oracle call at which it was first scored"),
+        Column("runs", "run", "", "runs that found it; the values are those of the first run"),
+        Column("call", "call", ",.0f", "oracle call of its first scoring"),
         Column("scaffold", "scaffold", "", "Bemis-Murcko scaffold"),
-        Column("hits_of_scaffold", "hits of scaffold", ",.0f", _HITS_OF_SCAFFOLD),
+        Column(
+            *("hits_of_scaffold", "hits of scaffold", ",.0f"),
+            "distinct hits of all runs with this scaffold",
+        ),
         Column("logp_ref", f"{logp} prior", ".1f", "log-probability under the prior, nats"),
-        Column("logp_policy", f"{logp} policy", ".1f", _THEN),
+        Column(
+            *("logp_policy", f"{logp} policy", ".1f"),
+            "log-probability under the policy at its first scoring, nats",
+        ),
         Column("canonical_smiles", "SMILES", "", "canonical SMILES; a click selects it"),
     ]
     rows = molecules.head(n).to_dict("records")
@@ -220,7 +229,7 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
         template("top_table.html.j2").render(
             heads=[
                 {
-                    "name": _SAVED_AS.get(c.key, c.key.removeprefix(RAW_PREFIX)),
+                    "name": _CSV_NAMES.get(c.key, c.key.removeprefix(RAW_PREFIX)),
                     "label": c.label,
                     "kind": "number" if c.how else "drawing" if c.key == "drawing" else "text",
                     "meaning": c.meaning,
@@ -235,16 +244,16 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
 
 
 def distinct_molecules(runs: Sequence[RunView], threshold: float) -> pd.DataFrame:
-    """The molecules of all runs, each once, best first.
+    """List the distinct molecules of all runs, best first.
 
-    Each has the row of the run in which its reward is highest, and then its call lowest; at equal
-    ones the first run. `runs` are the names of all runs that scored it, in that order,
-    `hits_of_scaffold` the distinct hits of all runs with the same scaffold.
+    Each has the row of the run with the highest reward, then the lowest call, then the first run.
+    `runs` are the names of all runs that scored it, in that order, and `hits_of_scaffold` counts
+    the distinct hits of all runs with the same scaffold.
     """
-    whole = best_first(runs)
-    whole["scaffold"] = whole["scaffold"].fillna("")
-    names = whole.groupby("canonical_smiles", sort=False)["run"].agg(list)
-    best = whole.drop_duplicates("canonical_smiles")
+    scorings = best_first(runs)
+    scorings["scaffold"] = scorings["scaffold"].fillna("")
+    names = scorings.groupby("canonical_smiles", sort=False)["run"].agg(list)
+    best = scorings.drop_duplicates("canonical_smiles")
     hits = best.loc[best["reward"] >= threshold, "scaffold"].value_counts()
     return best.assign(
         runs=best["canonical_smiles"].map(names),
@@ -253,11 +262,11 @@ def distinct_molecules(runs: Sequence[RunView], threshold: float) -> pd.DataFram
 
 
 def _cell(column: Column, row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A cell: its `text`, and the `value` to sort by and to save where that differs."""
+    """Make a cell: its `text`, and the `value` for sorting and saving if that differs."""
     value: Any = row.get(column.key)
     if column.key == "drawing":
         return {"text": Markup(draw_thumbnail(row["canonical_smiles"]))}
-    if column.key == "runs":  # a name may go on in the next line behind an underscore
+    if column.key == "runs":  # allow a line break after an underscore
         names = [Markup("_<wbr>").join(name.split("_")) for name in row["runs"]]
         return {"text": Markup(", ").join(names)}
     if not column.how:
@@ -269,28 +278,28 @@ def _cell(column: Column, row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _note(runs: Sequence[RunView], molecules: pd.DataFrame, n: int, threshold: float) -> str:
-    """How many molecules there are, how many are listed, and whose values they have."""
+    """Say how many molecules there are and are listed, and which run their values come from."""
     if not len(molecules):
         return "No molecule was scored."
     n_hits = int((molecules["reward"] >= threshold).sum())
     how_many = "All" if len(molecules) <= n else f"The {n:,} best of"
-    said = (
+    note = (
         f"{how_many} {len(molecules):,} distinct molecules of {counted(len(runs), 'run')}, of "
         f"which {n_hits:,} are hits (R ≥ {threshold:g})."
     )
     if len(runs) > 1:
-        said += (
-            " A molecule that several runs found has one row, with the values of the run named "
-            "first: that of the highest R, then of the lowest call."
+        note += (
+            " A molecule found by several runs has one row, with the values of the first run "
+            "named: the one with the highest R, then the lowest call."
         )
-    return said
+    return note
 
 
 # ---- drawings
 
 
 def draw_molecule(smiles: str) -> str:
-    """Draw a molecule as an svg element; an empty string where RDKit does not read or draw it."""
+    """Draw a molecule as an svg element; an empty string if RDKit cannot parse or draw it."""
     look = {"bondLineWidth": 1.3, "fixedBondLength": 24, "padding": 0.04, "minFontSize": 9}
     document = _document(smiles, rdMolDraw2D.MolDraw2DSVG(*LARGE), **look)
     element = re.sub(r"<!--.*?-->\s*", "", document[document.find("<svg") :])
@@ -298,10 +307,10 @@ def draw_molecule(smiles: str) -> str:
 
 
 def draw_thumbnail(smiles: str) -> str:
-    """Draw a molecule as a small svg element of 1 to 2 kB; else as `draw_molecule`.
+    """Draw a molecule as a small svg element of 1 to 2 kB, otherwise like `draw_molecule`.
 
-    RDKit draws it. Its bonds are then gathered into one path for each colour and line width, with
-    relative whole coordinates, and the patches that it lays over corners give way to round ends.
+    The bonds drawn by RDKit are joined into one path per colour and line width, with relative
+    whole-number coordinates, and its patches over corners are replaced by round line ends.
     """
     width, height = SMALL
     look = {"bondLineWidth": 1.1, "fixedBondLength": 18, "padding": 0.03, "minFontSize": 7}
@@ -310,9 +319,9 @@ def draw_thumbnail(smiles: str) -> str:
     if not document:
         return ""
     paths: defaultdict[str, list[str]] = defaultdict(list)
-    for of_bond, path, text in _PATH.findall(document):
+    for bond_class, path, text in _PATH.findall(document):
         style = _declarations(text)
-        if not of_bond and style.get("fill") == "none":
+        if not bond_class and style.get("fill") == "none":
             continue  # a patch over a corner
         fill = "" if style["fill"] == "none" else f' fill="{_hex(style["fill"])}"'
         line = round(SCALE * float(style.get("stroke-width", "1").removesuffix("px")))
@@ -339,14 +348,14 @@ def draw_thumbnail(smiles: str) -> str:
 
 
 def _document(smiles: str, drawer: rdMolDraw2D.MolDraw2DSVG, **look: float) -> str:
-    """RDKit's own SVG of a molecule; empty where it does not read or draw it."""
+    """Draw a molecule with RDKit; return its SVG, or an empty string if that fails."""
 
     @step("drawing")
     def draw(mol: Mol) -> str:
         rdDepictor.Compute2DCoords(mol, canonOrient=True)
-        options: Any = drawer.drawOptions()  # RDKit's stubs take its attributes for read-only
+        options: Any = drawer.drawOptions()  # RDKit's stubs declare its attributes read-only
         options.clearBackground = False
-        options.flagCloseContactsDist = -1  # no red marks where atoms come close
+        options.flagCloseContactsDist = -1  # no red marks on atoms close to each other
         for name, value in look.items():
             setattr(options, name, value)
         rdMolDraw2D.PrepareAndDrawMolecule(drawer, mol)
@@ -368,7 +377,7 @@ def _whole(coordinate: str) -> int:
 
 
 def _hex(colour: str) -> str:
-    """#AABBCC as #abc, where it can be."""
+    """Shorten #AABBCC to #abc if possible."""
     text = colour.lower()
     short = text[0] + text[1::2]
     return short if text[1::2] == text[2::2] else text

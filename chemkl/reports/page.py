@@ -1,4 +1,4 @@
-"""The page: its sections in their order, how each is to be read, its tables, its provenance."""
+"""The page of a report: its sections with explanations, its tables and its provenance."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ from chemkl import __version__
 from chemkl.config.loading import dump
 from chemkl.display import MISSING, Column, cell, is_missing, span
 from chemkl.reports.curves import (
+    DOTS,
     any_hit,
     collapse_panels,
     learning_panels,
+    likelihood_panels,
     rank_panels,
     yield_panels,
 )
 from chemkl.reports.figures import HOW_TO_READ_BANDS, Panel, colour, dash
-from chemkl.reports.likelihoods import DOTS, likelihood_panels
 from chemkl.reports.molecules import family_blocks, render_top_table, scaffold_blocks
 from chemkl.reports.space_map import space_panels
 from chemkl.reports.summary import describe
@@ -29,17 +30,17 @@ from chemkl.results.outcome import collapse_config
 from chemkl.results.provenance import ABSENT, differences
 
 Section = dict[str, Any]
-"""`id`, `title`, `read` (how to read it), `kind` (the part of the template that shows it),
-`missing` (a sentence where there is nothing to show, else empty), and what that part needs."""
+"""`id`, `title`, `read` (how to read it), `kind` (the template that renders it), `missing` (why
+there is nothing to show, else empty), and the values for the template."""
 
-OFF = "Switched off in the settings of this report."
+OFF = "Disabled in the settings of this report."
 MORE_FAMILIES = 3
-"""Families are lower on the page than scaffolds with their molecules: so many more are shown."""
+"""Families shown in addition to `n_scaffolds`, as they take less space than scaffolds."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table before its cells are written, a row a run; empty columns are left out."""
+    """A table before formatting, with a row per run; empty columns are omitted."""
 
     title: str
     columns: Sequence[Column]
@@ -50,16 +51,16 @@ def render_page(
     runs: Sequence[RunView], methods: Methods, tables: Sequence[Table], options: PageOptions
 ) -> str:
     """Render the report; equal inputs give equal text."""
-    shown = [table_cells(table, methods) for table in tables]
+    formatted = [table_cells(table, methods) for table in tables]
     swatches = [_swatch(number) for number in range(len(methods))]
     swatch_of = {
         m: swatches[number] for number, places in enumerate(methods.values()) for m in places
     }
-    named = [
+    method_values = [
         {"name": name, "anchor": f"method-{k + 1}", "swatch": swatches[k], "n": len(members)}
         for k, (name, members) in enumerate(methods.items())
     ]
-    about = [
+    run_values = [
         {
             "name": run.name,
             "swatch": swatch_of[number],
@@ -73,10 +74,10 @@ def render_page(
         title=options.title,
         threshold=f"{options.threshold:g}",
         version=__version__,
-        methods=named,
-        runs=about,
-        tables=shown,
-        definitions=list({c.key: c for table in shown for c in table["columns"]}.values()),
+        methods=method_values,
+        runs=run_values,
+        tables=formatted,
+        definitions=list({c.key: c for table in formatted for c in table["columns"]}.values()),
         note=options.note,
         sections=sections(runs, methods, options),
         differences=different_settings(runs, methods),
@@ -85,7 +86,7 @@ def render_page(
 
 
 def _swatch(number: int) -> Markup:
-    """A stroke in the colour and dash of a method, as it is drawn in the panels."""
+    """Draw a stroke in the colour and dash of a method, as in the panels."""
     dashes = {"-": "", "--": "5 2", ":": "1.5 2", "-.": "5 2 1.5 2"}[dash(number)]
     return Markup(
         '<svg class="swatch" width="22" height="10" aria-hidden="true"><line x1="1" y1="5" x2="21" '
@@ -96,10 +97,10 @@ def _swatch(number: int) -> Markup:
 # ---- sections
 
 _WORDS = {
-    "summary": ("Summary", "What the figures below come to, in words."),
+    "summary": ("Summary", "The results below in words."),
     "tables": (
         "Tables",
-        "Hover over a heading for its definition; all of them are written out at the end.",
+        "Hover over a heading for its definition; all definitions are below the tables.",
     ),
     "learning": (
         "Learning curves",
@@ -107,75 +108,75 @@ _WORDS = {
     ),
     "yield": (
         "Yield over oracle calls",
-        "Above: steeper is better; a curve that flattens finds nothing new for its calls, and one "
-        "that ends early belongs to a run that ran out of samples, not of calls. Below: the best "
-        "rewards so far.",
+        "Top: steeper is better; a flat curve finds nothing new, and a curve that ends early "
+        "belongs to a run that reached its limit of samples before that of calls. Bottom: the "
+        "best rewards so far.",
     ),
     "collapse": (
         "Collapse",
-        "A window moves over the valid samples, repeats included. A policy that collapses repeats "
-        "itself (the left curve falls) or keeps to one scaffold (the right one rises); beyond a "
-        "dashed line, a limit of the run's own alarm, it counts as collapsed.",
+        "Values in a moving window of valid samples, repeats included. A collapsing policy "
+        "repeats itself (the left curve falls) or samples a single scaffold (the right curve "
+        "rises). Beyond a dashed line, which is a limit of the run's collapse alarm, it counts as "
+        "collapsed.",
     ),
     "rank": (
         "Hits by scaffold",
-        "Left: a long, low curve means many scaffolds of like size, a steep one a few that hold "
-        "most hits. Right: the same summed up; the lower, the more even. Acyclic molecules are "
-        "left out.",
+        "Left: a long, low curve means many scaffolds of similar size, a steep curve few scaffolds "
+        "with most of the hits. Right: the cumulative share; lower is more even. Acyclic molecules "
+        "are excluded.",
     ),
     "anchors": (
         "Reward against the prior",
-        "A dot is a distinct molecule, at most {dots:,} of a kind, drawn at random; every anchor "
-        "is shown. Left: hits far to the left are good molecules that the prior finds unlikely. "
-        "Above them, the first (grey) and the last (line) {window:,} valid samples of each run, or "
-        "its halves where it is shorter: where the mass moved. Right: along the dashed line (slope "
-        "1) the policy keeps the hits in the proportions of the prior, as a Gibbs target asks for "
-        "equal rewards; on a flat line (slope 0) it makes them all alike, as MARA asks. The full "
-        "line is the least-squares fit; a policy that has collapsed has a small slope as well.",
+        "A dot is a distinct molecule, at most {dots:,} per kind, chosen at random; all anchors "
+        "are shown. Left: hits far to the left are good molecules that are unlikely under the "
+        "prior. The histograms above show how the distribution moved: the first (grey) and the "
+        "last (line) {window:,} valid samples of each run, or the halves of a shorter run. Right: "
+        "on the dashed line (slope 1) the policy keeps the ratios of the prior among the hits, as "
+        "a Gibbs target requires for equal rewards; on a flat line (slope 0) all hits are equally "
+        "likely, as MARA requires. The solid line is the least-squares fit; a collapsed policy "
+        "has a small slope too.",
     ),
     "families": (
         "Scaffold families",
         "A family is a generic scaffold: all atoms carbon, all bonds single. Ring: its share "
         "{start}; dot: its share among the last {window:,} valid samples of the run. Repeats "
-        "count, samples without a family do not; a mean over the runs of the method. The families "
-        "with the largest share at either end are shown.",
+        "count, samples without a family do not; values are means over the runs of a method. The "
+        "families with the largest share at the start or the end are shown.",
     ),
     "map": (
         "Chemical space",
-        "Molecules that are alike lie close; what a method covers, and what of the prior it left.",
+        "Similar molecules are close: the map shows which regions of the prior a method covers.",
     ),
     "scaffolds": (
         "Largest scaffolds",
-        "The Bemis-Murcko scaffolds with most hits (with most molecules where there is no hit), "
-        "and the molecules with the highest R on each. The runs of a method are taken together, "
-        "each molecule once. Late share: of the last {window:,} valid samples of each run, repeats "
-        "included.",
+        "The Bemis-Murcko scaffolds with the most hits (the most molecules if there is no hit), "
+        "and their molecules with the highest R. The runs of a method are pooled, and each "
+        "molecule counts once. Late share: of the last {window:,} valid samples of each run, "
+        "repeats included.",
     ),
     "top": (
         "Top molecules",
-        "Click on a heading to sort by it; type to search by SMILES, scaffold or run.",
+        "Click a heading to sort; type to search by SMILES, scaffold or run.",
     ),
     "settings": (
         "Settings and provenance",
-        "What each run was told to do, how it ended, and with which versions.",
+        "The settings, status and package versions of each run.",
     ),
 }
-"""Title of each section, and what a reader sees above its figures."""
-_MEANS = (
-    " A row is a method: the mean over its runs, and beneath it their standard deviation (n - 1)."
-)
+"""Title and introduction of each section."""
+_MEANS = " Rows are methods: the mean over the runs, with the standard deviation (n - 1) below it."
 
 
 def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) -> list[Section]:
-    """All sections in their order, whether they have data or not."""
+    """Make all sections in order, including those without data."""
     sizes = {len(places) for places in methods.values()}
     means, bands = (_MEANS, f" {HOW_TO_READ_BANDS}") if max(sizes, default=1) > 1 else ("", "")
     sentences = describe(runs, options.threshold, methods, options.comparison)
     sentences = [*filter(None, [options.threshold_source]), *sentences]
     missing = _missing(runs, options)
-    about = {
+    values = {
         "smoothing": options.smoothing,
-        "faint": "; faint lines: the steps themselves" if 1 in sizes else "",
+        "faint": "; faint lines: single steps" if 1 in sizes else "",
         "dots": DOTS,
         "window": options.window,
         "start": options.start_of_families,
@@ -184,25 +185,25 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
     def section(name: str, kind: str, more: str = "", **content: Any) -> Section:
         title, read = _WORDS[name]
         if name == "learning" and options.smoothing == 1:
-            read = "Every step as it was."
+            read = "Values of single steps."
         if name == "learning" and missing["rank"] and not missing[name]:
             more = f" {missing['rank']}{more}"
         if name == "yield" and missing["rank"]:
-            read = f"{missing['rank']} The best rewards so far are all there is to show."
+            read = f"{missing['rank']} The panels show the best rewards so far."
         head = {"id": name, "title": title, "kind": kind, "missing": missing.get(name, "")}
-        return {**head, "read": read.format(**about) + more, **content}
+        return {**head, "read": read.format(**values) + more, **content}
 
     def panels(
         name: str, draw: Callable[[], Sequence[Panel]], more: str = "", columns: int = 2
     ) -> Section:
-        """So many panels in a row; they are drawn only where there is something."""
+        """Make a section of panels, which are drawn only if there is data."""
         drawn = [] if missing[name] else draw()
-        shown = [{"title": p.title, "note": p.note, "svg": Markup(p.svg)} for p in drawn]
-        return section(name, "panels", more, columns=columns, panels=shown)
+        content = [{"title": p.title, "note": p.note, "svg": Markup(p.svg)} for p in drawn]
+        return section(name, "panels", more, columns=columns, panels=content)
 
     threshold, window, seed = options.threshold, options.window, options.seed
     n_families = options.n_scaffolds + MORE_FAMILIES
-    of_map = methods, options.prior, options.n_map, seed
+    map_options = methods, options.prior, options.n_map, seed
     learning = partial(learning_panels, runs, methods, threshold, options.smoothing)
     likelihoods = partial(likelihood_panels, runs, methods, threshold, window, seed)
     top = None if missing["top"] else render_top_table(runs, threshold, options.n_top)
@@ -217,7 +218,7 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
         panels("rank", partial(rank_panels, runs, methods, threshold), bands),
         panels("anchors", likelihoods),
         section("families", "families", blocks=families),
-        panels("map", partial(space_panels, runs, threshold, *of_map), columns=3),
+        panels("map", partial(space_panels, runs, threshold, *map_options), columns=3),
         section("scaffolds", "scaffolds", blocks=scaffolds),
         section("top", "markup", markup=top),
         section("settings", "settings"),
@@ -225,13 +226,13 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
 
 
 def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
-    """Why a section has nothing to show; empty where it has."""
+    """Say why a section has nothing to show; empty if it has something."""
     windows = [collapse_config(run.manifest).window for run in runs]
     has_window = any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True))
     no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
     no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."
     no_hit = f"No run has a hit: none with R ≥ {options.threshold:g}."
-    no_window = "valid samples, as many as are looked at to judge a collapse."
+    no_window = "valid samples, which the collapse alarm needs."
     no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
     return {
         "learning": no_sample,
@@ -251,32 +252,34 @@ def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
 
 
 def table_cells(table: Table, methods: Methods) -> dict[str, Any]:
-    """Headings and cells: `methods`, a row each, and `runs`, a row each."""
-    shown = [c for c in table.columns if any(not is_missing(row.get(c.key)) for row in table.rows)]
+    """Format a table: columns with values, and a row per method (`methods`) and run (`runs`)."""
+    columns = [
+        c for c in table.columns if any(not is_missing(row.get(c.key)) for row in table.rows)
+    ]
     return {
         "title": table.title,
-        "columns": shown,
+        "columns": columns,
         "methods": [
-            [spread([table.rows[m].get(c.key) for m in members], str(c.how)) for c in shown]
+            [spread([table.rows[m].get(c.key) for m in members], str(c.how)) for c in columns]
             for members in methods.values()
         ],
-        "runs": [[spread([row.get(c.key)], str(c.how)) for c in shown] for row in table.rows],
+        "runs": [[spread([row.get(c.key)], str(c.how)) for c in columns] for row in table.rows],
     }
 
 
 def spread(values: Sequence[Any], how: str) -> dict[str, str]:
-    """Mean of the values that there are, their standard deviation (n - 1), and how many they are.
+    """Format the mean of the defined values, their standard deviation (n - 1) and number.
 
     `sd` is empty below two values, `of` unless a value is missing.
     """
     numbers = [float(value) for value in values if not is_missing(value)]
     if len(values) == 1 or not numbers:
         return {"text": cell(values[0], how), "sd": "", "of": ""}
-    middle = mean(numbers)
+    average = mean(numbers)
     if how.endswith("d"):
-        how = ",.0f" if abs(middle) >= 100 else ",.1f"
+        how = ",.0f" if abs(average) >= 100 else ",.1f"
     return {
-        "text": format(middle, how),
+        "text": format(average, how),
         "sd": f"± {format(stdev(numbers), how)}" if len(numbers) > 1 else "",
         "of": f"{len(numbers)} of {len(values)}" if len(numbers) < len(values) else "",
     }
@@ -286,11 +289,11 @@ def spread(values: Sequence[Any], how: str) -> dict[str, str]:
 
 
 def facts(run: RunView) -> list[tuple[str, str]]:
-    """Provenance of a run as label and value; empty where the run has no manifest."""
+    """List the provenance of a run as (label, value); empty if the run has no manifest."""
     manifest = run.manifest
     if not manifest:
         return []
-    started, finished = (  # without seconds and zone; in UTC
+    started, finished = (  # to the minute, UTC
         str(manifest[key])[:16].replace("T", " ") if manifest.get(key) else MISSING
         for key in ("started", "finished")
     )
@@ -309,9 +312,9 @@ def facts(run: RunView) -> list[tuple[str, str]]:
 
 
 def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[str, list[str]]]:
-    """Settings that are not the same in all runs, by dotted key, with each method's values.
+    """List settings that differ between runs, by dotted key, with the values of each method.
 
-    A run without a manifest has no settings and takes no part.
+    Runs without a manifest are ignored.
     """
     configs = {str(n): run.manifest["config"] for n, run in enumerate(runs) if run.manifest}
     rows = []
@@ -321,6 +324,8 @@ def different_settings(runs: Sequence[RunView], methods: Methods) -> list[tuple[
             for number, value in values.items()
             if value is not ABSENT
         }
-        cells = [dict.fromkeys(texts.get(str(m), MISSING) for m in of) for of in methods.values()]
-        rows.append((key, [", ".join(cell) for cell in cells]))
+        cells = [
+            dict.fromkeys(texts.get(str(m), MISSING) for m in places) for places in methods.values()
+        ]
+        rows.append((key, [", ".join(column) for column in cells]))
     return rows

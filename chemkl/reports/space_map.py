@@ -1,4 +1,4 @@
-"""The chemical space that each method went to: its hits over a sample of the prior, on one map."""
+"""Map of chemical space: the hits of each method over a sample of the prior."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,30 +19,26 @@ from chemkl.results.inspection import first_scorings
 
 RADIUS, BITS = 2, 1024
 LANDMARKS = 600
-"""Molecules that the axes are computed from: half of them the background, half hits, each method
-with as many. All others are placed by their similarities to these."""
+"""Molecules that define the axes: half from the background, half hits, equally many per method. The
+others are placed by their similarities to these."""
 FIRST = 500
-"""First molecules of the runs, at most, where they stand for the prior: later ones are trained."""
+"""Maximum first molecules of the runs that replace a sample of the prior; later ones are biased."""
 PALE = "#d3d8e0"
-"""Of the background where hits lie over it."""
+"""Colour of the background behind hits."""
 WIDTH, HEIGHT, MARGIN = 360, 300, 10
-"""Pixels of a panel, and what is left free at its edge."""
+"""Pixels of a panel and of its margin."""
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Distinct molecules that are drawn in one panel, of n that there were to choose from.
-
-    The largest scaffold of the method (None: no molecule has one), whether each drawn one has it,
-    and how many of the n do, also as a share of those with a scaffold.
-    """
+    """Distinct molecules of one panel, chosen from n."""
 
     smiles: list[str]
-    of_top: list[bool]
+    of_top: list[bool]  # whether each of them has the method's largest scaffold
     n: int
-    scaffold: str | None = None
-    n_top: int = 0
-    top_share: float = 0.0
+    scaffold: str | None = None  # the largest scaffold; None if no molecule has a scaffold
+    n_top: int = 0  # how many of the n have it
+    top_share: float = 0.0  # as a share of those with a scaffold
 
 
 def space_panels(
@@ -53,10 +49,11 @@ def space_panels(
     n: int,
     seed: int,
 ) -> list[Panel]:
-    """Draw the map, a panel of the background, then one for the hits of each method.
+    """Draw the map: a panel of the background, then one for the hits of each method.
 
-    The background are SMILES sampled from the prior; None: the first molecules of the runs stand
-    for it. Of it and of each method at most n molecules are drawn; without any there is no panel.
+    The background consists of SMILES sampled from the prior, or of the first molecules of the runs
+    if `prior` is None. At most n molecules are drawn of the background and of each method. Without
+    any molecule there are no panels.
     """
     rng = np.random.default_rng(seed)
     background = _background(runs, prior, n, rng)
@@ -64,27 +61,33 @@ def space_panels(
         name: _hits([runs[place].trace for place in places], threshold, n, rng)
         for name, places in methods.items()
     }
-    every = [background, *clouds.values()]
-    if not any(cloud.smiles for cloud in every):
+    all_clouds = [background, *clouds.values()]
+    if not any(cloud.smiles for cloud in all_clouds):
         return []
-    prints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in every]
+    prints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in all_clouds]
     half = LANDMARKS // 2
-    parts = [(prints[0], half), *((cloud, half // max(1, len(clouds))) for cloud in prints[1:])]
-    axes = find_axes([some[i] for some, size in parts for i in _choose(len(some), size, rng)])
-    # pixels count downwards; all panels have one scale, the cloud of all points in the middle
-    points = [axes.place(cloud) * [1, -1] for cloud in prints]
-    whole = np.concatenate(points)
-    low, high = whole.min(axis=0), whole.max(axis=0)
-    free = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
-    scale = float(np.min(free / np.maximum(high - low, 1e-9)))
+    sizes = [half, *[half // max(1, len(clouds))] * len(clouds)]
+    axes = find_axes(
+        [
+            group[i]
+            for group, size in zip(prints, sizes, strict=True)
+            for i in _choose(len(group), size, rng)
+        ]
+    )
+    # pixels count downwards; all panels have the same scale, with all points centred
+    points = [axes.place(group) * [1, -1] for group in prints]
+    all_points = np.concatenate(points)
+    low, high = all_points.min(axis=0), all_points.max(axis=0)
+    inner = np.array([WIDTH - 2 * MARGIN, HEIGHT - 2 * MARGIN])
+    scale = float(np.min(inner / np.maximum(high - low, 1e-9)))
     centre = np.array([WIDTH, HEIGHT]) / 2
-    placed = [centre + (one - (low + high) / 2) * scale for one in points]
+    placed = [centre + (group - (low + high) / 2) * scale for group in points]
     title = "First molecules of the runs" if prior is None else "The prior"
     note = _how_to_read(background, axes.explained, from_prior=prior is not None)
     panels = [Panel(title, note, _svg("background of the map", _dots(placed[0], SOFT)))]
     for number, (name, cloud) in enumerate(clouds.items()):
-        drawn = _dots(placed[0], PALE) + _points(placed[number + 1], cloud.of_top, colour(number))
-        panels.append(Panel(name, _note(cloud, threshold), _svg(f"hits of {name}", drawn)))
+        drawing = _dots(placed[0], PALE) + _points(placed[number + 1], cloud.of_top, colour(number))
+        panels.append(Panel(name, _note(cloud, threshold), _svg(f"hits of {name}", drawing)))
     return panels
 
 
@@ -94,12 +97,12 @@ def _background(
     if prior is None:
         columns = ["call", "canonical_smiles"]
         scored = [first_scorings(run.trace)[columns] for run in runs]
-        whole = pd.concat([pd.DataFrame(columns=columns), *scored])
-        early = whole.sort_values("call", kind="stable").drop_duplicates("canonical_smiles")
+        molecules = pd.concat([pd.DataFrame(columns=columns), *scored])
+        early = molecules.sort_values("call", kind="stable").drop_duplicates("canonical_smiles")
         distinct = early["canonical_smiles"].head(min(n, FIRST)).tolist()
     else:
-        read = (read_molecule(smiles).canonical_smiles for smiles in prior)
-        distinct = list(dict.fromkeys(smiles for smiles in read if smiles is not None))
+        canonical = (read_molecule(smiles).canonical_smiles for smiles in prior)
+        distinct = list(dict.fromkeys(smiles for smiles in canonical if smiles is not None))
     chosen = _choose(len(distinct), n, rng)
     return Cloud([distinct[i] for i in chosen], [False] * len(chosen), len(distinct))
 
@@ -107,29 +110,29 @@ def _background(
 def _hits(
     traces: Sequence[pd.DataFrame], threshold: float, n: int, rng: np.random.Generator
 ) -> Cloud:
-    rows = [first_scorings(trace, threshold)[["canonical_smiles", "scaffold"]] for trace in traces]
     scaffold_of = {
         str(smiles): str(scaffold)
-        for one in rows
-        for smiles, scaffold in zip(one["canonical_smiles"], one["scaffold"], strict=True)
+        for hits in (first_scorings(trace, threshold) for trace in traces)
+        for smiles, scaffold in zip(hits["canonical_smiles"], hits["scaffold"], strict=True)
     }
     sizes = Counter(scaffold for scaffold in scaffold_of.values() if scaffold)
     top, size = sizes.most_common(1)[0] if sizes else (None, 0)
     smiles = list(scaffold_of)
     chosen = [smiles[i] for i in _choose(len(smiles), n, rng)]
     share = size / sizes.total() if sizes else 0.0
-    return Cloud(chosen, [scaffold_of[one] == top for one in chosen], len(smiles), top, size, share)
+    of_top = [scaffold_of[text] == top for text in chosen]
+    return Cloud(chosen, of_top, len(smiles), top, size, share)
 
 
 def _choose(size: int, n: int, rng: np.random.Generator) -> list[int]:
-    """Positions of at most n of so many things, at random, in order."""
+    """Choose at most n of `size` positions at random, in ascending order."""
     if size <= n:
         return list(range(size))
     return sorted(rng.choice(size, n, replace=False).tolist())
 
 
 def _fingerprint(smiles: str) -> ExplicitBitVect:
-    """The fingerprint of a molecule; without any bit, so like no other, where RDKit has none."""
+    """Compute the fingerprint of a molecule; an empty one, similar to nothing, if RDKit fails."""
     mol = parse(smiles)
     with suppress(MoleculeError):
         if mol is not None:
@@ -138,13 +141,13 @@ def _fingerprint(smiles: str) -> ExplicitBitVect:
 
 
 def _dots(points: np.ndarray, ink: str) -> str:
-    """Many points as one path of strokes without length, whose round ends are dots."""
+    """Draw points as one path of zero-length strokes with round ends."""
     moves = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points)
     return f'<path d="{moves}" stroke="{ink}" stroke-width="3" stroke-linecap="round"/>'
 
 
 def _points(points: np.ndarray, of_top: Sequence[bool], ink: str) -> str:
-    """Points that darken where they lie over each other; those of the largest scaffold ringed."""
+    """Draw translucent points, with rings around those of the largest scaffold."""
     places = [f'cx="{x:.1f}" cy="{y:.1f}"' for x, y in points]
     dots = "".join(f'<circle {place} r="2"/>' for place in places)
     rings = "".join(
@@ -156,36 +159,36 @@ def _points(points: np.ndarray, of_top: Sequence[bool], ink: str) -> str:
     )
 
 
-def _svg(label: str, drawn: str) -> str:
+def _svg(label: str, content: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(label)}">{drawn}</svg>'
+        f'aria-label="{escape(label)}">{content}</svg>'
     )
 
 
 def _how_to_read(background: Cloud, explained: float | None, *, from_prior: bool) -> str:
-    what = "samples of the prior" if from_prior else "molecules, the first that the runs scored"
+    source = "samples of the prior" if from_prior else "first molecules scored by the runs"
     n, n_drawn = background.n, len(background.smiles)
-    chosen = f", drawn at random of {n:,}" if n_drawn < n else ""
-    held = f"; the two axes hold {percent(explained)} of their variance" if explained else ""
+    chosen = f", chosen at random from {n:,}" if n_drawn < n else ""
+    variance = f"; the axes explain {percent(explained)} of their variance" if explained else ""
     return (
-        f"{n_drawn:,} {what}{chosen}. All panels have the same axes. Classical "
-        f"scaling of Tanimoto similarities (Morgan, radius {RADIUS}, {BITS} bits){held}, so "
-        "distances are approximate: alike molecules are close, but close points need not be alike."
+        f"{n_drawn:,} {source}{chosen}. All panels have the same axes. Classical scaling of "
+        f"Tanimoto similarities (Morgan, radius {RADIUS}, {BITS} bits){variance}. Distances are "
+        "approximate: similar molecules are close, but close points need not be similar."
     )
 
 
 def _note(cloud: Cloud, threshold: float) -> str:
     n_drawn = len(cloud.smiles)
-    chosen = f", {n_drawn:,} of them drawn at random" if n_drawn < cloud.n else ""
-    said = f"{counted(cloud.n, 'hit')} (R ≥ {threshold:g}){chosen}."
+    chosen = f", {n_drawn:,} of them chosen at random" if n_drawn < cloud.n else ""
+    count = f"{counted(cloud.n, 'hit')} (R ≥ {threshold:g}){chosen}."
     if not cloud.n:
         return f"No hit (R ≥ {threshold:g})."
     if cloud.scaffold is None:
-        return f"{said} None has a scaffold."
+        return f"{count} None has a scaffold."
     return (
-        f"{said} Ringed: those with the largest scaffold, {short(cloud.scaffold)}, which holds "
-        f"{cloud.n_top:,} ({percent(cloud.top_share)})."
+        f"{count} Rings mark the {cloud.n_top:,} with the largest scaffold, "
+        f"{short(cloud.scaffold)} ({percent(cloud.top_share)})."
     )
 
 
@@ -194,15 +197,15 @@ def _note(cloud: Cloud, threshold: float) -> str:
 
 @dataclass(frozen=True)
 class Axes2D:
-    """Two axes of a map."""
+    """Two axes of a map, defined by landmark molecules."""
 
     landmarks: Sequence[ExplicitBitVect]
     means: tuple[np.ndarray, float]  # mean similarity of each landmark to all, and of all to all
     weights: np.ndarray  # from centred similarities to coordinates, (landmarks, 2)
-    explained: float | None  # share of the variance of the landmarks; None where there is none
+    explained: float | None  # share of the landmarks' variance; None if that is 0
 
     def place(self, fingerprints: Sequence[ExplicitBitVect]) -> np.ndarray:
-        """Coordinates of molecules, (n, 2)."""
+        """Compute the coordinates of molecules, (n, 2)."""
         if not fingerprints:
             return np.empty((0, 2))
         of_landmarks, of_all = self.means
@@ -215,11 +218,11 @@ class Axes2D:
 def find_axes(landmarks: Sequence[ExplicitBitVect]) -> Axes2D:
     """Find the two axes along which molecules differ most.
 
-    Classical scaling (Torgerson) of the distances d_ij = sqrt(2 - 2 T_ij), which is the same as
-    kernel PCA with the Tanimoto similarity T: that is positive definite, so that there are points
-    with these distances, and a share of their variance that two axes hold. Other molecules are
-    placed as in landmark MDS (de Silva and Tenenbaum, 2004). Each axis points to where its largest
-    coordinate is positive.
+    Classical scaling (Torgerson) of the distances d_ij = sqrt(2 - 2 T_ij), which equals kernel PCA
+    with the Tanimoto similarity T. T is positive definite, so points with these distances exist,
+    and the share of variance explained by the axes is defined. Other molecules are placed as in
+    landmark MDS (de Silva and Tenenbaum, 2004). The sign of an axis makes the coordinate with the
+    largest absolute value positive.
     """
     similar = tanimoto_matrix(landmarks)
     means, mean = similar.mean(axis=0), float(similar.mean())

@@ -1,4 +1,4 @@
-"""A report in plain sentences: what collapsed, what was found, and whether a difference is real."""
+"""The summary of a report in sentences: collapses, hits, and the significance of differences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from chemkl.results.inspection import first_scorings
 from chemkl.results.outcome import Spread, Watch, collapse_config, idle_reason
 
 MIN_SEEDS = 5
-"""With fewer shared seeds no verdict is given on a difference."""
+"""Shared seeds needed for a verdict on a difference."""
 MANY = 4
-"""Of more methods only those with the most and the fewest hits get a sentence of their own."""
+"""With more methods, only those with the most and the fewest hits get a sentence."""
 SAME_BUDGET = 1.01
-"""Budgets that differ by a smaller factor are not worth a sentence: a batch is finished."""
+"""Ratio of calls below which they count as equal, because the last batch is always finished."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the sentences say of one run."""
+    """The values of one run that the sentences use."""
 
     name: str
     seed: int | None
@@ -30,11 +30,11 @@ class Facts:
     calls: int
     hits: int  # distinct molecules with R >= threshold
     scaffolds: int  # distinct non-empty scaffolds among them
-    ob100: int | None  # call of the 100th hit; None where there are fewer
-    # SMILES, reward and call of its best molecule, the first at equal rewards
+    ob100: int | None  # call of the 100th hit; None if there are fewer
+    # SMILES, reward and call of the best molecule, the first one if rewards are equal
     best: tuple[str, float, int] | None
-    watch: Watch  # whether it collapsed; its window holds the last valid samples
-    idle: str  # why its target changed nothing; empty where it did
+    watch: Watch  # its collapses, and a window with the last valid samples
+    idle: str  # why the target had no effect; empty if it had
 
 
 def describe(
@@ -43,26 +43,27 @@ def describe(
     methods: Mapping[str, Sequence[int]],
     comparison: Sequence[Row] = (),
 ) -> list[str]:
-    """Say what a chemist asks first, in sentences.
+    """Summarise the runs in sentences.
 
-    The first method is the baseline. Of the rows of a compare stage only the verdicts on Yield and
-    scaffold yield at this threshold are used, and those on fewer than 5 pairs are not.
+    The first method is the baseline. From the rows of a compare stage, only the verdicts on Yield
+    and scaffold yield at this threshold with at least 5 pairs are used.
     """
     facts = [gather(run, threshold) for run in runs]
     grouped = {name: [facts[i] for i in places] for name, places in methods.items() if places}
     if not grouped:
-        return ["There is no run to describe."]
+        return ["There are no runs."]
     return [
         *_collapse({name: [run.watch for run in group] for name, group in grouped.items()}),
         *(f"{run.name}: {run.idle}." for run in facts if run.idle),
-        *_finds(grouped, threshold),
-        *_best_and_unequal(facts),
-        *_reality(grouped, threshold, comparison),
+        *_hits(grouped, threshold),
+        *_best_molecule(facts),
+        *_inequalities(facts),
+        *_significance(grouped, threshold, comparison),
     ]
 
 
 def gather(run: RunView, threshold: float) -> Facts:
-    """Take from a run what the sentences need."""
+    """Compute the values of a run."""
     hits, scored = first_scorings(run.trace, threshold), first_scorings(run.trace)
     ranked = scored.dropna(subset="reward").sort_values("reward", ascending=False, kind="stable")
     top = ranked.head(1)
@@ -83,40 +84,40 @@ def gather(run: RunView, threshold: float) -> Facts:
     )
 
 
-def _finds(methods: Mapping[str, Sequence[Facts]], threshold: float) -> Iterator[str]:
-    """What each method found, beside the first one."""
+def _hits(methods: Mapping[str, Sequence[Facts]], threshold: float) -> Iterator[str]:
+    """Describe the hits of each method, compared with the first one."""
     names = list(methods)
     baseline, base = names[0], methods[names[0]]
     if len(names) > MANY:
         ranked = sorted(names, key=lambda name: fmean(run.hits for run in methods[name]))
         yield (
             f"Of {len(names)} methods {ranked[-1]} has the most hits and {ranked[0]} the fewest; "
-            "the tables have them all."
+            "the tables show all methods."
         )
         names = [ranked[-1], ranked[0]]
 
-    def times(runs: Sequence[Facts], what: str) -> str:
-        """How many times the baseline's mean; empty where either is 0."""
-        ours, theirs = (fmean(getattr(run, what) for run in group) for group in (runs, base))
-        ratio = ours / theirs if ours and theirs else 0
-        said = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
-        return f"{said} times the {what}" if ratio else ""
+    def ratio_to_baseline(runs: Sequence[Facts], noun: str) -> str:
+        """Format the ratio to the baseline's mean; empty if either is 0."""
+        mean, base_mean = (fmean(getattr(run, noun) for run in group) for group in (runs, base))
+        ratio = mean / base_mean if mean and base_mean else 0
+        text = f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2f}"
+        return f"{text} times the {noun}" if ratio else ""
 
     for name in names:
-        said = _found(name, methods[name], threshold)
-        if methods[name] is not base and (hits := times(methods[name], "hits")):
-            ratios = [hits, *filter(None, [times(methods[name], "scaffolds")])]
-            said += f"; that is {' and '.join(ratios)} of {baseline}"
-        yield f"{said}."
+        sentence = _method_hits(name, methods[name], threshold)
+        if methods[name] is not base and (hits := ratio_to_baseline(methods[name], "hits")):
+            ratios = [hits, *filter(None, [ratio_to_baseline(methods[name], "scaffolds")])]
+            sentence += f"; that is {' and '.join(ratios)} of {baseline}"
+        yield f"{sentence}."
 
 
-def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
-    def counts(numbers: Sequence[int], thing: str) -> str:
-        """A count with its noun; of several runs the mean and the range."""
+def _method_hits(name: str, runs: Sequence[Facts], threshold: float) -> str:
+    def counts(numbers: Sequence[int], noun: str) -> str:
+        """Format a count with its noun, for several runs as mean and range."""
         if len(numbers) == 1:
-            return counted(numbers[0], thing)
-        low_to_high = "" if min(numbers) == max(numbers) else f" ({span(numbers)})"
-        return f"{number(fmean(numbers))} {thing}s{low_to_high}"
+            return counted(numbers[0], noun)
+        limits = "" if min(numbers) == max(numbers) else f" ({span(numbers)})"
+        return f"{number(fmean(numbers))} {noun}s{limits}"
 
     calls = f"in {span(run.calls for run in runs)} oracle calls"
     best = max((run.best[1] for run in runs if run.best), default=None)
@@ -136,36 +137,37 @@ def _found(name: str, runs: Sequence[Facts], threshold: float) -> str:
     )
 
 
-def _best_and_unequal(facts: Sequence[Facts]) -> Iterator[str]:
-    """The best molecule of all runs, at equal rewards the one found first; and what is unequal.
-
-    Runs that are not done, and budgets that differ: both change every count.
-    """
+def _best_molecule(facts: Sequence[Facts]) -> Iterator[str]:
+    """Name the best molecule of all runs, the one with the lowest call if rewards are equal."""
     best = [(run.name, *run.best) for run in facts if run.best is not None]
     if best:
-        name, smiles, value, call = max(best, key=lambda one: (one[2], -one[3]))
+        name, smiles, value, call = max(best, key=lambda molecule: (molecule[2], -molecule[3]))
         yield (
             f"The best molecule is {short(smiles)} with {_reward(value)}, found by {name} at call "
             f"{call:,}."
         )
-    undone = [f"{run.name} ({run.status})" for run in facts if run.status not in (None, "complete")]
-    if undone:
-        yield f"Not finished: {listed(undone)}; their numbers are those so far."
+
+
+def _inequalities(facts: Sequence[Facts]) -> Iterator[str]:
+    """Warn of unfinished runs and of different numbers of calls, which affect every count."""
+    unfinished = [f"{r.name} ({r.status})" for r in facts if r.status not in (None, "complete")]
+    if unfinished:
+        yield f"Not finished: {listed(unfinished)}; their numbers are those so far."
     calls = attrgetter("calls")
     least, most = min(facts, key=calls), max(facts, key=calls)
     if most.calls > SAME_BUDGET * least.calls:
         yield (
-            f"The runs did not spend the same: from {least.calls:,} oracle calls ({least.name}) to "
-            f"{most.calls:,} ({most.name}); more calls find more hits."
+            f"The runs have different numbers of oracle calls: from {least.calls:,} ({least.name}) "
+            f"to {most.calls:,} ({most.name}); more calls find more hits."
         )
 
 
-def _reality(
+def _significance(
     methods: Mapping[str, Sequence[Facts]], threshold: float, comparison: Sequence[Row]
 ) -> Iterator[str]:
-    """Whether the differences to the first method are more than chance."""
-    baseline, *others = methods
-    if not others:
+    """Say whether the differences from the first method are significant."""
+    baseline, *compared = methods
+    if not compared:
         return
     seeds = {name: {run.seed for run in runs} - {None} for name, runs in methods.items()}
 
@@ -173,53 +175,53 @@ def _reality(
         differ = "differs" if len(names) == 1 else "differ"
         return f"Whether {listed(names)} {differ} from {baseline} by more than chance is not"
 
-    shared = {name: len(seeds[baseline] & seeds[name]) for name in others}
+    shared = {name: len(seeds[baseline] & seeds[name]) for name in compared}
     few = {name: n for name, n in shared.items() if n < MIN_SEEDS}
     if few:
         yield (
             f"{whether(list(few))} resolved: {span(few.values())} "
-            f"seed{'' if max(few.values()) == 1 else 's'} in common, and at least {MIN_SEEDS} are "
-            "needed; then chemkl compare tests it."
+            f"seed{'' if max(few.values()) == 1 else 's'} in common; chemkl compare tests this "
+            f"with at least {MIN_SEEDS}."
         )
-    tested = [said for row in comparison if (said := _tested(row, baseline, threshold))]
-    yield from tested
+    sentences = [text for row in comparison if (text := _tested(row, baseline, threshold))]
+    yield from sentences
     enough = [name for name in shared if name not in few]
-    if enough and not tested:
+    if enough and not sentences:
         n_shared = span(shared[name] for name in enough)
         yield (
             f"{whether(enough)} tested on this page: {n_shared} seeds in common; chemkl compare "
-            "tests it."
+            "tests this."
         )
 
 
 _METRICS = {"yield": "hits", "scaffold_yield": "scaffolds among its hits"}
 _VERDICTS = {
     "better": "this is more than chance explains",
-    "not shown": "that it has more is not shown",
-    "not resolved": "not resolved, nothing varies",
+    "not shown": "the test does not show that it has more",
+    "not resolved": "not resolved, as there is no variance",
 }
 
 
 def _tested(row: Row, baseline: str, threshold: float) -> str | None:
-    """One row of a comparison in words; None for what is not asked here, and below 5 pairs."""
-    what = _METRICS.get(row["metric"])
-    asked = row["threshold"] == threshold and row["baseline"] == baseline
-    if what is None or not asked or row["n"] < MIN_SEEDS or row["difference"] is None:
+    """Describe one row of a comparison; None if it does not apply or has fewer than 5 pairs."""
+    noun = _METRICS.get(row["metric"])
+    applies = row["threshold"] == threshold and row["baseline"] == baseline
+    if noun is None or not applies or row["n"] < MIN_SEEDS or row["difference"] is None:
         return None
     interval = "" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]"
     p = row["p_holm"]
     if p is not None:
-        written = "below 0.001" if p < 0.001 else f"{p:.3f}"
-        p = f" (one-sided Welch test, corrected p {written})"
+        value = "below 0.001" if p < 0.001 else f"{p:.3f}"
+        p = f" (one-sided Welch test, corrected p {value})"
     more = "more" if row["difference"] >= 0 else "fewer"
     return (
         f"Over {row['n']} shared seeds {row['method']} has {number(abs(row['difference']))} {more} "
-        f"{what} than {baseline}{interval}: {_VERDICTS[row['verdict']]}{p or ''}."
+        f"{noun} than {baseline}{interval}: {_VERDICTS[row['verdict']]}{p or ''}."
     )
 
 
 def _reward(value: float) -> str:
-    """A raw reward R; it is not broken in a line."""
+    """Format a raw reward R, without a line break in it."""
     return f"R\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{value:.4g}"
 
 
@@ -227,76 +229,77 @@ def _reward(value: float) -> str:
 
 
 def _collapse(methods: Mapping[str, Sequence[Watch]]) -> Iterator[str]:
-    """Say which methods collapsed and since when, which did not, and what that means."""
+    """Say which methods collapsed, at which call, which did not, and by which limits."""
     judged = {
         name: [watch for watch in runs if watch.collapsed is not None]
         for name, runs in methods.items()
     }
-    bad = {name: [watch for watch in runs if watch.collapsed] for name, runs in judged.items()}
-    for name, runs in bad.items():
+    collapsed = {n: [watch for watch in runs if watch.collapsed] for n, runs in judged.items()}
+    for name, runs in collapsed.items():
         if runs:
             yield _collapsed(name, runs, len(judged[name]))
-    good = {name: runs for name, runs in judged.items() if runs and not bad[name]}
-    if good:
-        yield _not_collapsed(list(good), [_late(watch) for runs in good.values() for watch in runs])
+    intact = {name: runs for name, runs in judged.items() if runs and not collapsed[name]}
+    if intact:
+        lates = [_late(watch) for runs in intact.values() for watch in runs]
+        yield _not_collapsed(list(intact), lates)
     for name, watches in methods.items():
         few = [watch for watch in watches if watch.collapsed is None]
         if few:
-            whose = name if len(watches) == 1 else f"{len(few)} of {len(watches)} runs of {name}"
+            subject = name if len(watches) == 1 else f"{len(few)} of {len(watches)} runs of {name}"
             yield (
-                f"{whose}: too few valid samples ({span(_late(watch).n for watch in few)}; "
-                f"{span(watch.config.window for watch in few)} are needed) to say whether it "
-                "collapsed."
+                f"{subject}: too few valid samples to detect a collapse "
+                f"({span(_late(watch).n for watch in few)}; "
+                f"{span(watch.config.window for watch in few)} are needed)."
             )
     limits: dict[str, dict[str, None]] = {}
     for name, runs in judged.items():
         for watch in runs:
             limits.setdefault(_limits(watch.config), {})[name] = None
     for meaning, names in limits.items():
-        whose = f" for {listed(list(names))}" if len(limits) > 1 else ""
-        yield f"Collapsed means here{whose}: {meaning}."
+        subject = f" for {listed(list(names))}" if len(limits) > 1 else ""
+        yield f"Collapsed means{subject}: {meaning}."
 
 
 def _late(watch: Watch) -> Spread:
-    """How the last valid samples are spread, as many as the run's alarm looks at."""
+    """Describe the last valid samples, in the window of the run's collapse alarm."""
     return watch.alarm.window.spread(effective=False)
 
 
 def _limits(settings: CollapseConfig) -> str:
-    """What a run is judged by, in words."""
-    told = []
+    """Describe the limits of a run's collapse alarm."""
+    limits = []
     if settings.duplicate_rate is not None:
-        told.append(f"at most {percent(1 - settings.duplicate_rate)} are distinct")
+        limits.append(f"at most {percent(1 - settings.duplicate_rate)} are distinct")
     where = ""
     if settings.top_share is not None or settings.effective_scaffolds is not None:
         where = f", where at least {percent(settings.with_scaffold)} have one"
     if settings.top_share is not None:
-        told.append(f"at least {percent(settings.top_share)} of those with a scaffold share one")
+        limits.append(f"at least {percent(settings.top_share)} of those with a scaffold share one")
     if settings.effective_scaffolds is not None:
-        told.append(f"their effective scaffolds are {settings.effective_scaffolds:g} or fewer")
+        limits.append(f"their effective scaffolds are {settings.effective_scaffolds:g} or fewer")
     return (
         f"of the newest {settings.window:,} valid samples, at some time in the run, "
-        f"{', or '.join(told)}{where}"
+        f"{', or '.join(limits)}{where}"
     )
 
 
-def _collapsed(name: str, bad: Sequence[Watch], n_runs: int) -> str:
-    who = name if n_runs == 1 else f"{len(bad)} of {n_runs} runs of {name}"
-    lates = [_late(watch) for watch in bad]
+def _collapsed(name: str, watches: Sequence[Watch], n_runs: int) -> str:
+    subject = name if n_runs == 1 else f"{len(watches)} of {n_runs} runs of {name}"
+    lates = [_late(watch) for watch in watches]
     shares = [late.top_share for late in lates if late.top_share is not None]
     family = "none has a scaffold"
     if shares:
         family = f"the largest scaffold holds {span(shares, percent)}"
-        if len(bad) == 1:
-            scaffold = short(bad[0].alarm.window.most_frequent())
+        if len(watches) == 1:
+            scaffold = short(watches[0].alarm.window.most_frequent())
             family = f"{percent(shares[0])} share the scaffold {scaffold}"
-    n_over = sum(not watch.alarm.raised for watch in bad)
-    over = "; over at the end" if n_over else ""
-    if over and len(bad) > 1:
-        over += f" in {n_over} of them"
+    n_recovered = sum(not watch.alarm.raised for watch in watches)
+    recovered = " and recovered" if n_recovered else ""
+    if recovered and len(watches) > 1:
+        recovered = f"; {n_recovered} of them recovered"
     return (
-        f"{who} collapsed at call {span(watch.events[0].call for watch in bad)}{over}: of "
-        f"the last {span(late.n for late in lates)} valid samples "
+        f"{subject} collapsed at call {span(watch.events[0].call for watch in watches)}"
+        f"{recovered}: of the last {span(late.n for late in lates)} valid samples "
         f"{span((late.uniqueness or 0.0 for late in lates), percent)} are distinct, and {family}."
     )
 

@@ -1,4 +1,4 @@
-"""What a report shows, and how much of it; what it draws from the trace of a run.
+"""Inputs and options of a report, and the data of its figures from the trace of a run.
 
 A molecule is a distinct canonical SMILES, counted at its first scoring; a hit has R >= threshold.
 """
@@ -19,11 +19,11 @@ COLUMNS = (
     "logp_ref", "reward", "reward_filtered", "log_target", "hit", "anchor", "is_replay", "origin",
     "stage", "final_reward",
 )  # fmt: skip
-"""What the page needs of a trace, beside the raw values of the reward's components."""
+"""Columns of a trace used by the page, in addition to the raw values of reward components."""
 Methods = Mapping[str, Sequence[int]]
-"""Name of each method, and which of the runs are its."""
+"""Name of each method, and the positions of its runs."""
 TOP = (10, 100)
-"""How many of the best molecules the running means of the best are over."""
+"""Numbers of molecules in the running means of the best rewards."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,12 @@ class RunView:
 
     name: str
     trace: pd.DataFrame  # one row per sampled sequence
-    # as plain values; empty where there is none
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-    # metrics of all its distinct molecules, by column name
+    manifest: Mapping[str, Any] = field(default_factory=dict)  # empty if there is none
+    # metrics of all distinct molecules and of the hits, by column name
     all_molecules: Mapping[str, Any] = field(default_factory=dict)
-    hits: Mapping[str, Any] = field(default_factory=dict)  # metrics of its hits, by column name
-    # its last valid samples, looked at along the run: indexed by the number of valid samples so
-    # far, with columns `late_uniqueness`, `late_top_share` and others
+    hits: Mapping[str, Any] = field(default_factory=dict)
+    # late metrics along the run, such as `late_uniqueness` and `late_top_share`, indexed by the
+    # number of valid samples so far
     windows: pd.DataFrame = field(default_factory=pd.DataFrame)
     families: Sequence[Mapping[str, Any]] = ()  # rows as in `families.parquet`
 
@@ -49,23 +48,23 @@ class PageOptions:
 
     title: str
     threshold: float  # hits are molecules with R of at least this
-    threshold_source: str = ""  # where that comes from, in a sentence; empty where the user gave it
-    window: int = 1000  # valid samples that stand for the beginning and for the end of a run
-    smoothing: int = 9  # width in steps of the running mean over the learning curves
-    n_scaffolds: int = 5  # scaffolds and families shown of each method
-    n_molecules: int = 4  # molecules drawn of each scaffold
-    n_top: int = 100  # rows of the table of the top molecules
+    threshold_source: str = ""  # a sentence on its origin; empty if the user set it
+    window: int = 1000  # valid samples that represent the beginning and the end of a run
+    smoothing: int = 9  # width in steps of the running mean of the learning curves
+    n_scaffolds: int = 5  # scaffolds and families shown per method
+    n_molecules: int = 4  # molecules drawn per scaffold
+    n_top: int = 100  # rows of the table of top molecules
     n_map: int = 1500  # molecules on the map
     seed: int = 0
-    note: str = ""  # how the numbers were computed, printed under the tables
-    start_of_families: str = ""  # what the shares at the end are compared with, in words
+    note: str = ""  # how the numbers were computed, shown below the tables
+    start_of_families: str = ""  # the reference of the family shares at the end, in words
     prior: Sequence[str] | None = None  # SMILES sampled from the prior, for the map
     comparison: Sequence[Mapping[str, Any]] = ()  # rows of the compare stage, for the summary
-    settings: Mapping[str, Any] = field(default_factory=dict)  # of the report, printed at its end
+    settings: Mapping[str, Any] = field(default_factory=dict)  # shown at the end of the page
 
 
 def template(name: str) -> Template:
-    """A template of this package; what it is given is escaped, and what it lacks is an error."""
+    """Load a template of this package; values are escaped, and missing ones are an error."""
     loader = PackageLoader("chemkl.reports")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.trim_blocks = environment.lstrip_blocks = True
@@ -73,11 +72,11 @@ def template(name: str) -> Template:
 
 
 def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Per step, over the sampled rows: what the policy draws and how likely it is.
+    """Compute values per step over the sampled rows.
 
-    `reward` (mean R, 0 for invalid), `hit_rate` (share with R >= threshold), `unique_rate` (share
-    that is valid and new in the run), `top_scaffold` (share of the most frequent scaffold among the
-    valid rows of the step that have one), `logp_policy`, `logp_ref` (means, nats).
+    Columns: `reward` (mean R, 0 for invalid), `hit_rate` (share with R >= threshold), `unique_rate`
+    (share that is valid and new in the run), `top_scaffold` (share of the most frequent scaffold
+    among the valid rows with a scaffold), `logp_policy` and `logp_ref` (means, nats).
     """
     rows = sampled_rows(trace)
     rows = rows.assign(
@@ -94,7 +93,7 @@ def learning_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def stage_starts(trace: pd.DataFrame, unit: str) -> list[float]:
-    """Steps, or calls (`unit`), at which the stages of a run after the first one began."""
+    """Return the steps or calls (`unit`) at which the stages after the first one began."""
     if "stage" not in trace:
         return []
     stage, later = trace["stage"], range(2, int(trace["stage"].max()) + 1)
@@ -104,9 +103,9 @@ def stage_starts(trace: pd.DataFrame, unit: str) -> list[float]:
 
 
 def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """How hits (`molecules`) and their `scaffolds` add up over the oracle calls.
+    """Count hits (`molecules`) and their `scaffolds` cumulatively over the oracle calls.
 
-    One row for each hit, and one for the beginning and the end of the run.
+    There is a row for each hit, and one each for the beginning and the end of the run.
     """
     hits = first_scorings(trace, threshold)
     new_scaffold = (hits["scaffold"] != "") & ~hits["scaffold"].duplicated()
@@ -120,10 +119,10 @@ def yield_curves(trace: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
-    """Means of the best rewards so far, over the oracle calls: for each k of TOP a column `top_k`.
+    """Compute the mean of the k best rewards so far, over the oracle calls, in columns `top_k`.
 
-    At most n_points calls and the last one; missing while there are fewer than k, but for the last
-    call, where it is then the mean of all.
+    There are at most n_points calls, including the last. Values are missing while there are fewer
+    than k molecules, except at the last call, which has the mean of all.
     """
     scored = first_scorings(trace)
     rewards, calls = scored["reward"].fillna(0.0).to_numpy(), scored["call"].to_numpy(dtype=int)
@@ -139,9 +138,9 @@ def top_curves(trace: pd.DataFrame, n_points: int = 200) -> pd.DataFrame:
 
 
 def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
-    """The first scorings of several runs, the highest reward first, then the lowest call.
+    """Sort the first scorings of several runs by descending reward, then call, then run.
 
-    At equal ones the runs stand in their order; a molecule that several found has as many rows.
+    A molecule found by several runs has a row for each.
     """
     views = [first_scorings(run.trace).assign(run=run.name) for run in runs]
     views = [view for view in views if len(view)] or views[:1]
@@ -150,5 +149,5 @@ def best_first(runs: Sequence[RunView]) -> pd.DataFrame:
 
 
 def component_names(runs: Sequence[RunView]) -> list[str]:
-    """Names of the components of the runs' rewards, each once, in the order of the traces."""
+    """Return the distinct reward components of the runs, in the order of the traces."""
     return list(dict.fromkeys(c for run in runs for c in trace_components(run.trace.columns)))

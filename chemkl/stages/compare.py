@@ -14,7 +14,6 @@ from chemkl.display import Bar, say
 from chemkl.evaluation import comparison, evaluate, from_trace, metrics_schema
 from chemkl.evaluation.samples import TRACE_COLUMNS
 from chemkl.reports import comparison as comparison_text
-from chemkl.reports.curves import draw_forest
 from chemkl.reports.figures import write_figure
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_idle_reason
@@ -58,7 +57,7 @@ def work(config: CompareConfig, start: Start) -> None:
         for ending, form in (("md", comparison_text.markdown), ("tex", comparison_text.latex)):
             text = form(rows, remarks, config.confidence)
             write_bytes(start.out / f"comparison.{ending}", text.encode())
-        write_figure(start.out, "forest", draw_forest(rows, config.confidence))
+        write_figure(start.out, "forest", comparison_text.draw_forest(rows, config.confidence))
         manifest.finish(results={"pairs": pairs, "left_out": left_out})
     console = start.console
     console.print(comparison_text.terminal(rows, config.confidence), highlight=False)

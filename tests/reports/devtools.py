@@ -1,4 +1,4 @@
-"""Headless Chromium, driven through its DevTools protocol over a pipe: a JSON message per NUL."""
+"""Headless Chromium, controlled by DevTools messages over a pipe: JSON separated by NUL."""
 
 import fcntl
 import itertools
@@ -8,17 +8,17 @@ import subprocess
 import time
 from pathlib import Path
 
-PATIENCE = 30
-"""Seconds until a browser that does not answer has failed."""
+TIMEOUT = 30
+"""Seconds until an unresponsive browser is an error."""
 
 
 class Page:
-    """One tab: what it was asked to load, what went wrong, and what a script says in it."""
+    """A tab of the browser, with the events received from it."""
 
     def __init__(self, browser: str, folder: Path) -> None:
         commands, answers = os.pipe(), os.pipe()
         self._write, self._read = commands[1], answers[0]
-        # out of the way of 3 and 4, which the browser's ends become
+        # keep 3 and 4 free, which become the browser's ends
         ends = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (commands[0], answers[1])]
         flags = [
             "--headless",
@@ -28,11 +28,11 @@ class Page:
             "--host-resolver-rules=MAP * ~NOTFOUND",
             f"--user-data-dir={folder}",
             "--window-size=1280,900",
-            "--remote-debugging-pipe",  # it reads descriptor 3 and writes 4
+            "--remote-debugging-pipe",  # it reads from descriptor 3 and writes to 4
         ]
         self._process = subprocess.Popen(
             [browser, *flags],
-            close_fds=False,  # what Python opens is not inherited; only 3 and 4 are
+            close_fds=False,  # Python's own descriptors are not inheritable anyway; 3 and 4 must be
             preexec_fn=lambda: [os.dup2(end, number) for number, end in enumerate(ends, start=3)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -46,7 +46,7 @@ class Page:
         self.events: list[dict] = []
 
     def attach(self) -> None:
-        """Open a tab and listen to it; to be called within `try`, so that `close` follows."""
+        """Open a tab and subscribe to its events; call `close` afterwards in any case."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -54,22 +54,22 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params):
-        """Send a command and wait for its answer; what else is told meanwhile is kept."""
+        """Send a command and wait for its answer; other messages are added to `events`."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": params}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        answer = self.until(lambda told: told.get("id") == number)
+        answer = self.until(lambda message: message.get("id") == number)
         assert "error" not in answer, answer
         return answer["result"]
 
     def open(self, path: Path) -> None:
         self.call("Page.navigate", url=path.as_uri())
-        self.until(lambda told: told.get("method") == "Page.loadEventFired")
+        self.until(lambda message: message.get("method") == "Page.loadEventFired")
 
     def value(self, script: str):
-        """What an expression is in the page; an exception there fails the test."""
+        """Evaluate an expression in the page; an exception there fails the test."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -77,16 +77,10 @@ class Page:
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
-            self.call(
-                "Input.dispatchKeyEvent",
-                type=kind,
-                key=key,
-                code=key,
-                windowsVirtualKeyCode=13,
-                **text,
-            )
+            codes = {"key": key, "code": key, "windowsVirtualKeyCode": 13}
+            self.call("Input.dispatchKeyEvent", type=kind, **codes, **text)
 
-    def told(self, method: str) -> list[dict]:
+    def events_of(self, method: str) -> list[dict]:
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def close(self) -> None:
@@ -100,19 +94,19 @@ class Page:
         os.close(self._write)
         os.close(self._read)
 
-    def until(self, wanted) -> dict:
-        """Read what the browser tells, up to the first message that is wanted."""
-        ends = time.monotonic() + PATIENCE
-        while time.monotonic() < ends:
+    def until(self, condition) -> dict:
+        """Read messages up to the first one that meets a condition."""
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline:
             while b"\0" in self._unread:
                 line, self._unread = self._unread.split(b"\0", 1)
                 message = json.loads(line)
                 self.events.append(message)
-                if wanted(message):
+                if condition(message):
                     return message
             try:
                 self._unread += os.read(self._read, 1 << 20)
             except BlockingIOError:
                 assert self._process.poll() is None, "the browser has ended"
                 time.sleep(0.01)
-        raise TimeoutError(f"the browser told nothing of the kind in {PATIENCE} s")
+        raise TimeoutError(f"no such message from the browser in {TIMEOUT} s")

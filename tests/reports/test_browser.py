@@ -1,4 +1,4 @@
-"""The page as a browser shows it: every section, no error, no request, a table that works."""
+"""The page in a browser: every section, no error, no request, a working table."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from devtools import PATIENCE, Page
+from devtools import TIMEOUT, Page
 
 from chemkl.stages import report
 
@@ -22,7 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def report_page(tmp_path_factory, real_smiles, write_run):
-    """A report on three runs of different molecules, one of them with few and invalid ones."""
+    """A report on three runs with different molecules, one of them with few and invalid ones."""
     folder = tmp_path_factory.mktemp("runs")
     molecules = {
         "broad": [(s, 0.6 + 0.001 * k) for k, s in enumerate(real_smiles[:150])],
@@ -53,7 +53,7 @@ TABLE = "document.querySelector('#top .top-table')"
 
 
 def column(page, name):
-    """The exact values that are shown in a column of the table, from the top."""
+    """The exact values of the visible rows in a column of the table."""
     script = f"""(() => {{
         const root = {TABLE};
         const at = [...root.querySelectorAll("th")].findIndex((h) => h.dataset.name === "{name}");
@@ -78,7 +78,7 @@ def search(page, words):
     )
 
 
-def test_every_section_is_there_and_has_something_to_show(page, report_sections):
+def test_every_section_has_content(page, report_sections):
     for name in report_sections:
         height, text = page.value(
             f"(() => {{ const s = document.getElementById('{name}');"
@@ -96,37 +96,36 @@ def test_nothing_is_wider_than_the_window(page):
 
 
 def test_no_error_and_no_warning(page):
-    assert page.told("Runtime.exceptionThrown") == []
-    assert [e["entry"] for e in page.told("Log.entryAdded")] == []
-    assert page.told("Runtime.consoleAPICalled") == []
+    assert page.events_of("Runtime.exceptionThrown") == []
+    assert [e["entry"] for e in page.events_of("Log.entryAdded")] == []
+    assert page.events_of("Runtime.consoleAPICalled") == []
 
 
 def test_no_request_leaves_the_machine(page, report_page):
-    asked = {e["request"]["url"] for e in page.told("Network.requestWillBeSent")}
-    assert report_page.as_uri() in asked
-    assert [url for url in asked if not url.startswith(("file:", "data:", "about:"))] == []
-    assert [url for url in asked if url.startswith("file:")] == [report_page.as_uri()]
+    urls = {e["request"]["url"] for e in page.events_of("Network.requestWillBeSent")}
+    assert [url for url in urls if not url.startswith(("file:", "data:", "about:"))] == []
+    assert [url for url in urls if url.startswith("file:")] == [report_page.as_uri()]
 
 
-def test_an_error_and_a_request_would_have_been_seen(page):
-    """The two tests above can fail: both are provoked here, in a tab that is theirs no more."""
+def test_an_error_and_a_request_would_have_been_detected(page):
+    """Provoke both, to show that the two tests above can fail."""
     page.value("setTimeout(() => { throw new Error('made up'); }, 0)")
     page.value("fetch('http://example.org/x').catch(() => console.log('refused'))")
-    page.until(lambda told: told.get("method") == "Runtime.consoleAPICalled")
-    assert any("made up" in json.dumps(e) for e in page.told("Runtime.exceptionThrown"))
-    asked = [e["request"]["url"] for e in page.told("Network.requestWillBeSent")]
-    assert "http://example.org/x" in asked
+    page.until(lambda message: message.get("method") == "Runtime.consoleAPICalled")
+    assert any("made up" in json.dumps(e) for e in page.events_of("Runtime.exceptionThrown"))
+    urls = [e["request"]["url"] for e in page.events_of("Network.requestWillBeSent")]
+    assert "http://example.org/x" in urls
     page.events.clear()
 
 
-def test_the_table_begins_with_the_best_fifty(page):
+def test_table_starts_with_the_best_fifty(page):
     rewards = numbers(page, "reward")
     assert len(rewards) == 50
     assert rewards == sorted(rewards, reverse=True)
     assert page.value(f"{TABLE}.querySelector('th[data-name=reward]').ariaSort") == "descending"
 
 
-def test_more_rows_are_shown_when_asked_for(page):
+def test_a_click_shows_more_rows(page):
     click(page, ".more")
     assert len(column(page, "reward")) == 100
     assert page.value(f"{TABLE}.querySelector('.more').hidden")
@@ -147,7 +146,7 @@ def test_numbers_sort_both_ways(page, name):
 
 
 @pytest.mark.parametrize("name", ["smiles", "scaffold", "runs"])
-def test_text_sorts_with_what_is_empty_at_the_end(page, name):
+def test_text_sorts_with_empty_cells_at_the_end(page, name):
     click(page, "th[data-name=reward] button")
     click(page, f"th[data-name={name}] button")
     up = [text for text in column(page, name) if text]
@@ -167,17 +166,17 @@ def test_headings_sort_by_the_keyboard(page):
 @pytest.mark.parametrize(
     ("words", "name"), [("c1ccncc1", "scaffold"), ("C(=O)N", "smiles"), ("NARROW", "runs")]
 )
-def test_the_search_keeps_the_rows_that_hold_the_words(page, words, name):
+def test_search_shows_the_rows_that_contain_the_text(page, words, name):
     search(page, "")
     click(page, "th[data-name=reward] button")
     total = int(page.value(f"{TABLE}.querySelector('output').textContent").split()[-1])
     search(page, f" {words} ")
-    kept = zip(column(page, "smiles"), column(page, "scaffold"), column(page, "runs"), strict=True)
-    kept = list(kept)
-    assert 0 < len(kept) < total
-    assert all(words in s or words in sc or words.lower() in r.lower() for s, sc, r in kept)
-    said = page.value(f"{TABLE}.querySelector('output').textContent")
-    assert re.fullmatch(rf"\d+ shown of \d+ that match, of {total}", said)
+    columns = (column(page, key) for key in ("smiles", "scaffold", "runs"))
+    rows = list(zip(*columns, strict=True))
+    assert 0 < len(rows) < total
+    assert all(words in s or words in sc or words.lower() in r.lower() for s, sc, r in rows)
+    status = page.value(f"{TABLE}.querySelector('output').textContent")
+    assert re.fullmatch(rf"\d+ shown of \d+ that match, of {total}", status)
     search(page, "")
     assert len(column(page, name)) == 50
 
@@ -192,15 +191,15 @@ def test_case_matters_in_smiles_and_nothing_may_match(page):
     search(page, "")
 
 
-def test_what_matches_can_be_saved(page):
+def test_matching_rows_can_be_saved(page):
     search(page, "c1ccncc1")
     page.value(
         "window.saved = null; URL.createObjectURL = (blob) => "
         "{ blob.text().then((text) => { window.saved = text; }); return '#'; };"
     )
     click(page, ".save")
-    ends = time.monotonic() + PATIENCE
-    while not page.value("window.saved") and time.monotonic() < ends:
+    deadline = time.monotonic() + TIMEOUT
+    while not page.value("window.saved") and time.monotonic() < deadline:
         time.sleep(0.01)
     head, *rows = page.value("window.saved").strip().split("\n")
     assert head.startswith('"reward","qed","runs","call"')

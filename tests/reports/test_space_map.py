@@ -19,20 +19,16 @@ def background(panel):
     return np.array(re.findall(r"M([\d.-]+) ([\d.-]+)h0", panel.svg), dtype=float)
 
 
-def hits(panel):
-    return circles(panel, "fill-opacity")
+def hits(panel, attribute="fill-opacity"):
+    """The centres of the circles of the group with an attribute, (n, 2)."""
+    for group in ET.fromstring(panel.svg):
+        if attribute in group.attrib:
+            return np.array([(c.attrib["cx"], c.attrib["cy"]) for c in group], dtype=float)
+    return np.empty((0, 2))
 
 
 def ringed(panel):
-    return circles(panel, "stroke-opacity")
-
-
-def circles(panel, mark):
-    """The centres of the circles of the group that has a certain attribute, (n, 2)."""
-    for group in ET.fromstring(panel.svg):
-        if mark in group.attrib:
-            return np.array([(c.attrib["cx"], c.attrib["cy"]) for c in group], dtype=float)
-    return np.empty((0, 2))
+    return hits(panel, "stroke-opacity")
 
 
 @pytest.fixture
@@ -50,55 +46,46 @@ def panels(runs, methods=METHODS, prior=None, n=100, seed=0):
     return space_panels(runs, 0.8, methods, prior, n, seed)
 
 
-def test_two_classes_of_molecules_are_two_clumps(runs):
-    _, amides, sugars, _ = panels(runs)
+def test_two_classes_of_molecules_are_two_clusters_on_the_same_axes(runs):
+    first, amides, sugars, both = panels(runs)
     a, s = hits(amides), hits(sugars)
     assert len(a) == len(s) == 15
-    apart = np.linalg.norm(a.mean(axis=0) - s.mean(axis=0))
-    spread = max(np.linalg.norm(each - each.mean(axis=0), axis=1).max() for each in (a, s))
-    assert apart > 1.5 * spread
-
-
-def test_all_panels_have_the_same_axes(runs):
-    first, *others = panels(runs)
-    for panel in others:
-        assert (background(panel) == background(first)).all()
+    distance = np.linalg.norm(a.mean(axis=0) - s.mean(axis=0))
+    radius = max(np.linalg.norm(group - group.mean(axis=0), axis=1).max() for group in (a, s))
+    assert distance > 1.5 * radius
+    assert (hits(both) == np.concatenate([a, s])).all()
+    points = background(first)
+    for panel in (amides, sugars, both):
+        assert (background(panel) == points).all()
         assert ET.fromstring(panel.svg).attrib["viewBox"] == f"0 0 {WIDTH} {HEIGHT}"
-    amides, sugars, both = others
-    assert (hits(both) == np.concatenate([hits(amides), hits(sugars)])).all()
-
-
-def test_points_stay_inside_and_fill_one_direction(runs):
-    points = np.concatenate([background(panels(runs)[0])])
-    assert (points >= 0).all()
-    assert (points <= [WIDTH, HEIGHT]).all()
+    # all points are inside, and fill one direction
+    assert ((points >= 0) & (points <= [WIDTH, HEIGHT])).all()
     assert (np.ptp(points, axis=0) > np.array([WIDTH, HEIGHT]) * 0.9 - 1).any()
+    # 15 of 30 have each scaffold; of two equal ones the first counts
+    assert (ringed(both) == hits(both)[:15]).all()
+    assert "the 15 with the largest scaffold, c1ccccc1 (50\N{NO-BREAK SPACE}%)" in both.note
+    share = re.search(r"the axes explain ([\d.]+)\N{NO-BREAK SPACE}% of", first.note)
+    assert 0 < float(share[1]) < 100
 
 
-def test_bytes_are_the_same_and_the_seed_decides(runs):
+def test_panels_are_reproducible_and_depend_on_the_seed(runs):
     prior = [f"{'C' * k}N" for k in range(1, 60)]
     again = [panels(runs, prior=prior, n=8, seed=seed) for seed in (0, 0, 1)]
     assert again[0] == again[1]
     assert again[0] != again[2]
 
 
-def test_at_most_n_points_are_drawn_and_the_note_says_so(runs):
+def test_at_most_n_points_are_drawn(runs):
     first, amides, *_ = panels(runs, n=6)
     assert (len(hits(amides)), len(background(first))) == (6, 6)
-    assert "15 hits (R ≥ 0.8), 6 of them drawn at random." in amides.note
-    assert "drawn at random" not in panels(runs)[1].note
+    assert "15 hits (R ≥ 0.8), 6 of them chosen at random." in amides.note
+    assert "chosen at random" not in panels(runs)[1].note
 
 
-def test_the_largest_scaffold_is_ringed_and_named(runs):
-    both = panels(runs)[3]
-    # 15 of 30 have each scaffold; of two alike the first found counts
-    assert (ringed(both) == hits(both)[:15]).all()
-    assert "largest scaffold, c1ccccc1, which holds 15 (50\N{NO-BREAK SPACE}%)" in both.note
-
-
-def test_runs_of_a_method_are_taken_together(runs):
-    (_, panel) = panels(runs, {"all": [0, 1, 2]})
-    assert panel.title == "all"
+def test_runs_of_a_method_are_pooled_and_names_escaped(runs):
+    (_, panel) = panels(runs, {'<&"': [0, 1, 2]})
+    assert panel.title == '<&"'
+    assert ET.fromstring(panel.svg).attrib["aria-label"] == 'hits of <&"'
     assert len(hits(panel)) == 30  # each molecule once
     assert colour(0) in panel.svg
 
@@ -110,24 +97,14 @@ def test_a_sample_of_the_prior_is_the_background(runs):
     assert len(background(first)) == 3
 
 
-def test_without_a_prior_the_first_molecules_stand_for_it(make_trace):
+def test_without_a_prior_the_first_molecules_are_the_background(make_trace):
     molecules = [f"{'C' * (k % 60 + 1)}{'N' * (k // 60 + 1)}" for k in range(FIRST + 40)]
     view = RunView("a", make_trace([[(smiles, 0.1) for smiles in molecules]]))
     first, hits_of_a = panels([view], {"a": [0]}, n=10_000)
     assert first.title == "First molecules of the runs"
-    assert first.note.startswith(f"{FIRST} molecules, the first that the runs scored.")
+    assert first.note.startswith(f"{FIRST} first molecules scored by the runs.")
     assert hits_of_a.note == "No hit (R ≥ 0.8)."
     assert len(hits(hits_of_a)) == 0
-
-
-def test_the_share_of_variance_is_told(runs):
-    share = re.search(r"two axes hold ([\d.]+)\N{NO-BREAK SPACE}% of", panels(runs)[0].note)
-    assert 0 < float(share[1]) < 100
-
-
-def test_a_name_is_escaped(runs):
-    label = ET.fromstring(panels(runs, {'<&"': [0]})[1].svg).attrib["aria-label"]
-    assert label == 'hits of <&"'
 
 
 def test_little_data(make_trace):
@@ -150,33 +127,33 @@ GENERATOR = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=1024)
 
 
 def bits(smiles):
-    return [GENERATOR.GetFingerprint(Chem.MolFromSmiles(each)) for each in smiles]
+    return [GENERATOR.GetFingerprint(Chem.MolFromSmiles(text)) for text in smiles]
 
 
 @pytest.mark.parametrize(
     "smiles",
     [
-        # three points span a plane and two a line, so that two axes lose nothing
+        # three points span a plane and two a line, so two axes are exact
         ["CCOc1ccccc1", "CCNc1ccccc1", "O=C(O)C1CCCC1"],
         ["CCO", "c1ccccc1"],  # nothing in common: T = 0
     ],
 )
-def test_few_molecules_lie_at_their_very_distances(smiles):
+def test_few_molecules_have_exact_distances(smiles):
     prints = bits(smiles)
     axes = find_axes(prints)
     placed = axes.place(prints)
     assert axes.explained == pytest.approx(1)
-    for one, at in zip(prints, placed, strict=True):
-        similar = np.array(DataStructs.BulkTanimotoSimilarity(one, prints))
-        assert ((placed - at) ** 2).sum(axis=1) == pytest.approx(2 - 2 * similar, abs=1e-9)
+    for print_, point in zip(prints, placed, strict=True):
+        similar = np.array(DataStructs.BulkTanimotoSimilarity(print_, prints))
+        assert ((placed - point) ** 2).sum(axis=1) == pytest.approx(2 - 2 * similar, abs=1e-9)
     if len(smiles) == 2:
         assert placed[:, 1] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_axes_are_those_of_principal_coordinates(real_smiles):
-    # by the singular values of an explicit embedding: the Cholesky factor of the similarities
+    # singular values of an explicit embedding: the Cholesky factor of the similarities
     prints = bits(real_smiles[:30])
-    similar = np.array([DataStructs.BulkTanimotoSimilarity(each, prints) for each in prints])
+    similar = np.array([DataStructs.BulkTanimotoSimilarity(p, prints) for p in prints])
     points = np.linalg.cholesky(similar)
     points -= points.mean(axis=0)
     u, s, _ = np.linalg.svd(points)
@@ -186,7 +163,7 @@ def test_the_axes_are_those_of_principal_coordinates(real_smiles):
     assert axes.explained == pytest.approx(float((s[:2] ** 2).sum() / (s**2).sum()))
 
 
-def test_others_lie_where_a_landmark_like_them_lies(real_smiles):
+def test_molecules_are_placed_on_equal_landmarks(real_smiles):
     prints = bits(real_smiles[:40])
     axes = find_axes(prints)
     same = bits([Chem.MolToSmiles(Chem.MolFromSmiles(real_smiles[7]), doRandom=True)])
@@ -194,7 +171,7 @@ def test_others_lie_where_a_landmark_like_them_lies(real_smiles):
 
 
 @pytest.mark.parametrize("smiles", [["CCO"], ["CCO", "OCC", "CCO"]])
-def test_molecules_that_are_all_alike_have_no_axes(smiles):
+def test_equal_molecules_have_no_axes(smiles):
     axes = find_axes(bits(smiles))
     assert axes.explained is None
     assert (axes.place(bits(smiles)) == 0).all()

@@ -40,7 +40,7 @@ def test_learning_curves_by_hand(trace):
     assert curves["logp_policy"].tolist() == [-20, -19]
 
 
-def test_replayed_rows_are_left_out(trace):
+def test_replayed_rows_do_not_count(trace):
     trace.loc[4, "is_replay"] = True
     assert learning_curves(trace, 0.8).loc[1, "hit_rate"] == pytest.approx(2 / 3)
     assert 3 not in yield_curves(trace, 0.8)["call"].tolist()
@@ -53,7 +53,7 @@ def test_yield_curves_begin_at_zero_and_end_at_the_last_call(trace):
     assert curve["scaffolds"].tolist() == [0, 1, 1, 2, 2]
 
 
-def test_the_best_so_far_by_hand(make_trace, real_smiles):
+def test_means_of_the_best_rewards_by_hand(make_trace, real_smiles):
     # 12 molecules with R = 0.01, 0.02, ...: the ten best after call c are c - 9 to c hundredths
     trace = make_trace([[(s, (n + 1) / 100)] for n, s in enumerate(real_smiles[:12])])
     tops = top_curves(trace)
@@ -66,11 +66,11 @@ def test_the_best_so_far_by_hand(make_trace, real_smiles):
     assert (few.index[-1], len(few)) == (12, 7)
 
 
-def test_the_best_of_several_runs_come_first_then_the_earliest(trace, make_trace):
+def test_molecules_are_sorted_by_reward_then_call_then_run(trace, make_trace):
     runs = [RunView("a", trace), RunView("none", make_trace([])), RunView("b", trace[:2])]
-    found = best_first(runs)
+    rows = best_first(runs)
     # calls 3, 1, 4, 2, 5 of run a by their rewards; b has its first two, after the same ones of a
-    assert list(zip(found["run"], found["call"], strict=True)) == [
+    assert list(zip(rows["run"], rows["call"], strict=True)) == [
         *(("a", 3), ("a", 1), ("b", 1), ("a", 4), ("a", 2), ("b", 2), ("a", 5))
     ]
     assert best_first(runs[1:2]).empty
@@ -85,9 +85,9 @@ def test_a_trace_without_molecules_has_empty_views(make_trace, steps):
     assert best_first([RunView("a", trace)]).empty
 
 
-def test_components_come_from_the_columns_and_valid_rows_are_with_repeats(trace):
+def test_components_are_distinct_and_valid_rows_include_repeats(trace):
     assert valid_rows(trace)["smiles"].tolist().count("OCC") == 1
-    assert len(valid_rows(trace)) == 7  # C1CC is none
+    assert len(valid_rows(trace)) == 7  # C1CC is invalid
     other = trace.rename(columns={"raw_qed": "raw_logp"}).assign(raw_qed=0.5)
     assert component_names([RunView("a", trace), RunView("b", other)]) == ["qed", "logp"]
 
@@ -105,19 +105,19 @@ RINGS = ["C1CC1", "C1CCC1", "C1CCCC1", "C1CCCCC1"]
         ({"results": {"collapse": {"window": 9, "limits": {"top_share": 0.2}}}}, 9),
     ],
 )
-def test_the_settings_are_found_wherever_a_run_has_them(stored, window):
+def test_collapse_settings_are_found_in_every_place_of_a_manifest(stored, window):
     assert collapse_config(stored).window == window
     if window == 1000:
         assert collapse_config(stored) == CollapseConfig()
 
 
-def test_one_trace_four_readers_one_verdict(make_trace, tmp_path):
-    """The alarm, the metrics, the report and the line of `show`: the same step and call.
+def test_alarm_metrics_report_and_show_agree_on_a_collapse(make_trace, tmp_path):
+    """All have the same step and call.
 
     Windows of 4 samples, one a step, limit 3 in 4 of one scaffold: rings 1 to 4, then benzene at
     calls 5, 6 and, repeated, at step 6.
     """
-    trace = make_trace([[(each, 0.5)] for each in [*RINGS, PHENOL, "Cc1ccccc1", PHENOL]])
+    trace = make_trace([[(smiles, 0.5)] for smiles in [*RINGS, PHENOL, "Cc1ccccc1", PHENOL]])
     settings = CollapseConfig(window=4, top_share=0.75, duplicate_rate=None)
     alarm = CollapseAlarm(Watch(settings), [], lambda _: None)
     alarm.watch.add(trace)

@@ -170,7 +170,7 @@ def test_parts_can_be_switched_off_and_the_manifest_may_be_gone(runs, reported):
     text = reported(runs=[str(runs[0])], n_scaffolds=0, n_top=0, n_map=0)
     assert "This run has no manifest" in text
     for name in ("scaffolds", "top", "map", "families"):
-        assert "Switched off" in section(text, name)
+        assert "Disabled" in section(text, name)
     assert "<script" not in text
 
 
