@@ -1,4 +1,4 @@
-"""From a file, a mapping and overrides to a checked config, or to one message with every problem.
+"""Read settings from a file, a mapping and overrides: a checked config, or every problem at once.
 
 `Document` holds the data as the user wrote it, with the line of each key. `render` turns pydantic's
 errors into lines "file:line: key.path: problem; did you mean ...".
@@ -32,70 +32,48 @@ from chemkl.config.base import COMPLETE, InputError, Keys, did_you_mean, quoted,
 from chemkl.config.paths import InputPath, find_shipped, nearest_shipped, shipped_root
 
 MOST_CHARACTERS = 100_000
-"""A longer file or value is not read: it takes seconds. Long lists go into files of their own."""
+"""Length limit of a file or value: longer YAML takes seconds. Long lists go into separate files."""
 MOST_VALUES = 20_000
-"""So many values a file may hold, those that aliases repeat included."""
+"""Limit of the values in a file, including those that aliases repeat."""
 MOST_LEVELS = 50
-"""Lists and mappings may stand in one another so deep."""
+"""Depth limit of nested lists and mappings."""
 MOST_DIGITS = 18
-"""Of a whole number: it then fits into 64 bits, as the seeds and counts of every library must."""
+"""Limit for whole numbers: they must fit into 64 bits."""
 
 _TOO_LONG = (
-    f"larger than {MOST_CHARACTERS:,} characters, the most that settings may have; put a long list "
-    "into a file of its own and give its path."
+    f"larger than {MOST_CHARACTERS:,} characters, the limit for settings; put a long list into a "
+    "separate file and give its path."
 )
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
-NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
+_NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
-_TAG = "tag:yaml.org,2002:"
-_PLAIN = {
-    "null": re.compile(r"~|null|Null|NULL|"),
-    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
-    "int": re.compile(r"[-+]?[0-9][0-9_]*"),
-    "float": re.compile(
-        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
-    ),
-    "merge": re.compile("<<"),
-    "str": re.compile(".*", re.DOTALL),
-}
-"""Scalars without quotes, by YAML 1.2: 1e-4 is a number; no, on, 1:30 and 0x10 are text."""
-
-
-class _Resolver(VersionedResolver):
-    """Gives a scalar without quotes and tag the type that it looks like."""
-
-    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        if kind is ScalarNode and implicit[0]:
-            name = next(name for name, form in _PLAIN.items() if form.fullmatch(value))
-            return Tag(suffix=_TAG + name)
-        return super().resolve(kind, value, implicit)
+# ---- files and mappings
 
 
 @dataclass(frozen=True)
 class Document:
-    """Data as the user wrote it, and where each part of it stands.
+    """Settings as the user wrote them, with the line of each part.
 
-    The name is what the user calls it: the file, or what the settings are of where there is none;
-    relative paths are looked up in the folder first.
+    The name is for messages: the file, or what the settings are for. Relative paths are looked up
+    in the folder first.
     """
 
     data: Any
     name: str
     folder: Path | None = None
     lines: Mapping[tuple[str, ...], int] = field(default_factory=dict)
-    """The line of each key and item of the file, by the way to it."""
+    """Line of each key and item of the file, by the keys that lead to it."""
     repeated: tuple[tuple[Keys, int, int], ...] = ()
-    """Keys that a mapping of the file has twice, with the line of the second and the first."""
+    """Keys that occur twice in a mapping, with the line of the second and of the first."""
     file: Path | None = None
     prefix: Keys = ()
-    """The keys under which the data stands in its file."""
+    """The keys that lead to the data in the file."""
 
     @classmethod
     def of(
         cls, source: object, name: str, folder: Path | None = None, kinds: Iterable[str] = ()
     ) -> Self:
-        """Take a mapping, or read a YAML file."""
+        """Return a document as it is, wrap a mapping, or read a YAML file."""
         if isinstance(source, cls):
             return source
         if isinstance(source, Mapping):
@@ -108,255 +86,69 @@ class Document:
 
     @classmethod
     def read(cls, path: str | Path, folder: Path | None = None, kinds: Iterable[str] = ()) -> Self:
-        """Read a YAML file that holds one mapping, or one that comes with chemkl of that name.
+        """Read a YAML file that holds one mapping.
 
-        Relative paths in it are looked up in the folder, by default its own; of ``kinds`` see
-        `find_shipped`.
+        Args:
+            path: the file, or the name of a shipped one.
+            folder: where relative paths in it are looked up; default: its own folder.
+            kinds: folders of shipped files, see `find_shipped`.
         """
         file = Path(os.path.expanduser(path))
-        ours = None if os.path.exists(file) else find_shipped(file, *kinds)
-        if ours is not None:
-            file, path = ours, ours.relative_to(shipped_root())
+        shipped = None if os.path.exists(file) else find_shipped(file, *kinds)
+        if shipped is not None:
+            file, path = shipped, shipped.relative_to(shipped_root())
         text = read_text(file, kinds)
         InputError.refuse(_other_format(file, text, str(path)))
         data, lines, repeated = parse(text, str(path))
         problem = ""
         if not isinstance(data, dict):
-            found = "nothing" if data is None else f"a {type(data).__name__}"
-            problem = f":1: the file should hold settings, one 'key: value' a line; found {found}."
+            content = "nothing" if data is None else f"a {type(data).__name__}"
+            problem = f":1: expected settings, one 'key: value' a line; found {content}."
         elif "run_type" in data and "parameters" in data:
-            problem = f": a config of another program. {_converted(str(path))}."
+            problem = f": a config of REINVENT4; convert it with: {_conversion(str(path))}."
         if problem:
             raise InputError(f"{path}{problem}")
         file = file.resolve()
         return cls(data, str(path), folder or file.parent, lines, tuple(repeated), file)
 
     def at(self, keys: Keys, data: object) -> Self:
-        """The part under some keys, holding that data, as a document of its own."""
+        """Return a document for the part at these keys, with the given data."""
         return replace(self, data=data, prefix=(*self.prefix, *keys))
 
     def nearest(self, keys: Keys) -> tuple[int, int | None]:
-        """How many of these keys, from the first one on, the file has, and the line of the last.
+        """Return how many of these keys, from the first on, the file has, and the last one's line.
 
         Without a file: all of them, and None.
         """
-        way = tuple(map(str, (*self.prefix, *keys)))
-        for n in range(len(way), -1, -1):
-            if way[:n] in self.lines:
-                return max(n - len(self.prefix), 0), self.lines[way[:n]]
+        path = tuple(map(str, (*self.prefix, *keys)))
+        for n in range(len(path), -1, -1):
+            if path[:n] in self.lines:
+                return max(n - len(self.prefix), 0), self.lines[path[:n]]
         return len(keys), None
 
     def where(self, keys: Keys = ()) -> str:
-        """File and line, for example ``configs/posttrain/mara.yaml:7``."""
+        """Return file and line, for example ``configs/posttrain/mara.yaml:7``."""
         line = self.nearest(keys)[1]
         return self.name if line is None else f"{self.name}:{line}"
 
 
-class Parsed(NamedTuple):
-    """Plain data; the line of each part, none of an empty text; keys that are given twice."""
-
-    data: Any
-    lines: dict[tuple[str, ...], int]
-    repeated: list[tuple[Keys, int, int]]
-
-
-def parse(text: str, name: str) -> Parsed:
-    """Read YAML text: plain values only, within the bounds named at the top of this file."""
-    if len(text) > MOST_CHARACTERS:
-        raise InputError(f"{name}: {_TOO_LONG}")
-    reader = _Reader()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Resolver = _Resolver
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ReusedAnchorWarning)
-            root = yaml.compose(text)
-        data = None if root is None else reader.value(root, ())
-    except _NO_CONFIG as error:
-        raise InputError(f"{name}:{_explained(error, text, reader.line)}.") from error
-    return Parsed(data, reader.lines, reader.repeated)
-
-
-class _UnfitError(Exception):
-    """Valid YAML that settings do not use, or not so much of it."""
-
-
-_NO_CONFIG = (
-    *(_UnfitError, MarkedYAMLError, ReaderError, ReusedAnchorWarning),
-    *(RecursionError, OverflowError, ValueError),
-)
-
-
-def _explained(error: Exception, text: str, line: int) -> str:
-    """The line of an error of YAML, and what is wrong there."""
-    if isinstance(error, RecursionError):
-        return "1: brackets or indentation are nested too deeply"
-    if isinstance(error, ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        code = error.character if isinstance(error.character, int) else ord(error.character)
-        return f"{line}: not text: character {code:#06x} is not allowed in YAML"
-    if isinstance(error, ReusedAnchorWarning):
-        first, *_, second = re.findall(r"line:? (\d+)", str(error))
-        name = str(error).strip().splitlines()[0]
-        return f"{second}: not valid YAML: {name}, first in line {first}"
-    if not isinstance(error, MarkedYAMLError):  # ours, or of "\\Uffffffff"
-        line = line if isinstance(error, _UnfitError) else text.count("\n", 0, text.find("\\U")) + 1
-        return f"{line}: not valid YAML: {error}"
-    lines = [*text.splitlines(), ""]
-    unclosed = (error.context or "").startswith("while parsing a flow")
-    mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
-    line = min(mark.line if mark else 0, len(lines) - 1)
-    while unclosed and line and not NEEDS_QUOTES.search(lines[line]):
-        line -= 1  # to where the bracket was opened
-    what = ", ".join(filter(None, [error.context, error.problem]))
-    if text.lstrip().startswith("{"):
-        return f"{line + 1}: JSON, and no YAML config: write YAML, one 'key: value' a line ({what})"
-    hint = QUOTE_HINT if NEEDS_QUOTES.search(lines[line]) else ""
-    return f"{line + 1}: not valid YAML: {what}{hint}"
-
-
-class _Reader:
-    """From the nodes of YAML to plain data, noting lines and keys that are given twice."""
-
-    def __init__(self) -> None:
-        self.line = 1
-        """Of what is read; within a repetition by an alias that of the alias."""
-        self.lines: dict[tuple[str, ...], int] = {}
-        self.repeated: list[tuple[Keys, int, int]] = []
-        self._n_values = 0
-        self._open: list[Node] = []
-        self._seen: set[int] = set()
-
-    def value(self, node: Node, way: tuple[str, ...]) -> Any:
-        """The data of a node, `way` being the keys that lead to it."""
-        is_new = self._enter(node)
-        self.lines.setdefault(way, node.start_mark.line + 1)
-        if isinstance(node, ScalarNode):
-            return _scalar(node)
-        is_mapping = isinstance(node, MappingNode)
-        problem = ""
-        if str(node.tag) != _TAG + ("map" if is_mapping else "seq"):
-            problem = _unknown_tag(node)
-        elif any(node is outer for outer in self._open):
-            problem = "an alias (*name) stands inside of what it repeats; write it out"
-        elif len(self._open) == MOST_LEVELS:
-            problem = f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels"
-        if problem:
-            raise _UnfitError(problem)
-        self._open.append(node)
-        if is_mapping:
-            data: Any = self._mapping(node, way, is_new=is_new)
-        else:
-            data = [self.value(item, (*way, str(n))) for n, item in enumerate(node.value)]
-        self._open.pop()
-        return data
-
-    def _enter(self, node: Node) -> bool:
-        """Count a node; return whether it is new, and not repeated by an alias."""
-        is_new = id(node) not in self._seen
-        if is_new:
-            self._seen.add(id(node))
-            self.line = node.start_mark.line + 1
-        self._n_values += 1
-        if self._n_values > MOST_VALUES:
-            raise _UnfitError(f"more than {MOST_VALUES:,} values, with what aliases (*name) repeat")
-        return is_new
-
-    def _mapping(self, node: Node, way: tuple[str, ...], *, is_new: bool) -> dict[Any, Any]:
-        data: dict[Any, Any] = {}
-        first: dict[Any, int] = {}
-        for name, value in node.value:
-            self._enter(name)
-            key, line = _scalar(name), name.start_mark.line + 1
-            if key is None:
-                raise _UnfitError("a key is a name or a number, not null, a list or a mapping")
-            before = first.get(key, first.get(str(key)))  # 1 and 1.0, and 1 and '1'
-            if before and is_new:
-                self.repeated.append(((*way, str(key)), line, before))
-            first = {key: line, str(key): line} | first
-            self.lines[(*way, str(key))] = line  # of repeated keys the last one counts
-            data[key] = self.value(value, (*way, str(key)))
-        return data
-
-
-_READ: dict[str, Callable[[str], Any]] = {
-    "null": lambda _: None,
-    "bool": lambda text: {"true": True, "false": False}[text.lower()],
-    "int": lambda text: int(text.replace("_", "")),
-    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.replace("_", "").lower())),
-    "str": lambda text: text.encode().decode(),  # "\ud800" cannot be encoded
-}
-"""What reads a scalar of each type; a KeyError or ValueError where it is not of that type."""
-
-
-def _scalar(node: Node) -> Any:
-    """The value of a scalar; None of another node."""
-    if not isinstance(node, ScalarNode):
-        return None
-    kind, text = str(node.tag).removeprefix(_TAG), node.value
-    value, problem = None, ""
-    try:
-        value = _READ[kind](text) if kind in _READ else None
-    except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
-        problem = str(error)
-    if kind == "int" and len(text.replace("_", "").lstrip("+-0")) > MOST_DIGITS:
-        problem = f"a whole number has at most {MOST_DIGITS} digits here"
-    elif kind == "str" and "\0" in text:
-        problem = "text without zero bytes is expected"
-    elif isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
-        problem = "a number goes up to 1.7e308 here"
-    problem = f"{quoted(text)} cannot be read: {problem}" if problem else ""
-    if kind not in _READ:
-        merge = "<< is no key here: write out what it would take from elsewhere"
-        problem = merge if kind == "merge" else _unknown_tag(node)
-    if problem:
-        raise _UnfitError(problem)
-    return value
-
-
-def _unknown_tag(node: Node) -> str:
-    tag = str(node.tag).replace(_TAG, "!!")
-    hint = "" if tag.startswith("!!") else QUOTE_HINT
-    return f"could not determine a constructor for the tag {quoted(tag)}; leave it out{hint}"
-
-
-def _other_format(file: Path, text: str, name: str) -> Iterator[str]:
-    """Say in one line that a file is TOML, or JSON that is no YAML; REINVENT reads such files."""
-    try:
-        is_toml = file.suffix.lower() == ".toml" or ("=" in text and bool(tomllib.loads(text)))
-    except (tomllib.TOMLDecodeError, RecursionError):
-        is_toml = False
-    if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
-        said = f"{name}: a {'TOML' if is_toml else 'JSON'} file, not a YAML config"
-        yield f"{said}. {_converted(name)}; or write YAML, one 'key: value' a line."
-
-
-def _converted(name: str) -> str:
-    """How a config of REINVENT4 becomes one that can be read."""
-    target = Path(name).with_suffix(".yaml")
-    if str(target) == name:
-        target = target.with_name(f"{target.stem}-chemkl.yaml")
-    command = f"chemkl convert {shlex.quote(name)} {shlex.quote(str(target))}"
-    return f"A config of REINVENT4 becomes one with: {command}"
-
-
 def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
-    """Read a regular file of settings as UTF-8, or UTF-16 with its mark."""
-    most = 4 * MOST_CHARACTERS  # a character has up to four bytes
-    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # as Windows PowerShell writes files
+    """Read a regular file as UTF-8, or as UTF-16 with a byte order mark."""
+    limit = 4 * MOST_CHARACTERS  # a character has up to four bytes
+    utf16_marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # written by Windows PowerShell
     try:
         mode = file.stat().st_mode
         if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             with open(file, "rb") as stream:
-                raw = stream.read(most + 1)
-            if len(raw) <= most:
-                return raw.decode("utf-16" if raw.startswith(marks) else "utf-8-sig")
+                raw = stream.read(limit + 1)
+            if len(raw) <= limit:
+                return raw.decode("utf-16" if raw.startswith(utf16_marks) else "utf-8-sig")
             problem = f": {_TOO_LONG}"
-        else:  # a pipe may wait for ever
+        else:  # reading a pipe may block for ever
             regular = f"a regular file of at most {MOST_CHARACTERS:,} characters"
             problem = f": a device, pipe or socket; settings are read from {regular}."
     except FileNotFoundError:
-        problem = f": no such file; {_near_file(file, kinds)}"
+        problem = f": no such file; {_nearest_file(file, kinds)}"
     except UnicodeDecodeError as error:
         byte = f"byte {raw[error.start]:#04x}"
         line = raw.count(b"\n", 0, error.start) + 1
@@ -366,22 +158,42 @@ def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
     raise InputError(f"{file}{problem}")
 
 
-def _near_file(file: Path, kinds: Iterable[str]) -> str:
-    """The file of nearly that name beside it, or one that comes with chemkl, or where we looked."""
-    place = file.parent.resolve()
-    beside = {path.stem: path.name for path in sorted(place.glob("*.y*ml"))}
-    near = get_close_matches(file.stem, beside, n=1, cutoff=0.6)
+def _nearest_file(file: Path, kinds: Iterable[str]) -> str:
+    """Name a similar file in the same folder or a shipped one, or say where the file was sought."""
+    folder = file.parent.resolve()
+    files = {path.stem: path.name for path in sorted(folder.glob("*.y*ml"))}
+    near = get_close_matches(file.stem, files, n=1, cutoff=0.6)
     if near:
-        return f"did you mean {str(file.with_name(beside[near[0]]))!r}?"
-    ours = nearest_shipped(file, *kinds)
-    if ours is not None:
-        return f"did you mean {ours!r}, which comes with chemkl?"
-    where = f"looked in {place}" if place.is_dir() else f"there is no folder {place}"
+        return f"did you mean {str(file.with_name(files[near[0]]))!r}?"
+    shipped = nearest_shipped(file, *kinds)
+    if shipped is not None:
+        return f"did you mean {shipped!r}, which comes with chemkl?"
+    where = f"looked in {folder}" if folder.is_dir() else f"there is no folder {folder}"
     return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
 
 
+def _other_format(file: Path, text: str, name: str) -> Iterator[str]:
+    """Say that a file is TOML, or a JSON config of REINVENT4."""
+    try:
+        is_toml = file.suffix.lower() == ".toml" or ("=" in text and bool(tomllib.loads(text)))
+    except (tomllib.TOMLDecodeError, RecursionError):
+        is_toml = False
+    if is_toml or ('"run_type"' in text and text.lstrip().startswith("{")):
+        problem = f"{name}: a {'TOML' if is_toml else 'JSON'} file, not a YAML config"
+        convert = f"Convert a config of REINVENT4 with: {_conversion(name)}"
+        yield f"{problem}. {convert}; or write YAML, one 'key: value' a line."
+
+
+def _conversion(name: str) -> str:
+    """Return the command that converts a config of REINVENT4."""
+    target = Path(name).with_suffix(".yaml")
+    if str(target) == name:
+        target = target.with_name(f"{target.stem}-chemkl.yaml")
+    return f"chemkl convert {shlex.quote(name)} {shlex.quote(str(target))}"
+
+
 def dump(data: object, *, one_line: bool = False) -> str:
-    """Write plain data as YAML, its keys in their order."""
+    """Write plain data as YAML, with keys in their order."""
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = one_line
     yaml.width = 10_000 if one_line else 80
@@ -392,33 +204,207 @@ def dump(data: object, *, one_line: bool = False) -> str:
     return text.getvalue().strip().removesuffix("\n...") if one_line else text.getvalue()
 
 
-Model = TypeVar("Model", bound=BaseModel)
+# ---- YAML text
 
-AFTER_THE_FILE = 1_000_000_000
-"""Problems of overrides are listed after the last line of any file."""
-
-_OF_A_KIND = ("target", "estimator", "shaper", "diversity_filter", "transform")
-"""Sections that may be the name of a kind alone."""
-_MAPPING = "should be a mapping, one 'key: value' a line"
-_LIST = "should be a list, one '- item' a line, or [a, b]"
-_PLAIN_WORDS = {
-    **dict.fromkeys(["model_type", "model_attributes_type", "dict_type", "mapping_type"], _MAPPING),
-    **dict.fromkeys(["list_type", "tuple_type"], _LIST),
-    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "should be a whole number"),
-    "int_parsing_size": "should be a whole number of at most 18 digits",
-    **dict.fromkeys(["float_type", "float_parsing"], "should be a number"),
-    **dict.fromkeys(["bool_type", "bool_parsing"], "should be true or false"),
-    "string_type": "should be text",
-    "path_type": "should be a path",
-    "missing": "required, and not given",
-    "extra_forbidden": "not a known key",
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {
+    "null": re.compile(r"~|null|Null|NULL|"),
+    "bool": re.compile(r"true|True|TRUE|false|False|FALSE"),
+    "int": re.compile(r"[-+]?[0-9][0-9_]*"),
+    "float": re.compile(
+        r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+    ),
+    "merge": re.compile("<<"),
+    "str": re.compile(".*", re.DOTALL),
 }
-"""What pydantic's kinds of error mean, in plain words."""
+"""Types of unquoted scalars as in YAML 1.2: 1e-4 is a number; no, on, 1:30 and 0x10 are text."""
+_CONVERSIONS: dict[str, Callable[[str], Any]] = {
+    "null": lambda _: None,
+    "bool": lambda text: {"true": True, "false": False}[text.lower()],
+    "int": lambda text: int(text.replace("_", "")),
+    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.replace("_", "").lower())),
+    "str": lambda text: text.encode().decode(),  # "\ud800" cannot be encoded
+}
+"""Converts a scalar of each type; a KeyError or ValueError if a tagged one is not of that type."""
+
+
+class _Resolver(VersionedResolver):
+    """Gives a scalar without quotes and tag its type by `_SCALARS`."""
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is ScalarNode and implicit[0]:
+            name = next(name for name, form in _SCALARS.items() if form.fullmatch(value))
+            return Tag(suffix=_TAG + name)
+        return super().resolve(kind, value, implicit)
+
+
+class Parsed(NamedTuple):
+    """Plain data, the line of each part (none for empty text), and repeated keys."""
+
+    data: Any
+    lines: dict[tuple[str, ...], int]
+    repeated: list[tuple[Keys, int, int]]
+
+
+class _UnsupportedError(Exception):
+    """Valid YAML that settings may not use, or beyond the limits at the top of this file."""
+
+
+def parse(text: str, name: str) -> Parsed:
+    """Read YAML text: plain values only, within the limits at the top of this file."""
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"{name}: {_TOO_LONG}")
+    reader = _Reader()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Resolver = _Resolver
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ReusedAnchorWarning)
+            root = yaml.compose(text)
+        data = None if root is None else reader.value(root, ())
+    except (
+        *(_UnsupportedError, MarkedYAMLError, ReaderError, ReusedAnchorWarning),
+        *(RecursionError, OverflowError, ValueError),
+    ) as error:
+        raise InputError(f"{name}:{_yaml_problem(error, text, reader.line)}.") from error
+    return Parsed(data, reader.lines, reader.repeated)
+
+
+def _yaml_problem(error: Exception, text: str, line: int) -> str:
+    """Return the line of an error in YAML text, and what is wrong there."""
+    if isinstance(error, RecursionError):
+        return "1: brackets or indentation are nested too deeply"
+    if isinstance(error, ReaderError):
+        line = text.count("\n", 0, error.position) + 1
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        return f"{line}: not text: character {code:#06x} is not allowed in YAML"
+    if isinstance(error, ReusedAnchorWarning):
+        first, *_, second = re.findall(r"line:? (\d+)", str(error))
+        what = str(error).strip().splitlines()[0]
+        return f"{second}: not valid YAML: {what}, first in line {first}"
+    if not isinstance(error, MarkedYAMLError):
+        if not isinstance(error, _UnsupportedError):  # from ruamel.yaml, for "\\Uffffffff"
+            line = text.count("\n", 0, text.find("\\U")) + 1
+        return f"{line}: not valid YAML: {error}"
+    lines = [*text.splitlines(), ""]
+    unclosed = (error.context or "").startswith("while parsing a flow")
+    mark = error.context_mark if unclosed else error.problem_mark or error.context_mark
+    line = min(mark.line if mark else 0, len(lines) - 1)
+    while unclosed and line and not _NEEDS_QUOTES.search(lines[line]):
+        line -= 1  # to where the bracket was opened
+    what = ", ".join(filter(None, [error.context, error.problem]))
+    if re.match(r'\s*\{\s*"', text):
+        return f"{line + 1}: not valid JSON: {what}"
+    hint = QUOTE_HINT if _NEEDS_QUOTES.search(lines[line]) else ""
+    return f"{line + 1}: not valid YAML: {what}{hint}"
+
+
+class _Reader:
+    """Converts YAML nodes to plain data and records lines and repeated keys."""
+
+    def __init__(self) -> None:
+        self.line = 1
+        """Current line; within a repetition by an alias, the line of the alias."""
+        self.lines: dict[tuple[str, ...], int] = {}
+        self.repeated: list[tuple[Keys, int, int]] = []
+        self._n_values = 0
+        self._open: list[Node] = []
+        self._visited: set[int] = set()
+
+    def value(self, node: Node, path: tuple[str, ...]) -> Any:
+        """Return the data of a node; `path` holds the keys that lead to it."""
+        is_new = self._enter(node)
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, ScalarNode):
+            return _scalar(node)
+        is_mapping = isinstance(node, MappingNode)
+        problem = ""
+        if str(node.tag) != _TAG + ("map" if is_mapping else "seq"):
+            problem = _unknown_tag(node)
+        elif any(node is outer for outer in self._open):
+            problem = "an alias (*name) stands inside the value that it repeats; write it out"
+        elif len(self._open) == MOST_LEVELS:
+            problem = f"lists and mappings are nested too deeply: at most {MOST_LEVELS} levels"
+        if problem:
+            raise _UnsupportedError(problem)
+        self._open.append(node)
+        if is_mapping:
+            data: Any = self._mapping(node, path, is_new=is_new)
+        else:
+            data = [self.value(item, (*path, str(n))) for n, item in enumerate(node.value)]
+        self._open.pop()
+        return data
+
+    def _enter(self, node: Node) -> bool:
+        """Count a node; return whether it is new rather than repeated by an alias."""
+        is_new = id(node) not in self._visited
+        if is_new:
+            self._visited.add(id(node))
+            self.line = node.start_mark.line + 1
+        self._n_values += 1
+        if self._n_values > MOST_VALUES:
+            limit = f"more than {MOST_VALUES:,} values, counting those that aliases (*name) repeat"
+            raise _UnsupportedError(limit)
+        return is_new
+
+    def _mapping(self, node: Node, path: tuple[str, ...], *, is_new: bool) -> dict[Any, Any]:
+        data: dict[Any, Any] = {}
+        first: dict[Any, int] = {}
+        for name, value in node.value:
+            self._enter(name)
+            key, line = _scalar(name), name.start_mark.line + 1
+            if key is None:
+                text = "a key must be a name or a number, not null, a list or a mapping"
+                raise _UnsupportedError(text)
+            before = first.get(key, first.get(str(key)))  # 1 equals 1.0 and '1'
+            if before and is_new:
+                self.repeated.append(((*path, str(key)), line, before))
+            first = {key: line, str(key): line} | first
+            self.lines[(*path, str(key))] = line  # of repeated keys the last one counts
+            data[key] = self.value(value, (*path, str(key)))
+        return data
+
+
+def _scalar(node: Node) -> Any:
+    """Return the value of a scalar, and None for any other node."""
+    if not isinstance(node, ScalarNode):
+        return None
+    kind, text = str(node.tag).removeprefix(_TAG), node.value
+    value, problem = None, ""
+    try:
+        value = _CONVERSIONS[kind](text) if kind in _CONVERSIONS else None
+    except (KeyError, ValueError) as error:  # !!bool x, !!int x, "\\ud800"
+        problem = str(error)
+    if kind == "int" and len(text.replace("_", "").lstrip("+-0")) > MOST_DIGITS:
+        problem = f"a whole number may have at most {MOST_DIGITS} digits"
+    elif kind == "str" and "\0" in text:
+        problem = "text must not contain zero bytes"
+    elif isinstance(value, float) and math.isinf(value) and "inf" not in text.lower():
+        problem = "numbers go up to 1.7e308"
+    problem = f"{quoted(text)} cannot be read: {problem}" if problem else ""
+    if kind not in _CONVERSIONS:
+        merge = "merge keys (<<) are not supported: write the settings out"
+        problem = merge if kind == "merge" else _unknown_tag(node)
+    if problem:
+        raise _UnsupportedError(problem)
+    return value
+
+
+def _unknown_tag(node: Node) -> str:
+    tag = str(node.tag).replace(_TAG, "!!")
+    return f"unknown tag {quoted(tag)}; leave it out{'' if tag.startswith('!!') else QUOTE_HINT}"
+
+
+# ---- overrides
+
+_HAS_KINDS = ("target", "estimator", "shaper", "diversity_filter", "transform")
+"""Sections for which the name of a kind may stand."""
 
 
 @dataclass(frozen=True)
 class Override:
-    """One setting changed from outside: the way to it, its new value, and who says so.
+    """One changed setting: the keys that lead to it, the new value, and its source for messages.
 
     A whole number among the keys is a position in a list, counted from 0.
     """
@@ -453,107 +439,165 @@ def dotted(name: str, where: str) -> Keys:
     return tuple(int(part) if re.fullmatch(r"[0-9]{1,9}", part) else part for part in parts)
 
 
-def _replaced(data: Any, override: Override, depth: int) -> Any:
-    """A copy of the data with the override put in, the containers on the way copied."""
+def _with_override(data: Any, override: Override, depth: int = 0) -> Any:
+    """Return the data with the override applied; the containers that change are copied."""
     if depth == len(override.keys):
         return override.value
     key = override.keys[depth]
     if data is None or isinstance(data, dict):
         data = data or {}
         name = key if key in data else str(key)
-        return {**data, name: _replaced(data.get(name), override, depth + 1)}
+        return {**data, name: _with_override(data.get(name), override, depth + 1)}
     if isinstance(data, list | tuple) and isinstance(key, int) and key < len(data):
-        return [*data[:key], _replaced(data[key], override, depth + 1), *data[key + 1 :]]
+        return [*data[:key], _with_override(data[key], override, depth + 1), *data[key + 1 :]]
     problem = f"is {quoted(data)}, which has no keys inside it"
-    if isinstance(data, str) and override.keys[depth - 1] in _OF_A_KIND:
-        whole = shlex.quote(dump({"kind": data, key: override.value}, one_line=True))
-        problem += f"; with keys write {'.'.join(map(str, override.keys[:depth]))}={whole}"
+    if isinstance(data, str) and override.keys[depth - 1] in _HAS_KINDS:
+        section = shlex.quote(dump({"kind": data, key: override.value}, one_line=True))
+        problem += f"; with keys write {'.'.join(map(str, override.keys[:depth]))}={section}"
     if isinstance(data, list | tuple):
         positions = f"{key!r} is not one of its positions 0 to {len(data) - 1}"
         problem = f"is a list of {len(data)}; {positions}"
     raise InputError(f"{override.where}: {'.'.join(map(str, override.keys[:depth]))} {problem}.")
 
 
+# ---- problems
+
+AFTER_THE_FILE = 1_000_000_000
+"""Problems of overrides are listed after the last line of any file."""
+
+_MAPPING = "should be a mapping, one 'key: value' a line"
+_LIST = "should be a list, one '- item' a line, or [a, b]"
+_PLAIN_WORDS = {
+    **dict.fromkeys(["model_type", "model_attributes_type", "dict_type", "mapping_type"], _MAPPING),
+    **dict.fromkeys(["list_type", "tuple_type"], _LIST),
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "should be a whole number"),
+    "int_parsing_size": "should be a whole number of at most 18 digits",
+    **dict.fromkeys(["float_type", "float_parsing"], "should be a number"),
+    **dict.fromkeys(["bool_type", "bool_parsing"], "should be true or false"),
+    "string_type": "should be text",
+    "path_type": "should be a path",
+    "missing": "required, and not given",
+    "extra_forbidden": "not a known key",
+}
+"""Messages for the error types of pydantic."""
+
+
+class Place(NamedTuple):
+    """Where a problem is: text for the user, a number to sort by, and whether it is in the file."""
+
+    text: str
+    order: int
+    in_file: bool
+
+
 def place_of(
     keys: Keys, document: Document, overrides: Sequence[Override] = (), text: str = ""
-) -> tuple[str, int, bool]:
-    """Say where what stands at some keys was written: in the file, or in overrides.
+) -> Place:
+    """Find where the setting at some keys was written: in the file, or in overrides.
 
-    Of overrides that changed a part of it, those are named that the ``text`` of the problem names.
-    It gives what the user reads before a problem, a number to sort by, and whether it is the file.
+    A problem may concern several settings: those that its ``text`` names are located too.
     """
-    wanted = [str(key) for key in keys]
-    in_file, line = document.nearest(keys)
-    ill_fitting = text.startswith(("not a known key", "required"))
-    there, gave_all = in_file, False
-    authors: list[tuple[int, Override]] = []
+    path = tuple(map(str, keys))
+    inside = (*map(str, document.prefix), *path)
+    of_key = text.startswith(("not a known key", "required"))
+    lists_names = of_key or "Known: " in text
+    named = set() if lists_names else {*re.findall(r"(?<![\w/.~-])\w+(?![\w/])", text)}
+    n_in_file, line = document.nearest(keys)
+    is_replaced, sources = _sources(path, n_in_file, overrides, named, of_key=of_key)
+    joined = " and ".join(dict.fromkeys(override.where for _, override in sources))
+    is_section = not keys or any(way[: len(inside)] == inside != way for way in document.lines)
+    all_inside = all(tuple(map(str, o.keys))[: len(path)] == path for _, o in sources)
+    begins = [len(inside)] if is_section and not is_replaced else range(len(inside))
+    overridden = [tuple(map(str, (*document.prefix, *override.keys))) for override in overrides]
+    lines = [
+        document.lines[way]
+        for way in ((*inside[:n], name) for n in begins for name in named)
+        if way in document.lines
+        and way != inside
+        and not any(way[: len(changed)] == changed for changed in overridden)
+    ]
+    if is_replaced or (sources and (n_in_file < len(keys) or (is_section and all_inside))):
+        in_file = f" with {document.name}:{min(lines)}" if lines and is_replaced else ""
+        if is_replaced or not lines:
+            return Place(joined + in_file, AFTER_THE_FILE + sources[-1][0], in_file=False)
+    if is_section and lines:
+        line = min(lines)
+    where = document.name if line is None else f"{document.name}:{line}"
+    return Place(f"{where} with {joined}" if joined else where, line or 0, in_file=True)
+
+
+def _sources(
+    path: tuple[str, ...],
+    n_in_file: int,
+    overrides: Sequence[Override],
+    named: Collection[str],
+    *,
+    of_key: bool,
+) -> tuple[bool, list[tuple[int, Override]]]:
+    """Find the overrides, with their numbers, that a problem at a path comes from.
+
+    Also return whether one of them replaced the setting or a section around it.
+    """
+    is_replaced, n_written = False, n_in_file
+    sources: list[tuple[int, Override]] = []
     for number, override in enumerate(overrides):
-        names = [str(key) for key in override.keys]
-        shared = max(n for n in range(len(names) + 1) if names[:n] == wanted[:n])
-        is_named = not ill_fitting and names[-1] in re.findall(r"\w+", text)
-        if keys and shared == len(names):
-            gave_all, authors = True, [(number, override)]
-            there = shared + _depth(override.value, wanted[shared:])
+        names = tuple(map(str, override.keys))
+        n_shared = max(n for n in range(len(names) + 1) if names[:n] == path[:n])
+        if path and n_shared == len(names):
+            is_replaced, sources = True, [(number, override)]
+            n_written = n_shared + _depth(override.value, path[n_shared:])
         elif (
-            shared > there  # it made a section that was not there
-            or (shared == len(wanted) and names[-1] in re.findall(r"\w+", text))
-            or (is_named and names[:-1] == wanted[: len(names) - 1])
-            or (ill_fitting and names == [*wanted[:-1], "kind"])
+            n_shared > n_written  # it made a section that the file lacks
+            or (names[-1] in named and n_shared in (len(path), len(names) - 1))
+            or (of_key and names == (*path[:-1], "kind"))
         ):
-            authors.append((number, override))
-    joined = " and ".join(dict.fromkeys(override.where for _, override in authors))
-    if gave_all or (authors and in_file < len(keys)):
-        return joined, AFTER_THE_FILE + authors[-1][0], False
-    where = " with ".join(filter(None, [document.where(keys), joined]))
-    return where, line or 0, True
+            sources.append((number, override))
+    return is_replaced, sources
 
 
-def _depth(data: Any, wanted: Sequence[str]) -> int:
-    """How many of these keys, from the first one on, the data of an override has."""
-    for place, key in enumerate(wanted):
+def _depth(data: Any, path: Sequence[str]) -> int:
+    """Count how many of these keys, from the first one on, nested mappings have."""
+    for depth, key in enumerate(path):
         if not isinstance(data, Mapping) or key not in data:
-            return place
+            return depth
         data = data[key]
-    return len(wanted)
-
-
-_TYPES = ("str", "int", "float", "bool")
-"""How pydantic labels the plain members of a union."""
+    return len(path)
 
 
 @dataclass(frozen=True)
 class _Problem:
-    """One error of pydantic, at the keys as the user wrote them.
+    """One error of pydantic with the keys as the user wrote them.
 
-    ``choice`` is where the user may choose between types; None: nowhere on the way.
+    ``union`` leads to the outermost value that may have one of several types; None if there is no
+    such value.
     """
 
     error: ErrorDetails
     keys: Keys
-    choice: Keys | None
+    union: Keys | None
 
 
 def render(
     error: ValidationError, document: Document, overrides: Sequence[Override] = ()
 ) -> list[tuple[int, str]]:
-    """Describe each problem as ``file:line: key.path: problem``, with its line for sorting.
+    """Describe each error as ``file:line: key.path: problem``, with its line for sorting.
 
-    The document holds the data that pydantic looked at, the overrides put in.
+    The document holds the data that pydantic validated, with the overrides applied.
     """
-    placed = [_placed(document.data, details) for details in error.errors(include_url=False)]
+    located = [_locate(document.data, details) for details in error.errors(include_url=False)]
     lines = []
-    for keys, text in _settled(placed):
-        where, order, inside = place_of(keys, document, overrides, text)
-        path = document.prefix + keys if inside else keys
-        prefix = ": ".join(filter(None, [where, ".".join(map(shortened, path))]))
-        lines += [(order, f"{prefix}: {part}") for part in text.splitlines()]
+    for keys, text in _texts(located):
+        where, order, in_file = place_of(keys, document, overrides, text)
+        path = document.prefix + keys if in_file else keys
+        start = ": ".join(filter(None, [where, ".".join(map(shortened, path))]))
+        lines += [(order, f"{start}: {part}") for part in text.splitlines()]
     return lines
 
 
-def _placed(data: Any, error: ErrorDetails) -> _Problem:
-    """Follow pydantic's location through the data; a step that is not there is a type's label."""
+def _locate(data: Any, error: ErrorDetails) -> _Problem:
+    """Follow pydantic's location through the data; skip its labels for the types of a union."""
     keys: Keys = ()
-    choice: Keys | None = None
+    union: Keys | None = None
     for place, step in enumerate(error["loc"], start=1):
         if isinstance(data, Mapping) and (step in data or str(step) in data):
             data = data[step if step in data else str(step)]
@@ -562,51 +606,51 @@ def _placed(data: Any, error: ErrorDetails) -> _Problem:
         elif step == "[key]" or (isinstance(data, Mapping) and data.get("kind") == step):
             continue
         elif isinstance(step, str):
-            is_last = place == len(error["loc"])
-            own_words = error["type"] in (COMPLETE, "missing", "value_error")
-            if not (is_last and own_words and step.isidentifier() and step not in _TYPES):
-                choice = keys if choice is None else choice
-                continue  # a label; else it is the key that should be there
+            names_a_key = error["type"] in (COMPLETE, "missing", "value_error")
+            is_label = not step.isidentifier() or step in ("str", "int", "float", "bool")
+            if is_label or not names_a_key or place < len(error["loc"]):
+                union = keys if union is None else union
+                continue
         keys = (*keys, step)
-    return _Problem(error, keys, choice)
+    return _Problem(error, keys, union)
 
 
-def _settled(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
-    """Texts by place; where any of several types would do, only what the nearest one lacks.
+def _texts(problems: list[_Problem]) -> Iterator[tuple[Keys, str]]:
+    """Yield keys and text; of a union only the errors of the type that comes nearest.
 
-    Left out is a list that pydantic calls too short as it did not count the items that are wrong.
+    A list that pydantic calls too short because it did not count invalid items is left out.
     """
-    choices: dict[Keys, list[_Problem]] = {}
-    inside = {problem.keys[:n] for problem in problems for n in range(len(problem.keys))}
+    unions: dict[Keys, list[_Problem]] = {}
+    parents = {problem.keys[:n] for problem in problems for n in range(len(problem.keys))}
     for problem in problems:
         error = problem.error
-        is_short = error["type"] == "too_short" and problem.keys in inside
+        is_short = error["type"] == "too_short" and problem.keys in parents
         if is_short and len(error["input"]) >= error["ctx"]["min_length"]:
             continue
-        if problem.choice is None:
-            yield problem.keys, _text([problem])
+        if problem.union is None:
+            yield problem.keys, _text([error])
         else:
-            choices.setdefault(problem.choice, []).append(problem)
-    for choice, rivals in choices.items():
-        deeper = [p for p in rivals if p.keys != choice]
-        right_type = [p for p in rivals if not p.error["type"].endswith("_type")]
-        places: dict[Keys, list[_Problem]] = {}
-        for problem in deeper or right_type or rivals:
-            places.setdefault(problem.keys, []).append(problem)
-        for keys, same_place in places.items():
-            yield keys, _text(same_place)
+            unions.setdefault(problem.union, []).append(problem)
+    for union, members in unions.items():
+        deeper = [p for p in members if p.keys != union]
+        right_type = [p for p in members if not p.error["type"].endswith("_type")]
+        by_keys: dict[Keys, list[ErrorDetails]] = {}
+        for problem in deeper or right_type or members:
+            by_keys.setdefault(problem.keys, []).append(problem.error)
+        for keys, errors in by_keys.items():
+            yield keys, _text(errors)
 
 
-def _text(same_place: list[_Problem]) -> str:
-    """What is wrong at one place, and the value unless the text has it already."""
-    text = ", or ".join(dict.fromkeys(_phrase(problem.error) for problem in same_place))
-    kinds = {problem.error["type"] for problem in same_place}
-    given = same_place[0].error["input"]
-    whole = isinstance(given, dict | BaseModel)
-    complete = bool(kinds & {COMPLETE, "missing", "extra_forbidden"})
-    if kinds & {"value_error", "literal_error"}:
-        complete = complete or whole or repr(given).strip("'") in text
-    return text if complete else f"{text} (got {quoted(given)})"
+def _text(errors: list[ErrorDetails]) -> str:
+    """Describe the errors at one place, with the value unless the text contains it."""
+    text = ", or ".join(dict.fromkeys(map(_phrase, errors)))
+    types = {error["type"] for error in errors}
+    value = errors[0]["input"]
+    is_complete = bool(types & {COMPLETE, "missing", "extra_forbidden"})
+    if types & {"value_error", "literal_error"}:
+        is_section = isinstance(value, dict | BaseModel)
+        is_complete = is_complete or is_section or repr(value).strip("'") in text
+    return text if is_complete else f"{text} (got {quoted(value)})"
 
 
 def _phrase(error: ErrorDetails) -> str:
@@ -631,12 +675,17 @@ def _phrase(error: ErrorDetails) -> str:
             return _PLAIN_WORDS.get(kind, plain)
 
 
+# ---- configs
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
 @dataclass(frozen=True)
 class Draft:
-    """Settings as plain data, overrides put in, that do not fit the schema of the model.
+    """Settings with overrides applied that do not fit the schema of the model.
 
-    A stage still looks into the parts that can be read, so that the user hears of every problem.
-    The context says where paths are looked up, see `InputPath`.
+    A stage can still check the parts that are readable, so that all problems are told at once. The
+    context says where paths are looked up, see `InputPath`.
     """
 
     model: type[BaseModel]
@@ -646,9 +695,9 @@ class Draft:
     context: Mapping[str, Any]
 
     def get(self, key: str, kind: Any = None) -> Any:
-        """One setting as the schema, or another type, would have it.
+        """Return one setting validated by the schema, or as another type.
 
-        None where it is missing or does not fit, or is the path of something not made yet.
+        None if it is missing or invalid, or the path of something that does not exist yet.
         """
         field = self.model.model_fields[key]
         value = self.data.get(key, field.get_default())
@@ -663,22 +712,21 @@ class Draft:
         return setting
 
     def mapping(self, key: str) -> dict[str, Any] | None:
-        """One setting as the user wrote it, if it is a mapping."""
+        """Return one setting as the user wrote it if it is a mapping."""
         value = self.data.get(key)
         return dict(value) if isinstance(value, Mapping) else None
 
     def section(self, key: str) -> Document | Path | None:
-        """A section that stands here, or in a file that is named here."""
-        within = self.mapping(key)
-        path: Path | None = self.get(key, InputPath) if within is None else None
-        return path if within is None else self.document.at((key,), within)
+        """Return a section that stands in the document, or the path of the file it is in."""
+        section = self.mapping(key)
+        path: Path | None = self.get(key, InputPath) if section is None else None
+        return path if section is None else self.document.at((key,), section)
 
-    def placed(self, key: str, lines: Iterable[str]) -> list[str]:
-        """Say where the setting stands that the lines are about."""
+    def placed(self, key: str, lines: Sequence[str]) -> list[str]:
+        """Put the place of the setting that the lines are about in front of each."""
         keys = tuple(int(name) if name.isdigit() else name for name in key.split("."))
-        return [
-            f"{place_of(keys, self.document, self.overrides, line)[0]}: {line}" for line in lines
-        ]
+        places = (place_of(keys, self.document, self.overrides, line) for line in lines)
+        return [f"{place.text}: {line}" for place, line in zip(places, lines, strict=True)]
 
 
 def load_config(
@@ -691,7 +739,7 @@ def load_config(
     promised: Iterable[Path] = (),
     earlier: Mapping[Path, Sequence[str]] | None = None,
     kept: Collection[Path] = (),
-    beside: Callable[[Draft], Iterable[str]] | None = None,
+    more_problems: Callable[[Draft], Iterable[str]] | None = None,
     kinds: Iterable[str] = (),
 ) -> Model:
     """Read and check a config.
@@ -702,20 +750,20 @@ def load_config(
         overrides: settings to change, as ``dotted.key=value``.
         folder: where relative paths are looked up first; default: the file's own folder. The
             working directory comes last.
-        also: further folders to look in, before the working directory.
+        also: further folders to search, before the working directory.
         promised: folders whose content need not exist yet.
-        earlier: output folders of jobs that run before, and the names of what each writes, see
-            `InputPath`; what is in them now is not looked into.
-        kept: files that may be gone, as a run keeps copies of them.
-        beside: finds what the schema cannot see in settings that do not fit it; it is asked only
-            then, and what the schema has said already is not said again.
-        kinds: folders of files that come with chemkl, for a name alone, see `find_shipped`.
+        earlier: output folders of jobs that run before, and the patterns of what each writes, see
+            `InputPath`; their present content is ignored.
+        kept: files that may be gone, because a run keeps copies of them.
+        more_problems: finds what the schema cannot see; it is called only if the settings do not
+            fit the schema, and lines that the schema's messages contain are dropped.
+        kinds: folders of shipped files for a bare name, see `find_shipped`.
 
     Returns:
         The checked config.
 
     Raises:
-        InputError: with a line for every problem there is.
+        InputError: with a line for every problem.
     """
     overrides = list(overrides)
     if isinstance(source, model) and not overrides:
@@ -731,11 +779,11 @@ def load_config(
         text = f"{document.name}:{line}: {key}: given twice, first in line {first}; keep one"
         problems.append((line, text))
     data, changes = document.data, []
-    for given in overrides:
+    for override in overrides:
         try:
-            change = given if isinstance(given, Override) else Override.parse(given)
+            change = override if isinstance(override, Override) else Override.parse(override)
             changes.append(change)
-            data = _replaced(data, change, 0)
+            data = _with_override(data, change)
         except InputError as error:
             problems.append((AFTER_THE_FILE, str(error)))
     earlier = earlier or {}
@@ -754,7 +802,7 @@ def load_config(
     if not problems:
         return config
     lines = [text for _, text in sorted(problems, key=lambda p: p[0])]
-    if beside is not None:
-        more = beside(Draft(model, document, data, changes, context))
+    if more_problems is not None:
+        more = more_problems(Draft(model, document, data, changes, context))
         lines += [text for text in more if not any(text in line for line in lines)]
     raise InputError("\n".join(dict.fromkeys(lines)))

@@ -92,14 +92,16 @@ class Stage:
     ) -> Config:
         """Read a config; the arguments are those of `load_config`."""
 
-        def beside(draft: Draft) -> list[str]:
+        def more_problems(draft: Draft) -> list[str]:
             lines: list[str] = []
             for key, problems in self._problems(View(self.model, draft=draft)):
                 lines += draft.placed(key, problems) if key else problems
             return lines
 
         kinds = [f"configs/{self.name}"]
-        return load_config(self.model, source, overrides, beside=beside, kinds=kinds, **places)
+        return load_config(
+            self.model, source, overrides, more_problems=more_problems, kinds=kinds, **places
+        )
 
     @few_collections()
     def check(

@@ -182,7 +182,7 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
         ScoreConfig,
         given,
         overrides,
-        beside=lambda draft: complaints((RewardModel.from_config, draft.section("reward"))),
+        more_problems=lambda draft: complaints((RewardModel.from_config, draft.section("reward"))),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from chemkl.config import Config, InputError, InputPath, load_config
 from chemkl.config.base import by_kind
@@ -126,7 +126,7 @@ PROBLEMS = [
      ["PATH:1: target.beta: should be greater than 0 (got 0)",
       "PATH:1: target.anchor: 'bach' is not allowed; did you mean 'batch'? Known: batch, running"]),
     ("seed: 1\ntarget:\n  kind: mara\n  tau: 2\n", [],
-     ["PATH:2: target: tau is above 1,", "PATH:2: target: so nothing can be a hit"]),
+     ["PATH:4: target: tau is above 1,", "PATH:4: target: so nothing can be a hit"]),
     ({"target": {"kind": "gibbs"}}, ["target.bta=1", "seed=x"],
      [f"override 'target.bta=1': target.bta: {BTA}",
       "override 'seed=x': seed: should be a whole number (got 'x')"]),
@@ -172,11 +172,11 @@ PROBLEMS = [
     ({"seed": "x" * 500}, [], [f"settings: seed: should be a whole number (got '{'x' * 76}...)"]),
     ({"k" * 500: 1}, [], [f"settings: {'k' * 77}...: not a known key. {KNOWN}"]),
 ]  # fmt: skip
-"""A file's text or a mapping, overrides, and each line that is said of them."""
+"""The text of a file or a mapping, overrides, and the lines of the message."""
 
 
 @pytest.mark.parametrize(("source", "overrides", "lines"), PROBLEMS)
-def test_a_problem_is_told_at_its_place_in_plain_words(file, source, overrides, lines):
+def test_a_problem_has_its_place_and_plain_words(file, source, overrides, lines):
     path = file(source) if isinstance(source, str) else source
     assert problems_of(path, *overrides) == [line.replace("PATH", str(path)) for line in lines]
 
@@ -199,6 +199,8 @@ class Nested(Config):
     low: float = 0
     high: float = 1
     seed: int = 0
+    rate: int = 0
+    limit: int = 1
 
     @model_validator(mode="after")
     def _ordered(self):
@@ -206,8 +208,13 @@ class Nested(Config):
             raise InputError("low is above high")
         return self
 
+    def problems(self):
+        if self.rate > self.limit:
+            yield "rate", f"{self.rate} is above limit = {self.limit}"
+
 
 LEARNING = "seed: 1\nlearning:\n  steps: 4\n"
+ABOVE = "learning: batch 5 is above steps"
 
 
 @pytest.mark.parametrize(
@@ -219,20 +226,28 @@ LEARNING = "seed: 1\nlearning:\n  steps: 4\n"
         ("{}", ["learning.steps=9", "learning.foo=1"], "override 'learning.foo=1': learning.foo: "),
         ("{}", ["learning={steps: 0}", "learning.batch=3"], "override 'learning={steps: 0}': lear"),
         ("{}", ["learning.steps=0", "learning={steps: -1}"], "override 'learning={steps: -1}': le"),
-        # a problem of a section names the overrides that it speaks of
+        # a problem of several settings names the line and the overrides of each, and no others
         (LEARNING, ["seed=2", "learning.batch=5", "learning.way=b"],
-         "PATH:2 with override 'learning.batch=5': learning: batch 5 is above steps 4"),
-        ("high: 2\n", ["low=3", "seed=2"], "PATH:1 with override 'low=3': low is above high"),
-        ("low: 3\n", ["seed=2"], "PATH:1: low is above high"),
+         f"PATH:3 with override 'learning.batch=5': {ABOVE} 4"),
+        (LEARNING, ["learning.batch=5", "learning.steps=3"],
+         f"override 'learning.batch=5' and override 'learning.steps=3': {ABOVE} 3"),
+        ("seed: 1\nhigh: 2\n", ["low=3", "seed=2"],
+         "PATH:2 with override 'low=3': low is above high"),
+        ("seed: 1\nlow: 3\n", ["seed=2"], "PATH:2: low is above high"),
+        ("seed: 1\n", ["low=3", "high=2"], "override 'low=3' and override 'high=2': low is above "),
+        ("seed: 1\nlimit: 3\n", ["rate=4"],
+         "override 'rate=4' with PATH:2: rate: 4 is above limit = 3"),
+        ("limit: 3\n", ["rate=4", "limit=2"],
+         "override 'rate=4' and override 'limit=2': rate: 4 is above limit = 2"),
     ],
 )  # fmt: skip
-def test_the_overrides_that_a_problem_speaks_of_are_named(file, text, overrides, begin):
+def test_a_problem_names_the_line_and_the_overrides_it_comes_from(file, text, overrides, begin):
     path = file(text)
     (line,) = problems_of(path, *overrides, model=Nested)
     assert line.startswith(begin.replace("PATH", str(path)))
 
 
-def test_overrides_that_made_a_section_together_are_named_together():
+def test_overrides_that_make_a_section_together_are_named_together():
     outer = Run.with_fields("Outer", {"run": (Run | None, None)})
     (line,) = problems_of({}, "run={}", "run.target.anchor=batch", model=outer)
     assert line.startswith("override 'run={}' and override 'run.target.anchor=batch': run.target: ")
@@ -264,12 +279,12 @@ class Bounded(Config):
                             "pairs: should have at least 2 entries (got ['x'])"]),  # 1 indeed
     ],
 )  # fmt: skip
-def test_lengths_and_forms_are_told_in_plain_words(data, lines):
+def test_wrong_lengths_and_forms_have_plain_words(data, lines):
     assert problems_of(data, model=Bounded) == [f"settings: {line}" for line in lines]
 
 
 @pytest.mark.parametrize("value", [True, False])
-def test_a_switch_is_no_number(value):
+def test_true_and_false_are_no_numbers(value):
     class Plan(Config):
         n: int = 5
         rate: Annotated[float | None, Field(ge=0)] = None
@@ -288,53 +303,46 @@ def test_a_switch_is_no_number(value):
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """A folder for the config and another one to work in."""
-    beside, working = tmp_path / "configs", tmp_path / "working"
-    beside.mkdir()
+    """The folder of the config, and the working directory."""
+    folder, working = tmp_path / "configs", tmp_path / "working"
+    folder.mkdir()
     working.mkdir()
     monkeypatch.chdir(working)
-    return beside, working
+    return folder, working
 
 
-def test_a_path_is_looked_up_beside_the_file_then_in_the_working_directory(places):
-    beside, working = places
-    path = beside / "run.yaml"
+def test_a_path_is_looked_up_in_the_folder_of_the_file_then_in_the_working_directory(places):
+    folder, working = places
+    path = folder / "run.yaml"
     path.write_text("prior: p.txt\n")
+    assert problems_of(path) == [
+        f"{path}:1: prior: no such file or folder: {folder / 'p.txt'} nor {working / 'p.txt'}"
+    ]
     (working / "p.txt").touch()
     assert load_config(Run, path).prior == working / "p.txt"
-    (beside / "p.txt").touch()
-    assert load_config(Run, path).prior == beside / "p.txt"
-    assert load_config(Run, "../configs/run.yaml", ["prior=../working/p.txt"]).prior == (
-        working / "p.txt"
-    )
+    (folder / "p.txt").touch()
+    assert load_config(Run, path).prior == folder / "p.txt"
+    override = load_config(Run, "../configs/run.yaml", ["prior=../working/p.txt"])
+    assert override.prior == working / "p.txt"
 
 
 def test_a_mapping_has_the_folder_it_is_given(places):
-    beside, working = places
-    (beside / "p.txt").touch()
-    assert load_config(Run, {"prior": "p.txt"}, folder=beside).prior == beside / "p.txt"
+    folder, working = places
+    (folder / "p.txt").touch()
+    assert load_config(Run, {"prior": "p.txt"}, folder=folder).prior == folder / "p.txt"
+    assert load_config(Run, {"prior": "p.txt"}, also=[folder]).prior == folder / "p.txt"
     assert problems_of({"prior": "p.txt"}) == [
         f"settings: prior: no such file or folder: {working / 'p.txt'}"
     ]
-    assert load_config(Run, {"prior": "p.txt"}, also=[beside]).prior == beside / "p.txt"
 
 
-def test_a_missing_path_names_every_place_where_it_was_looked_for(places):
-    beside, working = places
-    path = beside / "run.yaml"
-    path.write_text("prior: p.txt\n")
-    assert problems_of(path) == [
-        f"{path}:1: prior: no such file or folder: {beside / 'p.txt'} nor {working / 'p.txt'}"
-    ]
-
-
-def test_a_missing_path_that_climbs_is_looked_for_where_its_writer_meant_it(places):
-    beside, working = places
-    path = beside / "run.yaml"
+def test_a_path_with_dots_in_a_file_is_relative_to_that_file(places):
+    folder, working = places
+    path = folder / "run.yaml"
     path.write_text("prior: ../../runs/p.txt\n")
-    above = beside.parents[1]
+    missing = folder.parents[1] / "runs/p.txt"
     assert problems_of(path) == [
-        f"{path}:1: prior: no such file or folder: {above / 'runs/p.txt'} (got '../../runs/p.txt')"
+        f"{path}:1: prior: no such file or folder: {missing} (got '../../runs/p.txt')"
     ]
     deeper = working / "a"
     deeper.mkdir()
@@ -346,111 +354,185 @@ def test_a_missing_path_that_climbs_is_looked_for_where_its_writer_meant_it(plac
     ]
 
 
-def test_what_an_earlier_job_will_write_counts_as_there(places):
-    _, working = places
-    promised = [working / "runs" / "plain"]
-    source = {"prior": "runs/plain/checkpoints/policy.safetensors"}
-    config = load_config(Run, source, promised=promised)
-    assert config.prior == working / "runs/plain/checkpoints/policy.safetensors"
-    (line,) = problems_of({"prior": "runs/plainer/policy"}, promised=promised)
-    assert "no such file or folder" in line
-
-
-def test_a_file_that_an_earlier_job_will_not_write_is_refused(places):
+def test_the_output_of_an_earlier_job_counts_as_existing(places):
     _, working = places
     folder = working / "runs" / "plain"
+    config = load_config(Run, {"prior": "runs/plain/checkpoints/policy"}, promised=[folder])
+    assert config.prior == folder / "checkpoints/policy"
+    (line,) = problems_of({"prior": "runs/plainer/policy"}, promised=[folder])
+    assert "no such file or folder" in line
     earlier = {folder: ("policy.bin", "trace/part-*.parquet"), working / "runs" / "other": ()}
     for name in (
-        "plain",
-        "plain/policy.bin",
-        "plain/trace",
-        "plain/trace/part-1.parquet",
-        "other/anything",  # a job of which nobody knows what it writes
+        *("plain", "plain/policy.bin", "plain/trace", "plain/trace/part-1.parquet"),
+        "other/anything",  # a job whose output is unknown
     ):
         path = working / "runs" / name
         assert load_config(Run, {"prior": f"runs/{name}"}, earlier=earlier).prior == path
     assert problems_of({"prior": "runs/plain/polcy.bin"}, earlier=earlier) == [
         f"settings: prior: no such file or folder: {folder / 'polcy.bin'}; the job that writes to "
-        f"{folder} "
-        "does not write 'polcy.bin'; did you mean 'policy.bin'? "
+        f"{folder} does not write 'polcy.bin'; did you mean 'policy.bin'? "
         "Known: policy.bin, trace/part-*.parquet"
     ]
     folder.mkdir(parents=True)
-    (folder / "notes.txt").touch()  # somebody put it there
+    (folder / "notes.txt").touch()  # not written by a job
     assert load_config(Run, {"prior": "runs/plain/notes.txt"}, earlier=earlier).prior.exists()
+
+
+DEVICE = "a device, not a file or a folder: "
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        *(("x" * 5000, ""), ("~nobody-has-this-name/p", ""), ("a\x00b", "")),
+        *((place, DEVICE + place) for place in ("/dev/zero", "/dev/null")),
+    ],
+)
+def test_paths_that_are_no_files_are_problems_like_others(path, message):
+    (line,) = problems_of({"prior": path})
+    assert line.startswith(f"settings: prior: {message}")
+
+
+def test_relative_files_are_named_as_the_user_wrote_them(places):
+    Path("run.yaml").write_text("sede: 1\n")
+    assert problems_of("run.yaml")[0].startswith("run.yaml:1: sede: not a known key")
 
 
 # ---- what the schema cannot see
 
 
-def test_other_problems_are_added_where_the_schema_finds_some_already():
+def test_more_problems_are_added_if_the_schema_finds_some():
     drafts = []
 
     def look(draft):
         drafts.append(draft)
         return ["a problem", "a problem", "seed: should be a whole number"]
 
-    assert load_config(Run, {"seed": 1}, beside=look).seed == 1
+    assert load_config(Run, {"seed": 1}, more_problems=look).seed == 1
     assert drafts == []  # a stage's own check is for settings that fit
-    lines = problems_of({"seed": "x"}, beside=look)
+    lines = problems_of({"seed": "x"}, more_problems=look)
     assert lines == ["settings: seed: should be a whole number (got 'x')", "a problem"]
 
 
-def test_a_draft_tells_what_can_be_read(places):
-    beside, working = places
-    (beside / "p.bin").touch()
+def test_a_draft_returns_what_is_valid(places):
+    folder, working = places
+    (folder / "p.bin").touch()
     (working / "made").mkdir()
     (working / "made" / "q.bin").touch()
-    path = beside / "run.yaml"
+    path = folder / "run.yaml"
     path.write_text("sede: 1\nprior: p.bin\nquick: perhaps\nby_name: {a: x}\nreward: p.bin\n")
-    found = {}
+    parts = {}
 
     def look(draft):
-        found["prior"] = draft.get("prior")
-        found["quick"], found["seed"] = draft.get("quick"), draft.get("seed")
-        found["by_name"], found["no"] = draft.mapping("by_name"), draft.mapping("quick")
-        found["reward"], found["section"] = draft.section("reward"), draft.section("by_name")
+        parts.update({key: draft.get(key) for key in ("prior", "quick", "seed")})
+        parts["by_name"], parts["no"] = draft.mapping("by_name"), draft.mapping("quick")
+        parts["reward"], parts["section"] = draft.section("reward"), draft.section("by_name")
         return draft.placed("quick", ["a", "b"]) + draft.placed("seed", ["c"])
 
-    made = working / "made"
-    lines = problems_of(path, "seed=5", beside=look, earlier={made: ()})
+    where = {"more_problems": look, "earlier": {working / "made": ()}}
+    lines = problems_of(path, "seed=5", **where)
     assert lines[-3:] == [f"{path}:3: a", f"{path}:3: b", "override 'seed=5': c"]
-    section = found.pop("section")
+    section = parts.pop("section")
     assert (section.data, section.where(("a",))) == ({"a": "x"}, f"{path}:4")
-    assert found == {
-        "prior": beside / "p.bin",
+    assert parts == {
+        "prior": folder / "p.bin",
         "quick": None,
         "seed": 5,
         "by_name": {"a": "x"},
         "no": None,
-        "reward": beside / "p.bin",
+        "reward": folder / "p.bin",
     }
-    for awaited in ("made/q.bin", "made/new.bin", "later/new.bin", "nowhere.bin"):
-        problems_of(
-            path,
-            f"prior={working / awaited}",
-            beside=look,
-            earlier={made: ()},
-            promised=[working / "later"],
-        )
-        assert found["prior"] is None
+    for place in ("made/q.bin", "made/new.bin", "later/new.bin", "nowhere.bin"):
+        problems_of(path, f"prior={working / place}", promised=[working / "later"], **where)
+        assert parts["prior"] is None
+
+
+# ---- overrides
+
+
+class Anything(BaseModel, extra="allow"):
+    """A config of any keys."""
+
+
+def with_overrides(data, *texts):
+    return load_config(Anything, data, texts).model_dump()
 
 
 @pytest.mark.parametrize(
-    ("path", "says"),
+    ("text", "keys", "value"),
     [
-        *(("x" * 5000, ""), ("~nobody-has-this-name/p", ""), ("a\x00b", "")),
-        *(
-            (place, f"a device, not a file or a folder: {place}")
-            for place in ("/dev/zero", "/dev/null")
-        ),
+        ("seed=1", ("seed",), 1),
+        ("target.beta=1e-4", ("target", "beta"), 1e-4),
+        ("estimator=rloo", ("estimator",), "rloo"),
+        ("thresholds=[0.8, 0.85]", ("thresholds",), [0.8, 0.85]),
+        ("filter={kind: murcko}", ("filter",), {"kind": "murcko"}),
+        ("reward.components.0.weight=2", ("reward", "components", 0, "weight"), 2),
+        ("a=null", ("a",), None),
+        ("a=''", ("a",), ""),
+        ("smiles=C=C", ("smiles",), "C=C"),  # only the first equals sign divides
+        ("smiles=C#N", ("smiles",), "C#N"),
+        ("a." + "9" * 5000 + "=1", ("a", "9" * 5000), 1),  # a name, not a position
     ],
 )
-def test_paths_that_are_no_files_are_problems_like_others(path, says):
-    (line,) = problems_of({"prior": path})
-    assert line.startswith(f"settings: prior: {says}")
+def test_keys_and_values_of_an_override(text, keys, value):
+    override = Override.parse(text)
+    assert (override.keys, override.value) == (keys, value)
 
 
-def test_relative_files_are_named_as_the_user_wrote_them(places):
-    Path("run.yaml").write_text("sede: 1\n")
-    assert problems_of("run.yaml")[0].startswith("run.yaml:1: sede: not a known key")
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed", "override 'seed': expected key=value"),
+        ("seed=", "no value after '='"),
+        ("smarts=#6", "no value after '='.*in quotes"),
+        ("=1", "'' is not a key"),
+        ("a..b=1", r"'a\.\.b' is not a key"),
+        ("a=[1", "override 'a=\\[1'.*not valid YAML"),
+        ("memory={rows: 3", "override 'memory={rows: 3'.*not valid YAML: .*expected ',' or '}'"),
+        ('memory={"rows": 3', "not valid JSON: .*expected ',' or '}'"),
+        ("a=!!binary aGVsbG8=", "override 'a=.*unknown tag '!!binary'; leave it out"),
+        ("a=&a [*a]", "stands inside the value that it repeats"),
+        ("a=" + "9" * 400, "a whole number may have at most 18 digits"),
+        ("a=1e400", "numbers go up to 1.7e308"),
+        ("a=" + "[" * 60 + "]" * 60, "nested too deeply"),
+        ("a=" + "x" * 1_000_000, "larger than 100,000 characters"),
+        ("a=\udc80", "character 0xdc80 is not allowed"),
+        ("a" + ".a" * 5000 + "=1", "is not a key; expected names joined by dots, at most 50"),
+    ],
+)
+def test_invalid_overrides_are_refused(text, problem):
+    with pytest.raises(InputError, match=problem) as caught:
+        Override.parse(text)
+    assert len(str(caught.value)) < 500
+
+
+def test_overrides_change_copies_make_sections_and_the_last_one_counts():
+    shared = {"weight": 1}
+    data = {"parts": [shared, shared]}  # as of an alias in YAML
+    assert with_overrides(data, "parts.0.weight=2") == {"parts": [{"weight": 2}, {"weight": 1}]}
+    assert data == {"parts": [{"weight": 1}, {"weight": 1}]}
+    made = with_overrides({"a": None}, "a.b.c=1", "a.b.c=2", "d=3")
+    assert made == {"a": {"b": {"c": 2}}, "d": 3}
+    for key in ("10", 10):  # a number is a key unless there is a list
+        assert with_overrides({"by_size": {key: 1}}, "by_size.10=2") == {"by_size": {key: 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("parts.2=x", r"parts is a list of 2; 2 is not one of its positions 0 to 1"),
+        ("parts.first=x", r"parts is a list of 2; 'first' is not one of its positions"),
+        ("seed.more=1", r"seed is 5, which has no keys inside it\.$"),
+        (
+            "estimator.top_k=0.3",
+            r"is 'ahc', which has no keys inside it; with keys write estimator='\{kind: ahc, top_k",
+        ),
+        ("prior.x=1", r"prior is 'a\.prior', which has no keys inside it\.$"),
+    ],
+)
+def test_an_override_below_a_plain_value_or_beyond_a_list_is_refused(text, problem):
+    data = {"parts": [1, 2], "seed": 5, "estimator": "ahc", "prior": "a.prior"}
+    before = dict(data)
+    with pytest.raises(InputError, match=problem):
+        with_overrides(data, text)
+    assert data == before

@@ -189,7 +189,7 @@ def explores():
     return {"memory": {}, "exploration": {"screen": "prior"}}
 
 
-NO_POLICY = "no policy sampled its molecules, and 'rl"
+NO_POLICY = "no policy sampled its molecules, but 'rl"
 
 
 def test_only_the_first_stage_has_to_take_seeds(given, seeded):
@@ -211,7 +211,7 @@ def test_every_stage_has_to_take_what_is_explored(given, explores):
     ("changes", "says"),
     [
         ({"stages": [FIRST | {"shaper": "ips"}, {}]},
-         "stages.0.shaper: 'ips' shapes what is sampled"),
+         "stages.0.shaper: 'ips' needs sampled rows"),
         ({"estimator": "f_dpg", "stages": [FIRST | FREE, {}]},
          "estimator: in stages.1: 'f_dpg' cannot learn from replayed rows"),
         ({"memory": {"draw": "hits"}, "stages": [FIRST, {}]},

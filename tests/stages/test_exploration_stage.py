@@ -268,7 +268,7 @@ def test_seeds_are_parents(config, tmp_path):
     [
         ({"memory": None}, "exploration: makes new molecules of those that a memory holds: give"),
         ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pol"),
-        ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, and 'rloo' weighs"),
+        ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, but 'rloo' weighs"),
         ({"exploration": {"calls": 0}}, "exploration.calls: should be greater than or equal to 1"),
         ({"exploration": {"every": 0}}, "exploration.every: should be greater than or equal to 1"),
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),

@@ -106,13 +106,13 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"memory": {"capacity": 5, "rows": 6}}, "memory.rows: 6 rows a step, but a capacity of 5"),
         ({"memory": {"capacity": 5}}, "memory.rows: 8 rows a step (half a batch), but a capacity"),
         ({"estimator": "f_dpg"}, "estimator: 'f_dpg' cannot learn from replayed rows, which the "
-         "policy of today did not sample: take reinvent, log_variance, trajectory_balance, snis"),
+         "present policy did not sample: take reinvent, log_variance, trajectory_balance, snis"),
         ({"estimator": "grpo"}, "estimator: 'grpo' cannot learn from replayed rows, which the "
-         "policy of today did not sample: take reinvent, "),
+         "present policy did not sample: take reinvent, "),
         ({"estimator": "ppo", "memory": {"seed": {"path": SAMPLE}, "capacity": 9000},
-          "budget": 9000}, "memory.seed: no policy sampled its molecules, and 'ppo' weighs by one"),
+          "budget": 9000}, "memory.seed: no policy sampled its molecules, but 'ppo' weighs rows"),
         ({"estimator": {"kind": "rloo"}, "shaper": "set_diversity"}, "shaper: 'set_diversity' "
-         "shapes what is sampled, and a memory replays other rows too: take no shaper (null), di"),
+         "needs sampled rows, but a memory also replays other rows: take no shaper (null), di"),
         ({"estimator": {"kind": "ahc", "top_k": 20}}, "estimator.top_k: top_k must lie in (0, 1], "
          "got 20; it is a share: 0.5 of a batch of 64 are its 32 best rows"),
         ({"estimator": {"kind": "hill_climbing", "top_k": 20}}, "estimator.top_k: top_k must"),
