@@ -239,8 +239,8 @@ def _run_stage(
     with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
         from chemkl.stages import runner  # it reads manifests: not for --help
 
-        kept = {} if fresh else runner.kept_models(folder)
-        checked = stage.load(config, overrides, kept=kept)
+        copies = {} if fresh else runner.model_copies(folder)
+        checked = stage.load(config, overrides, kept=copies)
         if fresh:
             stage.check(checked, str(file or name))
             runner.move_aside(folder, checked, also=[file] if file else [])
@@ -328,10 +328,11 @@ def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
         ),
         fresh: Fresh = False,
     ) -> None:
-        from chemkl.stages import arguments as stage  # it reads manifests: not for chemkl --help
+        from chemkl.stages.runs import sort_arguments  # it reads manifests: not for chemkl --help
 
-        given = stage.sort_arguments(name, arguments)
-        _run_stage(name, given.source, given.overrides, out or Path("runs", given.name), fresh)
+        settings = sort_arguments(name, arguments)
+        folder = out or Path("runs", settings.name)
+        _run_stage(name, settings.source, settings.overrides, folder, fresh)
 
     return command
 
@@ -489,7 +490,7 @@ def _check(
     ),
 ) -> None:
     """Check files without running anything; print ok, or every problem with its line."""
-    from chemkl.stages.check import check_file
+    from chemkl.stages.plan import check_file
 
     changes = [text for text in arguments if "=" in text and not os.path.exists(text)]
     files = [text for text in arguments if text not in changes]
@@ -503,7 +504,7 @@ def _check(
             typer.echo(str(error), err=True)
             failed = True
         else:
-            waits = "".join(f"; not made yet: {path}" for path in checked.awaited)
+            waits = "".join(f"; not made yet: {path}" for path in checked.pending)
             typer.echo(f"ok {file} ({checked.kind}{waits})")
     if failed:
         sys.exit(2)
@@ -550,9 +551,9 @@ def _show(
     Of a run: how it ended, its columns, counts, and the best molecule of each scaffold; or, of a
     language model that wrote no molecules, the most frequent answers to each prompt.
     """
-    from chemkl.stages.show import Asked, show
+    from chemkl.stages.show import Options, show
 
-    show(what, name, Asked(threshold, top, per_scaffold, rows, sql, csv, parquet, force))
+    show(what, name, Options(threshold, top, per_scaffold, rows, sql, csv, parquet, force))
 
 
 @app.command("export")

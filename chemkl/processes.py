@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from multiprocessing import parent_process
 from time import monotonic, sleep
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 NUMBERS: tuple[signal.Signals, ...] = tuple(
@@ -176,6 +176,17 @@ def shielded() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def without_script() -> Iterator[None]:
+    """Let processes that are started in this scope not run the script of this one first."""
+    script = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = script
 
 
 def follow_parent(on_term: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:

@@ -150,7 +150,7 @@ def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, che
     Path("kept").mkdir()
     Path("kept/mine.yaml").write_text("seed: 3\n")
     input_of = "is an input of this config; choose another --out"
-    moved = "cannot be moved aside, for kept/mine.yaml, which is read, would go with it;"
+    moved = "cannot be moved aside: it contains kept/mine.yaml, which is read;"
     for arguments, says in [
         (["mine.yaml", "--out", "earlier", "prior=earlier"], f"earlier: {input_of}"),
         (["mine.yaml", "--out", "kept"], "kept: not the output of chemkl: it holds mine.yaml, but"),
@@ -182,7 +182,7 @@ def test_without_a_word_there_is_the_help(chemkl, capsys):
         (["show", "run", "--threshold", "nan"], "--threshold nan: should be a finite number"),
         (["export", "run", "--top", "x"], "; see chemkl export --help"),
         (["run", "p.yaml", "--jobs", "many"], "; see chemkl run --help"),
-        (["run", "p.yaml", "--jobs", "0"], "--jobs 0: how many jobs run at a time, 1 or more"),
+        (["run", "p.yaml", "--jobs", "0"], "--jobs 0: should be 1 or more"),
         (["run", "p.yaml", "--job"], "; see chemkl run --help"),
         (["expotr", "run"], "'export'"),
         (["convert", "a.prior"], "OUT"),
@@ -299,7 +299,7 @@ def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, ca
 
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
     def problems(view):
-        yield "seed", [f"seed 1 is unlucky, {len(view.awaited)} awaited"]
+        yield "seed", [f"seed 1 is unlucky, {len(view.pending)} awaited"]
 
     posttrain.problems = problems
     assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2

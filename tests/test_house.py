@@ -12,7 +12,7 @@ import pytest
 
 import chemkl
 from chemkl.config import Config, InputError
-from chemkl.stages.check import check_file
+from chemkl.stages.plan import check_file
 from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[1]

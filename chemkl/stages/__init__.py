@@ -1,13 +1,13 @@
 """The stages: ``from chemkl.stages import posttrain; posttrain.run(config, out_dir)``.
 
-Each is a row of `chemkl.stages.registry`, and its code is imported only when it is called.
+Each stage is a row of `chemkl.stages.registry`. Its code is imported only when it is called.
 """
 
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:
-    """The row of a stage that shares its code with another one, such as posttrain_llm."""
+    """Return the row of a stage whose module has another name, such as posttrain_llm."""
     from chemkl.stages.registry import STAGES
 
     stage = STAGES.get(name)

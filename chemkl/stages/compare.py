@@ -1,4 +1,4 @@
-"""The compare stage: the runs of several methods, paired by seed, become differences and tests."""
+"""The compare stage: runs of several methods, paired by seed, give differences and tests."""
 
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -18,9 +18,9 @@ from chemkl.reports.figures import write_figure
 from chemkl.results import Manifest, read_trace, write_bytes, write_parquet
 from chemkl.results.outcome import read_idle_reason
 from chemkl.results.trace import read_part, read_part_schema
-from chemkl.stages.evaluate import require_traces, run_names
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
+from chemkl.stages.runs import require_traces, run_names
 
 run = STAGES["compare"].run
 
@@ -28,7 +28,7 @@ run = STAGES["compare"].run
 def work(config: CompareConfig, start: Start) -> None:
     """Compare methods; write the tables and the forest plot, and print the comparison.
 
-    `run` returns the table: one row per metric, threshold and method but the baseline.
+    `run` returns the table with a row per metric, threshold and method except the baseline.
     """
     methods = comparison.read_methods(config.methods)
     pairs, left_out = comparison.pair_seeds(methods, config.baseline)
@@ -40,16 +40,19 @@ def work(config: CompareConfig, start: Start) -> None:
     }
     inputs |= {"table": config.table} if config.table else {}
     with start.claim(inputs) as manifest:
-        # the runs that have a pair, by method and seed
+        # folders of the paired runs, by method and seed
         seeds = {**pairs, config.baseline: sorted({*chain(*pairs.values())})}
         used = {(m, seed): methods[m][seed].folder for m in methods for seed in seeds[m]}
         evaluated = _from_table(used, config) if config.table else _evaluate(used, config)
         values = comparison.value_rows(evaluated, budget, config)
         rows = comparison.compare_rows(values, pairs, config)
-        told = {run: read_idle_reason(folder) for run, folder in used.items()}
-        idle = [f"{m}, seed {seed}: {text}" for (m, seed), text in told.items() if text]
-        apart = [*comparison.what_differs(methods, config.baseline), *idle, *left_out]
-        remarks = comparison_text.notes(rows, apart, budget=budget, alpha=config.alpha)
+        notes = [*comparison.what_differs(methods, config.baseline)]
+        for (method, seed), folder in used.items():
+            if idle := read_idle_reason(folder):
+                notes.append(f"{method}, seed {seed}: {idle}")
+        remarks = comparison_text.notes(
+            rows, [*notes, *left_out], budget=budget, alpha=config.alpha
+        )
         table = pa.Table.from_pylist(values, schema=comparison.VALUES_SCHEMA)
         write_parquet(start.out / "values.parquet", table)
         table = pa.Table.from_pylist(rows, schema=comparison.COMPARISON_SCHEMA)
@@ -65,38 +68,39 @@ def work(config: CompareConfig, start: Start) -> None:
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Look for what the schema cannot see: the metrics, and the runs and the table that are there.
+    """Check the metrics and the existing runs and table.
 
-    A run that has not ended is one that is not made yet; `work` refuses it.
+    An unfinished run counts as not made yet; `work` refuses it.
     """
     config, draft = view.config, view.draft
     if not isinstance(config, CompareConfig):
         if draft is None:
             return
-        metrics = draft.get("metrics", tuple[str, ...])  # one given twice hides no unknown one
+        metrics = draft.get("metrics", tuple[str, ...])  # a metric given twice hides no unknown one
         direction, options = draft.get("direction"), draft.get("options")
         if draft.data.get("table") is None and None not in (metrics, direction, options):
-            thresholds = draft.get("thresholds") or (0.8,)  # broken ones hide no other problem
-            look = partial(comparison.check_metrics, from_table=False)
+            thresholds = draft.get("thresholds") or (0.8,)  # wrong thresholds hide no other problem
+            check = partial(comparison.check_metrics, from_table=False)
             columns = metrics_schema(options).names
-            yield "metrics", complaints((look, metrics, columns, thresholds, direction))
+            yield "metrics", complaints((check, metrics, columns, thresholds, direction))
         return
 
     def is_under_way(folder: Path) -> bool:
         manifest = None if view.starts else Manifest.load(folder)
         return bool(manifest and manifest.stage == "posttrain" and manifest.status != "complete")
 
-    there = {
-        method: [run for run in view.there(runs) if not is_under_way(run)]
+    finished = {
+        method: [run for run in view.existing(runs) if not is_under_way(run)]
         for method, runs in config.methods.items()
     }
-    table = None if config.table in view.awaited else config
-    runs = [run for group in there.values() for run in group]
-    of_runs = complaints((comparison.read_methods, there)) or complaints((require_traces, runs))
-    problems = [*complaints((_check_metrics, table)), *of_runs]
-    if not problems and there == config.methods:
+    runs = [run for group in finished.values() for run in group]
+    problems = complaints((_check_metrics, None if config.table in view.pending else config))
+    problems += complaints((comparison.read_methods, finished)) or complaints(
+        (require_traces, runs)
+    )
+    if not problems and finished == config.methods:
         problems = complaints(
-            (comparison.pair_seeds, comparison.read_methods(there), config.baseline)
+            (comparison.pair_seeds, comparison.read_methods(finished), config.baseline)
         )
     yield "methods", problems
 
@@ -118,7 +122,7 @@ def _check_metrics(config: CompareConfig) -> None:
 
 
 def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
-    """Evaluate the traces, with a bar: some seconds for ten thousand molecules."""
+    """Evaluate the traces; this takes seconds for ten thousand molecules."""
     numbers = [threshold for threshold in settings.thresholds if threshold is not None]
     rows_of = {}
     with Bar("evaluating the runs", len(used)) as bar:
@@ -133,19 +137,16 @@ def _evaluate(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> 
 
 
 def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -> comparison.Values:
-    """Take the evaluations out of the table of an evaluate stage."""
+    """Read the evaluations from the table of an evaluate stage."""
     path = cast(Path, settings.table)
     manifest, problem = Manifest.load(path.parent), ""
     if manifest is None or (manifest.stage, manifest.status) != ("evaluate", "complete"):
         problem = (
-            f"{path} is not in the output folder of a finished evaluate stage, so it cannot be "
-            "told which run is which. Give the diversity.parquet where evaluate wrote it."
+            f"{path} is not in the output folder of a finished evaluate stage, which says which "
+            "run is which. Give the diversity.parquet where evaluate wrote it."
         )
     elif manifest.has_changed_inputs():
-        problem = (
-            f"what {path} was computed from has changed since. Run that evaluate again with "
-            "--fresh."
-        )
+        problem = f"the inputs of {path} have changed since. Run that evaluate again with --fresh."
     if problem or manifest is None:
         raise InputError(f"table: {problem}")
     folders = [Path(folder) for folder in manifest.config["runs"]]
@@ -156,18 +157,18 @@ def _from_table(used: Mapping[tuple[str, int], Path], settings: CompareConfig) -
         run: [row for row in rows if folder in names and row["run"] == names[folder]]
         for run, folder in used.items()
     }
-    wanted = {
+    needed = {
         value
         for name in settings.metrics
         for value in comparison.places_of(name, settings.thresholds)
     }
-    there = [{row["threshold"] for row in rows} for rows in rows_of.values() if rows]
+    thresholds = [{row["threshold"] for row in rows} for rows in rows_of.values() if rows]
     absent = [str(used[run]) for run, rows in rows_of.items() if not rows]
     problems = [f"has no rows of {', '.join(absent)}; evaluate them too"] if absent else []
     problems += [
         f"has no threshold {value:g}; evaluate with it, or change thresholds"
-        for value in sorted(value for value in wanted if value is not None)
-        if any(value not in thresholds for thresholds in there)
+        for value in sorted(value for value in needed if value is not None)
+        if any(value not in some for some in thresholds)
     ]
     InputError.refuse(f"table: {path} {problem}." for problem in problems)
     return rows_of

@@ -25,20 +25,20 @@ from chemkl.policies.reinvent import PADDING, as_reinvents, is_reinvent, write_r
 from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
-from chemkl.stages.check import check_file
 from chemkl.stages.export import check_outputs, written_out
+from chemkl.stages.plan import check_file
 from chemkl.stages.registry import MODELS, STAGES
 from chemkl.stages.runner import free_name
 
 ELEMENTS = ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I", "B", "Si", "Se")
-"""Elements of drugs; the others are told as metals, which nearly all of them are."""
+"""Elements of drugs; all others are listed as metals."""
 LAYERS = (
     Column("layer", "layer"),
     Column("shape", "shape", str),
     Column("n", "parameters", ",d"),
 )
 CONFIGS = (".yaml", ".yml")
-"""How the configs that are written end."""
+"""Endings of written configs."""
 
 
 def convert(
@@ -50,21 +50,21 @@ def convert(
     force: bool = False,
     fresh: bool = False,
 ) -> str:
-    """Write a file in another format, which the ending of the target says.
+    """Write a file in the format of the target's ending.
 
     Args:
-        source: a model, a config of REINVENT4, or a Parquet file.
+        source: a model, a config of REINVENT4 or a Parquet file.
         target: the file to write.
-        column: of a Parquet file, see `chemkl.stages.export.convert`.
-        lenient: of a config: leave out what has no counterpart.
-        force: replace the target if it is there.
-        fresh: move the target aside if it is there.
+        column: for a Parquet file, see `chemkl.stages.export.convert`.
+        lenient: leave out settings of a config without a counterpart.
+        force: replace an existing target.
+        fresh: move an existing target aside.
 
     Returns:
-        What was written, in words.
+        A description of what was written.
 
     Raises:
-        InputError: one of the files, or an option that does not fit; then nothing was written.
+        InputError: a file or an option is wrong; then nothing was written.
     """
     source, target = model_file(source), Path(target)
     form, endings = "Parquet", tuple[str, ...]()
@@ -72,9 +72,9 @@ def convert(
         form, endings = "config", CONFIGS
     elif {target.suffix.lower(), source.suffix.lower()} & {*MODELS}:
         form, endings = "model", MODELS
-    given = {"--column": (column, "Parquet"), "--lenient": (lenient, "config")}
-    wrong = [option for option, (value, of) in given.items() if value and of != form]
-    InputError.refuse(f"{option}: means nothing for this conversion" for option in wrong)
+    options = {"--column": (column, "Parquet"), "--lenient": (lenient, "config")}
+    wrong = [option for option, (value, use) in options.items() if value and use != form]
+    InputError.refuse(f"{option}: has no meaning for this conversion" for option in wrong)
     if endings:
         check_outputs({"OUT": target}, {"OUT": endings}, force=force or fresh)
     with _moved_aside(target, fresh=fresh):
@@ -87,18 +87,18 @@ def convert(
 
 @contextmanager
 def _moved_aside(target: Path, *, fresh: bool) -> Iterator[None]:
-    """Move a file that is there aside, where that is wanted, and back if none takes its place."""
+    """With `fresh` move an existing file aside, and back if no new one is written."""
     if not (fresh and target.is_file()):
         yield
         return
-    aside = free_name(target)
-    target.rename(aside)
+    backup = free_name(target)
+    target.rename(backup)
     try:
         yield
-        say(f"moved {target} aside, to {aside}")
+        say(f"moved {target} aside, to {backup}")
     finally:
         if not target.exists():
-            aside.rename(target)
+            backup.rename(target)
 
 
 # ---- configs
@@ -108,16 +108,16 @@ def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
     notes = Notes()
     config = read_config(source, notes)
     jobs = translate(config, partial(_placed, folders=(Path.cwd(), source.parent), target=target))
-    without = [] if lenient else notes.gaps
-    if without:
-        without = [
-            *without,
-            f"{source}: {len(without)} settings without a counterpart in chemkl: take them out, or "
-            "leave them out with --lenient",
+    problems = list(notes.problems)
+    if notes.gaps and not lenient:
+        problems += [
+            *notes.gaps,
+            f"{source}: {len(notes.gaps)} settings without a counterpart in chemkl: remove them, "
+            "or let --lenient leave them out",
         ]
-    InputError.refuse([*notes.problems, *without])
+    InputError.refuse(problems)
     for job in jobs:
-        # what it names may be made, or copied here, later
+        # its input files may be made or copied here later
         document = Document(job.settings, f"{source}, as converted", target.parent)
         STAGES[job.stage].load(document, promised=[Path("/")])
     if len(jobs) == 1:
@@ -132,35 +132,36 @@ def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
     try:
         check_file(target)
     except InputError as error:
-        say(f"not all is here that it needs; chemkl check {target} says:\n{error}")
+        say(f"some of its inputs are missing; chemkl check {target} says:\n{error}")
     left_out = f", {len(notes.gaps)} settings left out" if notes.gaps else ""
     return f"for chemkl {command}{left_out}"
 
 
 def _head(source: Path, target: Path, command: str, data: Mapping[str, Any], notes: Notes) -> str:
-    """The comments at the beginning of a converted config."""
+    """Return the comments at the start of a converted config."""
     how = f"chemkl {command} {target}"
     if command == "score":
         how = f"chemkl score {data['file']} --config {target} --out scores.csv"
     lines = [f"Made from {source.name} of REINVENT4 by chemkl convert.", f"  {how}"]
     lines.append(f"  sha256 of the source: {sha256_of(source)}")
-    told = {
-        "LEFT OUT, as it has no counterpart:": notes.gaps,
-        "Not the same as there:": notes.differences,
-        "Without a key here, as it needs none:": notes.needless,
+    sections = {
+        "LEFT OUT, without a counterpart:": notes.gaps,
+        "Differs from REINVENT4:": notes.differences,
+        "Needs no key in chemkl:": notes.needless,
     }
-    for title, texts in told.items():
+    for title, texts in sections.items():
         if texts:
             lines += [title, *(f"  {text}" for text in texts)]
     return "".join(f"# {line}\n" for text in lines for line in text.splitlines())
 
 
 def _placed(text: str, *, folders: Sequence[Path], target: Path) -> str:
-    """A path of a config as it is to stand in the written file, which lies elsewhere perhaps."""
-    found = next((place for f in folders if (place := f / Path(text).expanduser()).exists()), None)
-    if not text or found is None or (target.parent / text).resolve() == found.resolve():
+    """Return a path of a config for the written file, which may lie in another folder."""
+    places = (folder / Path(text).expanduser() for folder in folders)
+    path = next((place for place in places if place.exists()), None)
+    if not text or path is None or (target.parent / text).resolve() == path.resolve():
         return text
-    return str(found.resolve())
+    return str(path.resolve())
 
 
 # ---- models
@@ -171,7 +172,7 @@ def _convert_model(source: Path, target: Path) -> str:
     policy = load_policy(source)
     if is_reinvent(source) == to_reinvent:
         raise InputError(
-            f"{source}: is a model of {'REINVENT' if to_reinvent else 'chemkl'} already; expected "
+            f"{source}: is already a model of {'REINVENT' if to_reinvent else 'chemkl'}; expected "
             f"OUT to end in {'.safetensors' if to_reinvent else '.prior'}"
         )
     padding = ""
@@ -188,18 +189,14 @@ def _convert_model(source: Path, target: Path) -> str:
             "comments": [f"converted by chemkl {__version__}"],
         }
         policy = as_reinvents(policy, target)
-        say("fits the embedding of the end token, which takes a minute or more")
+        say("fitting the embedding of the end token takes a minute or more")
         nats = write_reinvent(policy, target, metadata=metadata)
-        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2f} nats on the average"
+        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2f} nats on average"
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens{padding}"
 
 
 def describe_model(path: Path) -> Iterator[RenderableType]:
-    """What a model file is: its network, vocabulary and layers, and where it comes from.
-
-    Raises:
-        InputError: no model that can be read.
-    """
+    """Describe a model file: network, vocabulary, layers and origin."""
     header, policy = read_header(path), load_policy(path)
     sizes = ", ".join(f"{key} {value}" for key, value in header["architecture"].items())
     tokens, sha256 = header["vocabulary"], sha256_of(path)
@@ -212,11 +209,11 @@ def describe_model(path: Path) -> Iterator[RenderableType]:
             ("network", sizes),
             ("parameters", f"{_parameters(policy):,}"),
             ("vocabulary", f"{len(tokens)} tokens: {' '.join(tokens)}"),
-            ("writes", ", ".join(writes) or "nothing that is special"),
+            ("writes", ", ".join(writes) or "nothing special"),
             ("cannot write", ", ".join(lacks)),
         ]
     )
-    # corpus, figures and licence of the priors that come with chemkl
+    # corpus, figures and licence of the shipped priors
     cards = json.loads((shipped_root() / "data/priors/cards.json").read_text(encoding="utf-8"))
     titled = [("Card", facts(c.items())) for c in cards.values() if c.pop("sha256") == sha256]
     layers = [
@@ -232,7 +229,7 @@ def describe_model(path: Path) -> Iterator[RenderableType]:
 
 
 def abilities(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What of chemistry a vocabulary has tokens for, and what it has none for."""
+    """Return the chemical features that a vocabulary has tokens for, and those it has none for."""
     single = {part for token in tokens[2:] for part in tokenize(token)}
     with silenced():
         atoms = [atom for token in single if (atom := Chem.AtomFromSmiles(token)) is not None]
@@ -249,8 +246,8 @@ def abilities(tokens: Sequence[str]) -> tuple[list[str], list[str]]:
         "isotopes": any(atom.GetIsotope() for atom in atoms),
         "more than 9 open rings (%)": any(token.startswith("%") for token in single),
     }
-    has = [name for name, there in features.items() if there]
-    return has, [name for name, there in features.items() if not there]
+    has = [name for name, present in features.items() if present]
+    return has, [name for name, present in features.items() if not present]
 
 
 def _parameters(policy: Any) -> int:
@@ -258,7 +255,7 @@ def _parameters(policy: Any) -> int:
 
 
 def _origin(provenance: dict[str, Any], under: str = "") -> Iterator[tuple[str, str]]:
-    """Keys and values, those of mappings within by dotted keys."""
+    """Yield keys and values, with dotted keys for nested mappings."""
     for key, value in provenance.items():
         if isinstance(value, dict) and value:
             yield from _origin(value, f"{under}{key}.")

@@ -1,10 +1,11 @@
-"""What `chemkl export` and `chemkl convert` write: molecules as SDF, CSV or SMILES.
+"""`chemkl export` and `chemkl convert` of tables: molecules as SDF, CSV or SMILES.
 
-Files that a command writes where it is told are checked first, and there when they are whole.
+Output files are checked before anything is computed, and appear when they are complete.
 """
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +32,13 @@ ENDINGS = {
     "--csv": (".csv", ".csv.gz"),
     "--smi": (".smi", ".smi.gz", ".smiles", ".smiles.gz"),
 }
-"""How the file of each option of `chemkl export` may end; `chemkl convert` goes by the ending."""
+"""Allowed endings per option of `chemkl export`; `chemkl convert` chooses the format by them."""
 
 SAME_FOR_ALL = ("valid", "repeat", "is_replay")
-"""Columns of a trace that say the same of every distinct molecule; --all-rows has them."""
+"""Columns of a trace that are equal for every distinct molecule; only --all-rows has them."""
 
 SMILES_COLUMNS = ("canonical_smiles", *SMILES_NAMES)
-"""Where `convert` looks for the SMILES: the first of these that a file has, in any case."""
+"""Names of the SMILES column for `convert`, in order, in any case."""
 
 
 # ---- the molecules of a run
@@ -59,38 +60,40 @@ def export(
 
     Args:
         run_dir: folder of the run.
-        sdf: SD file: 2D coordinates, and the columns of the trace as properties.
+        sdf: SD file with 2D coordinates and the columns of the trace as properties.
         csv: table with the columns of the trace.
         smi: canonical SMILES and a name, separated by a blank.
         threshold: only molecules with a raw reward R of at least this.
-        top: only so many, the best first.
-        per_scaffold: at most so many of each scaffold, the best ones, and the best first; acyclic
+        top: at most this many molecules, the best first.
+        per_scaffold: at most this many molecules of each scaffold, the best first; acyclic
             molecules share one.
-        all_rows: every row of the trace into the CSV, invalid ones and repeats too.
-        force: replace files that are there.
+        all_rows: write every row of the trace into the CSV, with invalid ones and repeats.
+        force: replace existing files.
 
     Returns:
-        How many molecules (with all_rows: rows) were chosen. One that RDKit cannot read, as a trace
-        of another version may hold, is left out of every file, and one that it cannot lay out of
-        the SD file; a line says how many.
+        The number of molecules (with all_rows: rows). A molecule that RDKit cannot read, as in a
+        trace of another version, is left out of every file, and one without a 2D layout is left out
+        of the SD file; a line says how many.
 
     Raises:
-        InputError: an output, an option or the trace cannot be used, or no molecule is left; then
+        InputError: an output, an option or the trace cannot be used, or no molecule matches; then
             nothing was written.
     """
-    given = {"--sdf": sdf, "--csv": csv, "--smi": smi}
-    outputs = {option: Path(path) for option, path in given.items() if path is not None}
+    options = {"--sdf": sdf, "--csv": csv, "--smi": smi}
+    outputs = {option: Path(path) for option, path in options.items() if path is not None}
     filters = {"--threshold": threshold, "--top": top, "--per-scaffold": per_scaffold}
     problems = []
     if not outputs:
-        problems.append(f"nothing to write: give {', '.join(ENDINGS)}, one or several")
+        problems.append(f"nothing to write: give one or more of {', '.join(ENDINGS)}")
     if all_rows and (not_csv := outputs.keys() - {"--csv"}):
         problems.append(
-            f"--all-rows goes with --csv alone, not with {', '.join(sorted(not_csv))}: most rows "
+            f"--all-rows is for --csv only, not for {', '.join(sorted(not_csv))}: most rows "
             "are repeats, or no molecules at all"
         )
     if all_rows and (chosen := [name for name, value in filters.items() if value is not None]):
-        problems.append(f"--all-rows and {', '.join(chosen)} contradict: give one of them")
+        problems.append(
+            f"--all-rows and {', '.join(chosen)} contradict each other: give one of them"
+        )
     InputError.refuse(problems)
     check_outputs(outputs, ENDINGS, force=force)
     run = open_run(run_dir)
@@ -106,7 +109,7 @@ def export(
     if not all_rows:
         table = table.drop_columns(list(SAME_FOR_ALL))
     origin = {name: text for name, text in run.identity.items() if text}
-    # a molecule without a name gets one that no other run uses: run's id, oracle call
+    # a molecule without a name gets a unique one: the run's id and the oracle call
     run_id = run.identity["run_id"] or run.folder.resolve().name
     for option, path in outputs.items():
         with written_out(path) as stream:
@@ -124,7 +127,7 @@ def export(
 def _molecules(
     run: RunTrace, threshold: float | None, top: int | None, per_scaffold: int | None
 ) -> pd.DataFrame:
-    """The rows that are chosen, without those that RDKit cannot read."""
+    """Return the selected rows, without those that RDKit cannot read."""
     rows = select(run.frame, threshold, top=top, per_scaffold=per_scaffold)
     readable = [parse(smiles) is not None for smiles in rows["canonical_smiles"]]
     if not all(readable):
@@ -135,7 +138,9 @@ def _molecules(
     best = select(run.frame)["reward"].max()
     problem = f"{run.folder}: the trace holds no valid molecule; nothing was written"
     if readable:
-        problem = f"{run.folder}: RDKit can read none of its chosen molecules; nothing was written"
+        problem = (
+            f"{run.folder}: RDKit can read none of the selected molecules; nothing was written"
+        )
     elif threshold is not None and not pd.isna(best):
         problem = (
             f"--threshold {threshold:g}: no hits: the largest reward in {run.folder} is {best:.6g};"
@@ -151,10 +156,10 @@ def select(
     top: int | None = None,
     per_scaffold: int | None = None,
 ) -> pd.DataFrame:
-    """Choose distinct molecules of a trace; the arguments are those of `export`."""
+    """Select distinct molecules of a trace; the arguments are those of `export`."""
     numbers = {"--top": top, "--per-scaffold": per_scaffold}
     wrong = [f"{option} {n}" for option, n in numbers.items() if n is not None and n < 1]
-    InputError.refuse(f"{which}: expected a whole number from 1" for which in wrong)
+    InputError.refuse(f"{text}: expected a whole number from 1" for text in wrong)
     rows = first_scorings(trace, threshold)
     if top is None and per_scaffold is None:
         return rows
@@ -170,14 +175,14 @@ def select(
 def convert(
     source: str | Path, target: str | Path, *, column: str | None = None, force: bool = False
 ) -> str:
-    """Write a Parquet file in another format, with all its columns; return in words what.
+    """Write a Parquet file in another format with all its columns; return a description.
 
-    Rows without a molecule are left out of SD and SMILES files. The SMILES stand in the column, by
-    default in the first of `SMILES_COLUMNS`.
+    Rows without a molecule are left out of SD and SMILES files. The default column with SMILES is
+    the first of `SMILES_COLUMNS`.
 
     Raises:
-        InputError: one of the files or the column cannot be used, or no row is a molecule; then
-            nothing was written.
+        InputError: a file or the column cannot be used, or no row is a molecule; then nothing was
+            written.
     """
     source, target = Path(source), Path(target)
     is_parquet = source.suffix.lower() == ".parquet"
@@ -200,13 +205,13 @@ def convert(
     )
     with written_out(target) as stream:
         n = write_molecules(records, form, table.schema, {}, stream)
-        if not n:  # raised in here, so that no empty file appears
+        if not n:  # raised here so that no empty file appears
             raise InputError(
                 f"{source}: no row of the column {place!r} is a molecule; nothing was written"
             )
     left_out = len(table) - n
-    without = f"; {left_out:,} rows without a molecule left out" if left_out else ""
-    return f"{n:,} molecules{without}"
+    note = f"; {left_out:,} rows without a molecule left out" if left_out else ""
+    return f"{n:,} molecules{note}"
 
 
 def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
@@ -216,8 +221,8 @@ def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
         column = find_column(names, column, str(source))
     column = column or first_named(SMILES_COLUMNS, names)
     problem = (
-        "no column is called canonical_smiles or smiles; say with --column where the SMILES stand. "
-        f"Known: {', '.join(names)}"
+        "no column is called canonical_smiles or smiles; name the column with --column. "
+        f"Columns: {', '.join(names)}"
     )
     if column is not None:
         kind = table.schema.field(column).type
@@ -231,22 +236,22 @@ def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
 
 
 class Record(NamedTuple):
-    """One molecule of a file, and what is known about it by column."""
+    """One molecule of a file and its row."""
 
     title: str
     smiles: str
-    molecule: Chem.Mol | str  # what is drawn
+    molecule: Chem.Mol | str  # to be drawn
     row: Mapping[str, Any]
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a table, counted from 1, without all of it in memory twice."""
+    """Number the rows of a table from 1, without a second copy of it in memory."""
     batches = table.to_batches(max_chunksize=1024)
     return enumerate((row for batch in batches for row in batch.to_pylist()), start=1)
 
 
 def _title(row: Mapping[str, Any], otherwise: str) -> str:
-    """What a row calls its molecule, in its column `name`; another title where it does not."""
+    """Return a row's `name`, or another title if it has none."""
     return str(row.get("name") or "").strip() or otherwise
 
 
@@ -262,14 +267,14 @@ def write_molecules(
     origin: Mapping[str, str],
     stream: IO[bytes],
 ) -> int:
-    """Write an SD file, or a SMILES file: a line for each molecule, its SMILES, a blank, its name.
+    """Write an SD file, or a SMILES file with a SMILES, a blank and a name per line.
 
-    An SD file has 2D coordinates, and every value that there is as a property; a molecule that
-    RDKit cannot lay out is left out.
+    An SD file has 2D coordinates and every value of the row as a property; it lacks molecules that
+    RDKit cannot lay out. Return the number of molecules written.
     """
     n = 0
     text_of: dict[str, Callable[[Any], str]] = {}
-    for field in schema:  # as in the CSV, with no more digits than they have
+    for field in schema:  # as in the CSV, without spurious digits
         text_of[field.name] = str
         if pa.types.is_float32(field.type):
             text_of[field.name] = lambda value: str(np.float32(value))
@@ -289,45 +294,48 @@ def write_molecules(
     return n
 
 
-# ---- files that commands write where they are told
+# ---- output files
 
 
 def check_outputs(
     outputs: Mapping[str, Path], endings: Mapping[str, Sequence[str]], *, force: bool
 ) -> None:
-    """Refuse what cannot be written, before anything is computed."""
+    """Refuse output files that cannot be written."""
     problems = []
     for option, path in outputs.items():
         allowed, folder = tuple(endings[option]), path.resolve().parent
-        fits, inside = path.name.lower().endswith(allowed), folder.name == FOLDER
-        in_trace = "lies inside a trace, where readers take every file for a part"
-        amiss = {
-            f"unknown ending. Allowed: {', '.join(allowed)}": not fits,
-            "exists. Give another file, or replace it with --force": path.exists() and not force,
-            in_trace: inside and bool(list_parts(folder.parent)),
-        }
         if path.is_dir():
-            amiss = {"this is a folder; give a file": True}
-        problems += [f"{option} {path}: {problem}" for problem, so in amiss.items() if so]
-    places = [path.resolve() for path in outputs.values()]
+            problems.append(f"{option} {path}: this is a folder; give a file")
+            continue
+        if not path.name.lower().endswith(allowed):
+            problems.append(f"{option} {path}: unknown ending. Allowed: {', '.join(allowed)}")
+        if path.exists() and not force:
+            problems.append(
+                f"{option} {path}: exists. Give another file, or replace it with --force"
+            )
+        if folder.name == FOLDER and list_parts(folder.parent):
+            problems.append(
+                f"{option} {path}: lies inside a trace, where every file is read as a part"
+            )
+    counts = Counter(path.resolve() for path in outputs.values())
     problems += [
-        f"{path}: given twice; each output needs a file of its own"
-        for path in dict.fromkeys(places)
-        if places.count(path) > 1
+        f"{path}: given twice; each output needs its own file"
+        for path, n in counts.items()
+        if n > 1
     ]
     InputError.refuse(problems)
 
 
 @contextmanager
 def written_out(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file beside its place, and rename it in when all went well; .gz is compressed."""
+    """Write a file that appears when it is complete; .gz is compressed."""
     check_utf8_name(path)
     try:
-        with atomic_file(path, parents=True, shared=True) as aside, aside.open("wb") as raw:
+        with atomic_file(path, parents=True, shared=True) as part, part.open("wb") as raw:
             if path.suffix.lower() != ".gz":
                 yield raw
                 return
-            # without a name and a time in it, equal content is equal bytes; 6 is gzip's own level
+            # without name and time, equal content gives equal bytes; 6 is gzip's default level
             with gzip.GzipFile("", "wb", 6, fileobj=raw, mtime=0) as packed:
                 yield cast(IO[bytes], packed)
     except StorageError:
@@ -337,7 +345,7 @@ def written_out(path: Path) -> Iterator[IO[bytes]]:
 
 
 def with_good_text(table: pa.Table) -> pa.Table:
-    """A table whose texts are UTF-8: bytes of other programs need not be."""
+    """Return a table with valid UTF-8; files of other programs may hold other bytes."""
     for place, field in enumerate(table.schema):
         if field.type in TEXT_TYPES:
             cells = pa.array(cells_of(table.column(place)), pa.string())
@@ -346,14 +354,14 @@ def with_good_text(table: pa.Table) -> pa.Table:
 
 
 def write_csv(table: pa.Table, stream: IO[bytes]) -> None:
-    """Write a table as plain CSV: a header, then one line a row; null is an empty cell."""
+    """Write a table as CSV with a header; null is an empty cell."""
     columns = [_plain(column) for column in with_good_text(table).columns]
     plain = pa.Table.from_arrays(columns, names=table.schema.names)
     pa.csv.write_csv(plain, stream, pa.csv.WriteOptions(quoting_style="needed"))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
-    """A column that CSV can hold: lists and records become JSON, other odd types text."""
+    """Convert a column to a type that CSV has: lists and records to JSON, others to text."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return column.cast(kind.value_type)
@@ -365,5 +373,5 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray | pa.Array:
 
 
 def as_text(cell: Any) -> str | None:
-    """A value that is no text as JSON; None stays None."""
+    """Return a value as JSON; None stays None."""
     return None if cell is None else json.dumps(cell, default=str, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The forecast stage: what a posttrain config asks for, before anything is trained."""
+"""The forecast stage: estimate from samples of the prior what a posttrain config asks for."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,9 +21,9 @@ from chemkl.policies.base import stream
 from chemkl.results import write_json, write_parquet
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain
-from chemkl.stages.evaluate import run_names, trace_inputs
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
+from chemkl.stages.runs import run_names, trace_inputs
 from chemkl.training.filters import build_filter
 from chemkl.training.generators import AnyGenerator, build_constraint, read_parts
 from chemkl.training.ledger import Ledger
@@ -37,51 +37,51 @@ run = STAGES["forecast"].run
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Look into reward, models, taus, device and the runs to compare with; nothing is sampled."""
+    """Check reward, models, taus, device and the runs to compare with, without sampling."""
     yield from posttrain.problems(view)
     taus, most = view.get("taus") or (), RewardModel.MOST
     too_high = ", ".join(f"{tau:g}" for tau in taus if tau > most)
     too_low = ", ".join(f"{tau:g}" for tau in taus if tau <= 0)
-    fix = f"Take rewards above 0 and at most {most:g}."
-    lines = []
-    if too_high:
-        lines.append(f"taus: {too_high}: no reward is that high, so nothing would be a hit. {fix}")
-    if too_low:
-        lines.append(
-            f"taus: {too_low}: all rewards are that high, so everything would be a hit, invalid "
-            f"strings too. {fix}"
-        )
-    yield "taus", lines
+    fix = f"Choose rewards above 0 and at most {most:g}."
+    lines = [f"taus: {too_high}: no reward is that high, so nothing would be a hit. {fix}"]
+    yield "taus", lines if too_high else []
+    lines = [
+        f"taus: {too_low}: all rewards are that high, so everything would be a hit, invalid "
+        f"strings too. {fix}"
+    ]
+    yield "taus", lines if too_low else []
     yield "", complaints((_check_one_part, view.get("generator")))
     yield "device", complaints((check_device, view.get("device")))
     if view.config is not None:
-        runs = view.there(view.get("runs"))
+        runs = view.existing(view.get("runs"))
         yield "runs", complaints((targets.read_runs, runs, view.get("prior"), view.get("reward")))
 
 
 def _check_one_part(generator: AnyGenerator) -> None:
     n = len(read_parts(generator))
     if n > 1:
-        text = f"{n} parts, each with a target of its own: forecast them one at a time"
+        text = f"{n} parts, each with its own target: forecast them one at a time"
         raise InputError(f"generator.{generator.key}: {text}")
 
 
 def work(config: ForecastConfig, start: Start) -> None:
-    """Write ``forecast.parquet``, ``forecast.json`` and the samples; print what was found."""
+    """Write ``forecast.parquet``, ``forecast.json`` and the samples; print the forecast."""
     out_dir = start.out
     if config.stages is not None:
-        start.say(f"forecasts the last of {len(config.stages)} stages, by which the run is judged")
+        start.say(f"forecasts the last of {len(config.stages)} stages, which decides about hits")
     config = config.in_stages[-1]
-    trained = targets.read_runs(config.runs, config.prior, config.reward)
+    run_data = targets.read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)
     with start.claim({"prior": config.prior, **trace_inputs(config.runs)}) as manifest:
         samples, n_calls = _draw(config)
-        kept = samples[targets.SAMPLES_SCHEMA.names]
-        table = pa.Table.from_pandas(kept, schema=targets.SAMPLES_SCHEMA, preserve_index=False)
-        write_parquet(out_dir / SAMPLES, table)
+        columns = samples[targets.SAMPLES_SCHEMA.names]
+        write_parquet(
+            out_dir / SAMPLES,
+            pa.Table.from_pandas(columns, schema=targets.SAMPLES_SCHEMA, preserve_index=False),
+        )
         points = targets.points_of(samples)
         forecast = targets.forecast_targets(config, points)
-        runs = targets.compare(dict(zip(names, trained, strict=True)), points, config)
+        runs = targets.compare(dict(zip(names, run_data, strict=True)), points, config)
         forecast = replace(forecast, sentences=[*forecast.sentences, *targets.run_sentences(runs)])
         counts = {"samples": len(samples), "valid": int(samples["valid"].sum()), "calls": n_calls}
         write_parquet(
@@ -90,17 +90,17 @@ def work(config: ForecastConfig, start: Start) -> None:
         write_json(out_dir / JSON, {**counts, **forecast.plain(), "runs": runs})
         manifest.finish(results=counts)
     for part in targets.page(forecast, runs, counts, min_ess=config.min_ess):
-        start.console.print(part, highlight=False, markup=False)  # [nH] is no markup
+        start.console.print(part, highlight=False, markup=False)  # [nH] is not markup
 
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
-    """Draw from the prior and score; return the rows, and how many oracle calls they took."""
-    whole = freeze(load_policy(config.prior))
-    prior: SequenceModel = whole
+    """Sample from the prior and score; return the rows and the number of oracle calls."""
+    base = freeze(load_policy(config.prior))
+    prior: SequenceModel = base
     names: list[str] = []
     if config.generator is not None:
-        constraint = build_constraint(config.generator, whole, config.seed)
-        prior, names = ConstrainedPolicy(whole, constraint), constraint.names
+        constraint = build_constraint(config.generator, base, config.seed)
+        prior, names = ConstrainedPolicy(base, constraint), constraint.names
     prior.to(config.device)
     ledger = Ledger(RewardModel.from_config(config.reward), build_filter(None), config.n, names)
     frames = []

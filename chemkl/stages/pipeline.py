@@ -1,14 +1,21 @@
 """Run a pipeline: check all of it, skip what is complete, resume or start the rest.
 
-One job after the other in this process, or several at a time, each in a process of its own.
+Jobs run one after the other in this process, or several at a time, each in a process of its own.
+Such a process is what ``python -m chemkl run PIPELINE --job NAME`` would be, but forked by a server
+that has imported what it needs. The server only imports: its copies would lose a pool of threads.
 """
 
+import atexit
 import gc
+import os
+import runpy
+import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Literal
@@ -21,10 +28,9 @@ from rich.text import Text
 
 from chemkl.config import InputError
 from chemkl.config.pipeline import PipelineConfig, expand
-from chemkl.processes import NUMBERS
+from chemkl.processes import NUMBERS, adopt, die_with, n_threads, shielded, without_script
 from chemkl.results.atomic import disk_errors, json_of, write_bytes
 from chemkl.results.manifest import Manifest
-from chemkl.stages import jobs as processes
 from chemkl.stages import runner
 from chemkl.stages.plan import (
     Planned,
@@ -33,25 +39,26 @@ from chemkl.stages.plan import (
     check_folders,
     choose,
     is_complete,
-    place_of,
     plan_pipeline,
+    relative,
     state_of,
 )
 from chemkl.stages.registry import STAGES, STOPS, interrupted, interruptible
 
 Status = Literal["planned", "skipped", "done", "stopped", "failed", "interrupted", "not run"]
-"""planned: a dry run; skipped: it was complete; stopped: it ended early and can be resumed; not
-run: something that it reads is not made."""
+"""planned: a dry run; skipped: was complete; stopped: ended early and can be resumed; not run: one
+of its inputs was not made."""
+_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """The result of a job."""
 
     name: str
     folder: Path
     status: Status
-    code: int = 0  # exit code of its process; of one that was stopped or not run 1
+    code: int = 0  # exit code of its process; 1 if it was stopped or not run
 
 
 def run(
@@ -69,27 +76,27 @@ def run(
 
     Args:
         pipeline: its config, a mapping, or the path of its file.
-        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
-        only: name of one entry, one job or one stage; the others are checked but not run.
-        index: position, from 0, of the one job to run among those chosen.
-        job: name of the one job to run; the others are not even checked.
-        jobs: so many run at a time, each in a process of its own that has its share of the cores.
-        fresh: set the folders of the chosen jobs aside and start them anew.
-        dry_run: show the table of jobs and stop.
+        out_dir: parent of the jobs' folders; default ``runs/<name of the pipeline>``.
+        only: run only this entry, job or stage; the others are checked.
+        index: run only the job at this position, from 0, of the selected jobs.
+        job: run only the job with this name; the others are not checked.
+        jobs: number of jobs that run at a time, each in a process with its share of the cores.
+        fresh: move the folders of the selected jobs aside and start anew.
+        dry_run: print the table of jobs and stop.
 
     Returns:
-        What became of each chosen job; one after the other, it ends early behind one that stopped.
+        The outcome of each job that was reached; in one process, a stopped job ends the pipeline.
 
     Raises:
-        InputError: with every problem of every job; nothing has started then.
+        InputError: every problem of every job; no job has started then.
     """
     if jobs < 1:
-        raise InputError(f"--jobs {jobs}: how many jobs run at a time, 1 or more")
+        raise InputError(f"--jobs {jobs}: should be 1 or more")
     console = Console()
     with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
-        if jobs > 1 and not dry_run:  # while this process looks at the settings
-            stages = {one.stage for one in expand(pipeline, out_dir).jobs}
-            processes.load_ahead(sorted({STAGES[one].module_name for one in stages}), jobs)
+        if jobs > 1 and not dry_run:  # the server imports while this process checks the settings
+            stages = {each.stage for each in expand(pipeline, out_dir).jobs}
+            start_server(sorted({STAGES[name].module_name for name in stages}), jobs)
         config, planned = plan_pipeline(pipeline, out_dir, job=job, fresh=fresh)
     chosen = choose(planned, only, index)
     states = check_folders(chosen, fresh=fresh)
@@ -100,27 +107,29 @@ def run(
         for plan in chosen:
             runner.move_aside(plan.folder, plan.config)
     if jobs > 1:
-        with interruptible(lambda: "interrupted: " + _KEPT):
+        message = (
+            "interrupted: running jobs keep everything up to their last checkpoint; the same "
+            "command continues from there."
+        )
+        with interruptible(lambda: message):
             return _SideBySide(console, pipeline, chosen, jobs).run()
     outcomes: list[Outcome] = []
     for position, plan in enumerate(chosen, start=1):
         title = f"[{position}/{len(chosen)}] {plan.job.name}"
-        told = partial(interrupted, plan.stage, Path(place_of(plan.folder)), fresh=fresh)
-        with interruptible(told):
+        with interruptible(
+            partial(interrupted, plan.stage, Path(relative(plan.folder)), fresh=fresh)
+        ):
             status = _run_job(_Line(console, title), plan)
         outcomes.append(Outcome(plan.job.name, plan.folder, status, int(status == "stopped")))
-        gc.collect()  # trainer and module hold each other, and the networks of a run with them
+        gc.collect()  # trainer and module refer to each other and keep the networks of a run
         if outcomes[-1].status == "stopped":
             break
     return outcomes
 
 
-_KEPT = "what was running keeps all up to its last checkpoint; the same command goes on from there."
-
-
 @dataclass
 class _Line:
-    """What is told of a job: how far the pipeline is, its name, and what has become of it."""
+    """Prints the progress of a job behind its position in the pipeline and its name."""
 
     console: Console
     title: str
@@ -132,14 +141,14 @@ class _Line:
         self.console.print(line, soft_wrap=True, highlight=False)
 
     def took(self) -> str:
-        """The time since the job began, in words."""
+        """Return the time since the job began, with units."""
         seconds = time.perf_counter() - self.began
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
     def begins(self, plan: Planned) -> bool:
-        """Say that it starts, resumes, or is complete already; only then it need not run."""
-        state, place = state_of(plan), place_of(plan.folder)
+        """Print that the job starts, resumes or is complete; return whether it has to run."""
+        state, place = state_of(plan), relative(plan.folder)
         if state == "complete":
             self.tell("green", f"complete, skipped ({place}); {runner.AGAIN}")
             return False
@@ -155,11 +164,11 @@ def _run_job(line: _Line, plan: Planned) -> Status:
     if state_of(plan) == "again":
         runner.move_aside(plan.folder, plan.config)
     failure.unlink(missing_ok=True)
-    try:  # the settings are read again: what they name has been made by now
-        kept = runner.kept_models(plan.folder)
-        config = plan.stage.load(job.source, job.overrides, also=job.also, kept=kept)
+    try:  # the settings are read again: their input files exist by now
+        copies = runner.model_copies(plan.folder)
+        config = plan.stage.load(job.source, job.overrides, also=job.also, kept=copies)
         plan.stage.run(config, plan.folder)
-    except BaseException as error:  # a stop, or what a user's reward raised: told, and raised again
+    except BaseException as error:  # a stop, or any error of a user's reward; raised again
         is_stop = isinstance(error, STOPS)
         line.tell("red", f"{'interrupted' if is_stop else 'failed'} after {line.took()}")
         manifest = Manifest.load(plan.folder)
@@ -187,27 +196,27 @@ def _table(name: str, chosen: list[Planned], states: Mapping[str, State]) -> Tab
 
 @dataclass
 class _Child:
-    """A job that runs in a process of its own."""
+    """A job that runs in its own process."""
 
     plan: Planned
     line: _Line
     process: BaseProcess
 
     def log(self, kind: str) -> str:
-        """What the process has written: to the standard output (out) or the other one (log)."""
+        """Return the process's standard output (kind out) or standard error (kind log)."""
         path = self.plan.logs.with_name(f"{self.plan.logs.name}.{kind}")
         return path.read_text(encoding="utf-8", errors="replace")
 
     def last_line(self) -> str:
-        """The last line of what it says of its progress."""
+        """Return the last line of its progress."""
         return self.log("log").strip().rpartition("\n")[2]
 
     def ended(self) -> Outcome:
-        """Tell what has become of it, and print what it found."""
+        """Print the outcome and what the job printed, and return the outcome."""
         name, code, took = self.plan.job.name, self.process.exitcode or 0, self.line.took()
-        found = [line for line in self.log("out").splitlines() if not line.startswith("[1/1] ")]
-        sys.stdout.write("".join(f"{line}\n" for line in found))
-        place = f"{place_of(self.plan.logs)}.log"
+        lines = [line for line in self.log("out").splitlines() if not line.startswith("[1/1] ")]
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        place = f"{relative(self.plan.logs)}.log"
         manifest = Manifest.load(self.plan.folder)
         status: Status = "failed"
         if code == 0:
@@ -228,7 +237,7 @@ class _Child:
 
 
 class _SideBySide:
-    """Runs each job as soon as what it reads is made; a failure ends those alone that need it."""
+    """Starts each job when its inputs are complete; a failure stops only the jobs that need it."""
 
     def __init__(
         self, console: Console, pipeline: Source, chosen: list[Planned], n_jobs: int
@@ -236,51 +245,57 @@ class _SideBySide:
         self._console, self._n_jobs = console, n_jobs
         if isinstance(pipeline, PipelineConfig):
             pipeline = pipeline.model_dump(mode="json")
-        if not isinstance(pipeline, str | Path):  # given as data, which is written for the jobs
+        if not isinstance(pipeline, str | Path):  # data: the jobs need a file
             file = chosen[0].logs.with_name("pipeline.yaml")
             write_bytes(file, json_of(pipeline), parents=True)
             pipeline = file
         self._file = pipeline
-        self._waiting = {plan.job.name: plan for plan in chosen}
+        self._queue = {plan.job.name: plan for plan in chosen}
         self._titles = {
-            name: f"[{n}/{len(chosen)}] {name}" for n, name in enumerate(self._waiting, 1)
+            name: f"[{n}/{len(chosen)}] {name}" for n, name in enumerate(self._queue, 1)
         }
         self._running: dict[str, _Child] = {}
-        self._became: dict[str, Outcome] = {}
+        self._outcomes: dict[str, Outcome] = {}
 
     def run(self) -> list[Outcome]:
-        """Run all; Ctrl-C or a signal ends them in order, each with a checkpoint."""
+        """Run all jobs; after Ctrl-C or a signal each of them writes a checkpoint and ends."""
         try:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
-                while self._waiting or self._running:
-                    for plan in list(self._waiting.values()):
+                while self._queue or self._running:
+                    for plan in list(self._queue.values()):
                         self._start_if_ready(plan)
                     for name, child in list(self._running.items()):
                         if child.process.exitcode is not None:
-                            self._became[name] = self._running.pop(name).ended()
+                            self._outcomes[name] = self._running.pop(name).ended()
                     if self._console.is_terminal:
-                        told = [f"{c.line.title}: {c.last_line()}" for c in self._running.values()]
-                        lines = [Text(line, no_wrap=True, overflow="ellipsis") for line in told]
+                        lines = [
+                            Text(
+                                f"{child.line.title}: {child.last_line()}",
+                                no_wrap=True,
+                                overflow="ellipsis",
+                            )
+                            for child in self._running.values()
+                        ]
                         live.update(Group(*lines), refresh=True)
                     time.sleep(0.1)
-        except BaseException:  # a signal, or a disk that is full: none is left without a checkpoint
+        except BaseException:  # a signal or a full disk: every job still writes a checkpoint
             for child in self._running.values():
                 child.process.terminate()
             for child in self._running.values():
                 child.process.join()
                 child.ended()
             raise
-        return [self._became[name] for name in self._titles]
+        return [self._outcomes[name] for name in self._titles]
 
     def _start_if_ready(self, plan: Planned) -> None:
         name, line = plan.job.name, _Line(self._console, self._titles[plan.job.name])
         needs = [need.name for need in plan.needs if need.name in self._titles]
-        made = [need for need in needs if need in self._became]
-        lost = [need for need in made if self._became[need].status not in ("done", "skipped")]
+        ended = [need for need in needs if need in self._outcomes]
+        lost = [need for need in ended if self._outcomes[need].status not in ("done", "skipped")]
         if lost:
             line.tell("red", f"not run: it reads {', '.join(lost)}")
-            self._became[name] = Outcome(name, plan.folder, "not run", 1)
-        elif len(made) < len(needs) or len(self._running) == self._n_jobs:
+            self._outcomes[name] = Outcome(name, plan.folder, "not run", 1)
+        elif len(ended) < len(needs) or len(self._running) == self._n_jobs:
             return
         elif line.begins(plan):
             command = ["run", str(self._file), "--job", name, "--out", str(plan.folder.parent)]
@@ -289,8 +304,68 @@ class _SideBySide:
             with disk_errors(plan.logs):
                 out.write_bytes(b"")
                 log.write_bytes(b"")
-            process = processes.start(command, out, log, self._n_jobs)
+            process = start_job(command, out, log, self._n_jobs)
             self._running[name] = _Child(plan, line, process)
         else:
-            self._became[name] = Outcome(name, plan.folder, "skipped")
-        del self._waiting[name]
+            self._outcomes[name] = Outcome(name, plan.folder, "skipped")
+        del self._queue[name]
+
+
+# ---- jobs as processes
+
+
+def start_server(modules: Iterable[str], n_jobs: int) -> None:
+    """Start the server that forks jobs; it imports modules while this process goes on."""
+    if _METHOD != "forkserver":
+        return
+    from multiprocessing import forkserver  # not on Windows
+
+    forkserver.set_forkserver_preload(["chemkl.cli", __name__, *modules])
+    before = dict(os.environ)
+    os.environ |= {
+        "OMP_NUM_THREADS": str(n_threads(n_jobs)),  # torch reads it when it is imported
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        "PYTHONSAFEPATH": "1",  # import nothing from the working directory
+    }
+    try:
+        with shielded():
+            forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def start_job(command: Sequence[str], out: Path, log: Path, n_jobs: int) -> BaseProcess:
+    """Start a job; it writes its standard streams into files and dies with this process."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(n_threads(n_jobs))}
+    process: BaseProcess = get_context(_METHOD).Process(  # type: ignore[attr-defined]
+        target=_run_command, args=(command, environment, Path.cwd(), out, log)
+    )
+    with shielded(), without_script():
+        process.start()
+    return process
+
+
+def _run_command(
+    command: Sequence[str], environment: dict[str, str], folder: Path, out: Path, log: Path
+) -> None:
+    """Run a command of chemkl in this forked process."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C goes to the parent alone, which signals the jobs
+    os.chdir(folder)
+    for number, path in ((1, out), (2, log)):
+        with path.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    adopt(environment)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*NUMBERS, signal.SIGINT})
+    parent = parent_process()
+    if parent is not None:
+        die_with(int(parent.sentinel))
+        if not parent.is_alive():
+            os._exit(1)
+    sys.argv = ["chemkl", *command]
+    try:
+        runpy.run_module("chemkl", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out before Python 3.14

@@ -1,9 +1,10 @@
-"""The prepare stage: a source of SMILES becomes a clean, de-duplicated, split corpus."""
+"""The prepare stage: clean, de-duplicate and split a source of SMILES into a corpus."""
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -28,14 +29,14 @@ run = STAGES["prepare"].run
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Find what only shows when the parts are built: unknown filters, an unreadable file."""
+    """Check the filters and that the source can be read."""
     filters: Iterable[FilterConfig] = view.get("standardise") or ()
-    yield "standardise", complaints((Standardiser, [one.model_dump() for one in filters]))
+    yield "standardise", complaints((Standardiser, [each.model_dump() for each in filters]))
     source = view.get("source") if view.config is not None else None
-    if isinstance(source, FileSource) and view.there([source.path]):
-        keep = [] if source.weight is None else [source.weight]
-        given = source.path, source.column, keep
-        yield "source", complaints((lambda *given: next(iter(MoleculeFile(*given))), *given))
+    if isinstance(source, FileSource) and view.existing([source.path]):
+        columns = [] if source.weight is None else [source.weight]
+        file = partial(MoleculeFile, source.path, source.column, columns)
+        yield "source", complaints((lambda: next(iter(file())),))
 
 
 def work(config: PrepareConfig, start: Start) -> None:
@@ -55,19 +56,19 @@ def work(config: PrepareConfig, start: Start) -> None:
         totals = [n for n in (config.limit, N_LINES.get(source.kind)) if n is not None]
         began = perf_counter()
         tally = _write(cleaned, start.out, schema, min(totals, default=None))
-        peak = peak_memory()  # the workers tell theirs: the system counts no grandchildren
+        peak = peak_memory()  # workers report theirs: the system does not count grandchildren
         memory = None if peak is None else (peak + sum(peaks.values())) / 2**20
         tally |= {"seconds": perf_counter() - began, "peak_memory_mib": memory}
         manifest.finish(results=tally)
     rows = [{"what": f"kept in {split}", "lines": n} for split, n in tally["splits"].items()]
     rows += [{"what": f"dropped: {reason}", "lines": n} for reason, n in tally["dropped"].items()]
     cost = "" if memory is None else f", at most {memory:,.0f} MiB"
-    for shown in (
+    for part in (
         f"{tally['molecules']:,} molecules, {tally['n_tokens']} tokens: {start.out}",
         table("", [Column("what", ""), Column("lines", "lines", ",d")], rows),
         f"{tally['seconds']:.0f} s{cost}",
     ):
-        start.console.print(shown, highlight=False, markup=False, soft_wrap=isinstance(shown, str))
+        start.console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))
 
 
 def _write(
@@ -99,7 +100,7 @@ def _write(
 
 
 def _weight(line: Line) -> float | None:
-    """The weight of a line, the one column that is kept; NaN: no number; None: there is none."""
+    """Return a line's weight, its only extra column: NaN if it is no number, None without it."""
     for value in line.values.values():
         try:
             return float(value)
@@ -109,17 +110,17 @@ def _weight(line: Line) -> float | None:
 
 
 class _Rows:
-    """Divides lines into kept and dropped rows and counts both."""
+    """Sorts lines into kept and dropped rows and counts both."""
 
     def __init__(self) -> None:
         self.kept: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
-        self._seen: dict[str, dict[str, int]] = {}  # by the source's split: molecule to its line
+        self._seen: dict[str, dict[str, int]] = {}  # per split of the source: molecule to line
 
     def divide(self, chunk: list[Clean]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return the rows of both tables; the first line with a molecule keeps it."""
+        """Return the rows of both tables; of duplicates the first line is kept."""
         kept, lost = [], []
         for clean in chunk:
             line, smiles, reason = clean.line, clean.smiles, clean.reason
@@ -143,14 +144,14 @@ class _Rows:
         return kept, lost
 
     def reasons(self) -> str:
-        """Return the commonest reasons, each with its first line."""
+        """Return the most frequent reasons, each with its first line."""
         return "; ".join(
             f"{n:,} x {name} (first {self._examples[name]})"
             for name, n in self.dropped.most_common(5)
         )
 
     def _duplicate(self, smiles: str, line: Line) -> str | None:
-        """Name the earlier line with the same molecule; None, and remember it, if there is none."""
+        """Name the earlier line with the same molecule; if there is none remember this one."""
         for split, lines in self._seen.items():
             if smiles in lines:
                 where = "" if split == line.split else f" of {split}"

@@ -1,8 +1,8 @@
-"""Pretraining: a prepared corpus becomes a prior, or a language model that takes property tags.
+"""Pretraining: train a prior, or a language model with property tags, on a prepared corpus.
 
-One way for SMILES models (pretrain) and for language models (pretrain_llm); what differs is how
-`_of_molecules` and `_of_tags` put network and data together. `run` returns the path of the model
-file, or the folder of the language model in Hugging Face's format.
+SMILES models (pretrain) and language models (pretrain_llm) share `work`; `_smiles_parts` and
+`_tagged_parts` build network and data. `run` returns the path of the model file, or the folder of
+the language model in Hugging Face's format.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from chemkl.results.atomic import is_further_rank
 from chemkl.results.manifest import Manifest, RunLog
 from chemkl.results.provenance import installed_versions
 from chemkl.stages.registry import POLICY, STAGES, View
-from chemkl.stages.runner import Start, kept_models
+from chemkl.stages.runner import ANEW, Start, model_copies
 from chemkl.training import trainer as training
 from chemkl.training.precision import check_precision, settle
 from chemkl.training.pretrain import BestWeights, Pretrain, metrics_of
@@ -42,26 +42,26 @@ run = STAGES["pretrain"].run
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is put together from."""
+    """The parts of a run."""
 
     policy: Any
     data: TokenDataModule
     quality: "SampleQuality"
     samples_per_epoch: int
-    save: Callable[[Path, dict[str, Any]], object]  # into a folder, with where it comes from
-    told: str = ""  # what there is to say once the folder is claimed
-    movement: Callable[[], dict[str, Any]] | None = None  # what fine-tuning has changed
-    replay: tuple[float, Policy] | None = None  # a share, and the model whose samples have it
-    weighs: bool = False  # whether a language model learns by the weights of its corpus
+    save: Callable[[Path, dict[str, Any]], object]  # into a folder, with its provenance
+    notes: str = ""  # printed once the folder is claimed
+    movement: Callable[[], dict[str, Any]] | None = None  # measures the effect of fine-tuning
+    replay: tuple[float, Policy] | None = None  # share of samples and the model that writes them
+    has_weights: bool = False  # whether the corpus of a language model has weights
 
 
 def work(config: Any, start: Start) -> None:
-    """Train a model, or continue where a killed run stopped."""
-    # all that can be wrong is found out before the folder is claimed
+    """Train a model, or resume a killed run."""
+    # errors in the inputs are raised before the folder is claimed
     parts = (
-        _of_tags(config)
+        _tagged_parts(config)
         if isinstance(config, PretrainLlmConfig)
-        else _of_molecules(config, kept_models(start.out))
+        else _smiles_parts(config, model_copies(start.out))
     )
     plain = config.model_dump(mode="json")
     precision = settle(config.precision, config.trainer, start.out, plain)
@@ -78,43 +78,47 @@ def work(config: Any, start: Start) -> None:
             )
 
     trainer = build()
-    if trainer.world_size > 1 and trainer.global_rank:  # it works along, and writes nothing
+    if (
+        trainer.world_size > 1 and trainer.global_rank
+    ):  # another process: it trains and writes nothing
         with training.quiet(), several(trainer) as ranks:
             _fit(config, parts, start, build, ranks.gather(None)[0])
         return
-    if training.last_checkpoint(start.out) is not None and parts.weighs:
+    if training.last_checkpoint(start.out) is not None and parts.has_weights:
         begun = Manifest.load(start.out)
         if begun is not None and "weights" not in begun.beside:
             raise InputError(
-                f"{start.out}: this run began without the weights of {config.corpus}, by which its "
-                "loss would change on the way: begin anew with --fresh, or take another --out"
+                f"{start.out}: this run began without the weights of {config.corpus}, so its loss "
+                "would change on the way: begin anew with --fresh, or choose another --out"
             )
     inputs = {"corpus": config.corpus / files.MOLECULES}
     init = getattr(config, "init", None)
     inputs |= {} if init is None else {"init": init}
-    of_valid = getattr(config, "valid_corpus", None)
-    inputs |= {} if of_valid is None else {"valid_corpus": of_valid / files.MOLECULES}
+    valid_corpus = getattr(config, "valid_corpus", None)
+    inputs |= {} if valid_corpus is None else {"valid_corpus": valid_corpus / files.MOLECULES}
     claimed = start.claim(inputs, precision=precision, rank=0)
     start.say(str(precision))
     with claimed as manifest, training.quiet():
-        start.keep(manifest, "init")
-        manifest.beside = {"weights": True} if parts.weighs else {}
+        start.copy_models(manifest, "init")
+        manifest.beside = {"weights": True} if parts.has_weights else {}
         manifest.save()
-        # another process may have written one meanwhile
+        # after the claim: another process may have written one in the meantime
         first = training.last_checkpoint(start.out)
-        if parts.told:
-            start.say(parts.told)
+        if parts.notes:
+            start.say(parts.notes)
+        if first is None and manifest.was_resumed:
+            start.say(ANEW)
         if first is not None:
             saved = torch.load(first, map_location="cpu", weights_only=True, mmap=True)
             step = int(saved["global_step"])
             start.say(f"resumes at step {step}")
             manifest.log.add("resume", steps=step)
-        with several(trainer, CHILD_MODULE, start.told) as ranks:
+        with several(trainer, CHILD_MODULE, start.for_rank) as ranks:
             ranks.gather(first)
             ended_by, metrics = _fit(config, parts, start, build, first, manifest.log)
-        moved = parts.movement() if parts.movement is not None else {}
-        metrics |= moved
-        provenance = {  # nothing of this machine
+        changes = parts.movement() if parts.movement is not None else {}
+        metrics |= changes
+        provenance = {  # without data of this machine
             "stage": manifest.stage,
             "run_id": manifest.run_id,
             "config": {k: v for k, v in manifest.config.items() if k not in inputs},
@@ -124,8 +128,8 @@ def work(config: Any, start: Start) -> None:
         }
         parts.save(start.out, provenance)
         manifest.finish(ended_by=ended_by, results=metrics)
-    if moved:
-        start.console.print(movement_table(moved), highlight=False)
+    if changes:
+        start.console.print(movement_table(changes), highlight=False)
 
 
 def _fit(
@@ -136,7 +140,7 @@ def _fit(
     first: Path | None,
     log: RunLog | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Train in each process of the run; return what ended it, and the metrics at its end."""
+    """Train in every process of the run; return why it ended and the final metrics."""
     saving = training.Checkpoint(start.out, config.checkpoint_every)
     best = BestWeights(config.patience) if config.patience else None
     callbacks = [saving, LearningRateMonitor("step"), training.StepsBar(start.stage.name)]
@@ -169,9 +173,9 @@ def _fit(
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Look into trainer, corpus and conditions, without training.
+    """Check trainer, corpus and conditions, without training.
 
-    Whether every tag has molecules is found out when the run starts.
+    Whether every tag has molecules is checked when the run starts.
     """
     if issubclass(view.model, PretrainLlmConfig):
         if view.config is not None:
@@ -180,20 +184,21 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     else:
         yield "init", complaints((read_header, view.get("init")))
     trainer, corpus = view.mapping("trainer"), view.get("corpus")
-    of_valid = None if "valid_corpus" not in view.model.model_fields else view.get("valid_corpus")
-    given = view.draft.data if view.draft is not None else dict(view.config or ())
-    one_corpus = given.get("valid_corpus") is None  # another one may not be made yet
+    has_key = "valid_corpus" in view.model.model_fields
+    valid_corpus = view.get("valid_corpus") if has_key else None
+    settings = view.draft.data if view.draft is not None else dict(view.config or ())
+    one_corpus = settings.get("valid_corpus") is None  # another one may not exist yet
     train, valid = view.get("train_split"), view.get("valid_split")
     yield "trainer", complaints((training.check_trainer_here, trainer))
     strategy = str((trainer or {}).get("strategy", ""))
     if view.get("patience") and strategy.endswith(("fork", "spawn", "notebook")):
-        forks = f"trainer: strategy: {strategy}: its processes keep the best weights to themselves"
-        yield "trainer", [f"{forks}, and patience asks for these: leave strategy out, or patience"]
+        text = f"trainer: strategy: {strategy}: patience needs the best weights, which its"
+        yield "trainer", [f"{text} processes do not return: leave out strategy or patience"]
     yield "precision", complaints((check_precision, view.get("precision"), trainer or {}))
     same = f"train_split and valid_split are both {train!r}: choose two splits"
     yield "valid_split", [same] if train is not None and train == valid and one_corpus else []
-    wanted = ((corpus, train), (corpus if one_corpus else of_valid, valid))
-    readings = [(files.read_split, folder, split, 1) for folder, split in wanted if split]
+    splits = ((corpus, train), (corpus if one_corpus else valid_corpus, valid))
+    readings = [(files.read_split, folder, split, 1) for folder, split in splits if split]
     unusable = complaints((files.read_vocabulary, corpus))
     yield "corpus", unusable or complaints(*readings)
 
@@ -201,8 +206,8 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 # ---- a SMILES model
 
 
-def _of_molecules(config: PretrainConfig, kept: Mapping[Path, Path]) -> Parts:
-    init = None if config.init is None else load_policy(kept.get(config.init, config.init))
+def _smiles_parts(config: PretrainConfig, copies: Mapping[Path, Path]) -> Parts:
+    init = None if config.init is None else load_policy(copies.get(config.init, config.init))
     if init is not None and config.extend_vocabulary:
         init = with_tokens(init, files.read_vocabulary(config.corpus).tokens)
     train, valid = read_datasets(
@@ -218,12 +223,12 @@ def _of_molecules(config: PretrainConfig, kept: Mapping[Path, Path]) -> Parts:
     )
     if init is None:
         torch.manual_seed(config.seed)
-        assert config.model is not None  # for mypy: only init leaves it out
+        assert config.model is not None  # for mypy: only optional with init
         init = build_policy(train.vocabulary, config.model)
     before = None if config.init is None else deepcopy(init).requires_grad_(False)
     policy = init.train()
 
-    def moved() -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
         assert before is not None  # for mypy
         sets, n = (train.smiles, valid.smiles), config.report_samples
         return movement(before, policy.eval(), *sets, n, config.seed)
@@ -237,13 +242,13 @@ def _of_molecules(config: PretrainConfig, kept: Mapping[Path, Path]) -> Parts:
         config.samples_per_epoch,
         lambda out, provenance: save_policy(policy, out / POLICY, provenance),
         _effective_number(train.weights),
-        moved if before is not None and config.report_samples else None,
+        measure if before is not None and config.report_samples else None,
         (config.replay.share, before) if before is not None and config.replay is not None else None,
     )
 
 
 def _effective_number(weight_N: np.ndarray | None) -> str:
-    """Kish's (sum w)^2 / sum w^2: as many molecules of equal weight give as precise a mean."""
+    """Describe Kish's effective number (sum w)^2 / sum w^2 of weighted molecules."""
     if weight_N is None:
         return ""
     n = weight_N.sum() ** 2 / (weight_N**2).sum()
@@ -259,7 +264,7 @@ class SampleQuality:
     def __call__(self, smiles: Sequence[str | None]) -> dict[str, float]:
         """Return the share of valid SMILES, of unique ones among these, of novel among those.
 
-        None stands for a sequence without an end: it counts, as an invalid one.
+        None is a sequence without an end token; it counts as invalid.
         """
         valid = [c for s in smiles if s is not None and (c := canonicalise(s)) is not None]
         unique = set(valid)
@@ -273,12 +278,12 @@ class SampleQuality:
 # ---- a language model
 
 
-def _of_tags(config: PretrainLlmConfig) -> Parts:
+def _tagged_parts(config: PretrainLlmConfig) -> Parts:
     conditions = Conditions(config.conditions)
-    train, of_train, weights = _read_tagged(
+    train, train_prompts, weights = _read_tagged(
         config, conditions, config.train_split, config.train_molecules
     )
-    valid, of_valid, valid_weights = _read_tagged(
+    valid, valid_prompts, valid_weights = _read_tagged(
         config, conditions, config.valid_split, config.valid_molecules
     )
     vocabulary = files.read_vocabulary(config.corpus)
@@ -286,20 +291,20 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
     policy = build_tagged(config.model, vocabulary, conditions)
     seed = config.seed if config.randomise else None
     sets = (
-        TaggedDataset(train, vocabulary, of_train, seed, weights),
-        TaggedDataset(valid, vocabulary, of_valid, weights=valid_weights),
+        TaggedDataset(train, vocabulary, train_prompts, seed, weights),
+        TaggedDataset(valid, vocabulary, valid_prompts, weights=valid_weights),
     )
-    longest = max(int(rows.lengths.max()) for rows in sets) - 1  # without the start
+    longest = max(int(rows.lengths.max()) for rows in sets) - 1  # without the start token
     if longest > policy.max_new_tokens:
         n_tags = config.model.max_length - policy.max_new_tokens
         raise InputError(
             f"model.max_length = {config.model.max_length}: the longest molecule has {longest} "
-            f"tokens with its end, and {n_tags} tags come first; make it {longest + n_tags} or more"
+            f"tokens with its end token, after {n_tags} tags; choose {longest + n_tags} or more"
         )
     n_prompts = len(policy.prompts)
-    counts = np.bincount(of_train, minlength=n_prompts).tolist()
-    counted = [f"{n:,} {text}" for text, n in zip(conditions.prompts, counts, strict=True)]
-    told = [f"molecules to learn from: {', '.join(counted)}", _effective_number(weights)]
+    counts = np.bincount(train_prompts, minlength=n_prompts).tolist()
+    texts = [f"{n:,} {prompt}" for prompt, n in zip(conditions.prompts, counts, strict=True)]
+    notes = [f"molecules to learn from: {', '.join(texts)}", _effective_number(weights)]
 
     def save(out: Path, provenance: dict[str, Any]) -> None:
         versions = provenance["versions"] | installed_versions(PACKAGES[:1])
@@ -311,24 +316,24 @@ def _of_tags(config: PretrainLlmConfig) -> Parts:
         TokenDataModule(
             *sets, batch_size=config.batch_size, seed=config.seed, n_workers=config.n_workers
         ),
-        AsAsked(conditions, set(train)),
-        -(-config.samples_per_epoch // n_prompts) * n_prompts,  # as many of each prompt
+        PromptQuality(conditions, set(train)),
+        -(-config.samples_per_epoch // n_prompts) * n_prompts,  # equally many per prompt
         save,
-        "; ".join(filter(None, told)),
-        weighs=weights is not None,
+        "; ".join(filter(None, notes)),
+        has_weights=weights is not None,
     )
 
 
 def _read_tagged(
     config: PretrainLlmConfig, conditions: Conditions, split: str, limit: int | None
 ) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """The molecules of a split that have a prompt, each with the number of it and its weight."""
+    """Read the molecules of a split that have a prompt, with their prompt numbers and weights."""
     smiles = files.read_split(config.corpus, split, limit)
     weights = files.read_weights(config.corpus, split)
     number = conditions.prompts_of(smiles)
-    without = conditions.without(number) if split == config.train_split else []
+    lines = conditions.without(number) if split == config.train_split else []
     among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
-    InputError.refuse(f"{line} {among}" for line in without)
+    InputError.refuse(f"{line} {among}" for line in lines)
     has_prompt = number != NO_PROMPT
     if not has_prompt.any():
         raise InputError(
@@ -337,25 +342,25 @@ def _read_tagged(
     if not has_prompt.all() and not is_further_rank():
         say(
             f"{config.corpus}: {np.sum(~has_prompt):,} of {len(smiles):,} molecules of split "
-            f"{split!r} are left out: a condition could not be computed of them"
+            f"{split!r} are left out: a condition could not be computed for them"
         )
-    kept = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
+    tagged = [text for text, keep in zip(smiles, has_prompt, strict=True) if keep]
     if weights is not None:
         weights = weights[: len(smiles)][has_prompt]
-    return kept, number[has_prompt], weights
+    return tagged, number[has_prompt], weights
 
 
-class AsAsked(SampleQuality):
-    """Beside the usual quality: the share of valid samples that are what their prompt says."""
+class PromptQuality(SampleQuality):
+    """The quality of samples, and the share of valid samples that fulfil their prompt."""
 
     def __init__(self, conditions: Conditions, corpus: set[str]) -> None:
         super().__init__(corpus)
         self._conditions = conditions
 
     def __call__(self, smiles: Sequence[str | None]) -> dict[str, float]:
-        """Return the shares; as many samples of each prompt, in the order of the prompts."""
+        """Return the shares; `smiles` has equally many samples per prompt, in prompt order."""
         n_prompts = len(self._conditions.prompts)
         number = self._conditions.prompts_of([text or "" for text in smiles])
-        asked = np.arange(n_prompts).repeat(len(smiles) // n_prompts)
+        expected = np.arange(n_prompts).repeat(len(smiles) // n_prompts)
         n_valid = max(1, int((number != NO_PROMPT).sum()))
-        return {**super().__call__(smiles), "as_asked": float((number == asked).sum() / n_valid)}
+        return {**super().__call__(smiles), "as_asked": float((number == expected).sum() / n_valid)}

@@ -1,22 +1,23 @@
-"""The table of stages: a stage is a row here, and a module with the function that does its work.
+"""The table of stages: a stage is a row here and a module with the function that does its work.
 
-A stage of one's own is one row and one file; for pipelines its name also goes into
-`chemkl.config.pipeline.StageName`. The module of a row has
+To add a stage, write a row and a module; for pipelines add its name to
+`chemkl.config.pipeline.StageName` too. The module has
 
-    work(config, start)     what the stage does: it reads, claims its folder with `start.claim`,
-                            and writes there; see `chemkl.stages.runner.Start`
-    problems(view)          what its schema cannot see, a key and lines for each; may be left out
-    read(path)              turns the path of the result into what `run` returns; without it `run`
-                            returns the path, or the table where its row says so
-    check_spent(config, out)  refuses limits below what a run has spent; for stages with `limits`
-    run = STAGES[name].run  for those who call it from Python
+    work(config, start)       Read inputs, claim the folder with `start.claim` and write outputs;
+                              see `chemkl.stages.runner.Start`.
+    problems(view)            Optional. Yield keys and, for each, lines about what the schema cannot
+                              check.
+    read(path)                Optional. Turn the path of the result into what `run` returns. Without
+                              it `run` returns the path, or the table if the row says so.
+    check_spent(config, out)  Refuse limits below what a run has spent; for stages with `limits`.
+    run = STAGES[name].run    For callers in Python.
 
-Nothing here imports more than the settings' base: `chemkl --help` is to be quick.
+This module imports no more than the base of the settings, so that `chemkl --help` is fast.
 """
 
 import gc
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
 from importlib import import_module
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from chemkl.config import Config, InputError, load_config
 from chemkl.config.loading import Draft, Override
-from chemkl.processes import StoppedBySignal, deferred
+from chemkl.processes import StoppedBySignal, deferred, handled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Look for garbage less often in this scope: in the imports of a stage it takes a second."""
+    """Collect garbage rarely in this scope: it adds a second to the imports of a stage."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, 50, 50)
     try:
@@ -48,25 +49,25 @@ class Stage:
     """One stage of the table."""
 
     CHECKPOINT: ClassVar[str] = "checkpoints/last.ckpt"
-    """What a training stage that was cut off goes on from."""
+    """What an interrupted training stage resumes from."""
 
     name: str  # in commands and pipelines
-    model_path: str  # where its config model is: ``module:class``
+    model_path: str  # of its config model: ``module:class``
     help: str  # what it does, for the command line
     _: KW_ONLY
     outputs: tuple[str, ...] = ()
-    """Patterns of the files that it writes into its folder; none: not known beforehand."""
+    """Patterns of the files that it writes into its folder; empty: not known in advance."""
     result: str | Callable[[Any], str] = ""
-    """Which of them `run` returns, or how that follows from the config; none: the folder."""
+    """Which of them `run` returns, or a function from config to its name; empty: the folder."""
     gives_table: bool = False
-    """Whether `run` returns the table that the result is."""
+    """Whether `run` returns the result as a table."""
     code: str = ""
-    """The module of its work; none: that of its name in `chemkl.stages`."""
+    """The module of its work; default: the one with its name in `chemkl.stages`."""
     suffix: str = ""
-    """What its default output folder ends with, where two stages take the same config files."""
+    """Suffix of its default output folder, where two stages take the same config files."""
     limits: Mapping[str, str] = field(default_factory=dict)
-    """Settings that say when a run ends, and why a run cannot go on with others; an empty text: it
-    can, and equals one that had them from the start."""
+    """Settings that say when a run ends, and why a run cannot continue with other values; an empty
+    reason: it can, and equals a run that had them from the start."""
 
     @property
     def model(self) -> type[Config]:
@@ -77,7 +78,7 @@ class Stage:
 
     @property
     def module_name(self) -> str:
-        """Where the stage's code is."""
+        """Name of the module with the stage's code."""
         return self.code or f"chemkl.stages.{self.name}"
 
     @property
@@ -90,13 +91,15 @@ class Stage:
     def load(
         self, source: object, overrides: Iterable[str | Override] = (), **places: Any
     ) -> Config:
-        """Read a config; the arguments are those of `load_config`."""
+        """Read a config; the arguments are those of `load_config`, which calls `more_problems`."""
 
         def more_problems(draft: Draft) -> list[str]:
-            lines: list[str] = []
-            for key, problems in self._problems(View(self.model, draft=draft)):
-                lines += draft.placed(key, problems) if key else problems
-            return lines
+            problems = self._problems(View(self.model, draft=draft))
+            return [
+                text
+                for key, lines in problems
+                for text in (draft.placed(key, lines) if key else lines)
+            ]
 
         kinds = [f"configs/{self.name}"]
         return load_config(
@@ -108,95 +111,113 @@ class Stage:
         self,
         config: Config,
         what: str = "",
-        awaited: Collection[Path] = (),
+        pending: Collection[Path] = (),
         *,
         starts: bool = False,
-        kept: Mapping[Path, Path] = MappingProxyType({}),
+        copies: Mapping[Path, Path] = MappingProxyType({}),
+        placed: Callable[[str, Sequence[str]], list[str]] | None = None,
     ) -> None:
-        """Look for what the schema cannot see; `what` stands in front of each problem."""
-        view = View(self.model, config, awaited=awaited, starts=starts, kept=kept)
-        lines = dict.fromkeys(line for _, lines in self._problems(view) for line in lines)
-        InputError.refuse(f"{what}: {line}" if what else line for line in lines)
+        """Check what the schema cannot.
+
+        Args:
+            config: the settings.
+            what: written before each problem.
+            pending: paths in the config that do not exist yet.
+            starts: whether the stage starts now.
+            copies: copies of model files that have been deleted.
+            placed: adds the place of a key to the lines about it, instead of `what`.
+
+        Raises:
+            InputError: a line for each problem.
+        """
+        view = View(self.model, config, pending=pending, starts=starts, copies=copies)
+        problems: dict[str, None] = {}
+        for key, lines in self._problems(view):
+            if key and placed is not None:
+                problems |= dict.fromkeys(placed(key, lines))
+            else:
+                problems |= dict.fromkeys(f"{what}: {line}" if what else line for line in lines)
+        InputError.refuse(problems)
 
     def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
         look = getattr(self.module, "problems", None)
         return look(view) if look else iter(())
 
     def run(self, config: object, out_dir: str | Path, *, console: "Console | None" = None) -> Any:
-        """Run the stage, go on with a run that was cut off, or skip what is done already.
+        """Run the stage, resume an interrupted run, or skip a complete one.
 
         Args:
             config: a config, a mapping, or the path of a YAML file.
             out_dir: the output folder.
-            console: where results are printed; standard output when not given.
+            console: where results are printed; default: standard output.
 
         Returns:
-            The path of the result, or the table in it: see the stage's own module.
+            The path of the result, or its table: see the stage's module.
 
         Raises:
-            InputError: the config, an input, or a folder that holds something else.
+            InputError: the config or an input is wrong, or the folder holds something else.
         """
         with few_collections():
-            from chemkl.stages import runner  # it reads manifests: not for chemkl --help
+            from chemkl.stages import runner  # it reads manifests: slow for chemkl --help
 
         return runner.run(self, config, Path(out_dir), console)
 
 
 @dataclass(frozen=True)
 class View:
-    """The settings that a stage's `problems` look into, whether they fit its schema or not.
+    """The settings that a stage's `problems` inspects, whether they fit the schema or not.
 
-    None stands for what cannot be read, and for files that are yet to be made: `complaints` leaves
-    them out.
+    A value is None if it cannot be read or is the path of a file that does not exist yet:
+    `complaints` skips these.
     """
 
     model: type[Config]
-    config: Config | None = None  # the settings where they fit
-    draft: Draft | None = None  # the settings where they do not
-    awaited: Collection[Path] = ()  # paths in the config that are yet to be made
-    starts: bool = False  # whether the stage starts now: runs which it reads must have ended
-    kept: Mapping[Path, Path] = field(default_factory=dict)  # copies of files that are gone
+    config: Config | None = None  # settings that fit the schema
+    draft: Draft | None = None  # settings that do not
+    pending: Collection[Path] = ()  # paths in the config that do not exist yet
+    starts: bool = False  # whether the stage starts now: runs that it reads must be complete
+    copies: Mapping[Path, Path] = field(default_factory=dict)  # of files that have been deleted
 
     def get(self, key: str) -> Any:
-        """One setting as the schema has it."""
+        """Return a setting in the type of the schema."""
         if self.draft is not None:
             return self.draft.get(key)
         value = getattr(self.config, key)
         if isinstance(value, Path):
-            return None if value in self.awaited else self.kept.get(value, value)
+            return None if value in self.pending else self.copies.get(value, value)
         return value
 
-    def there(self, paths: Iterable[Path] | None) -> list[Path]:
-        """Those of several paths that are not yet to be made."""
+    def existing(self, paths: Iterable[Path] | None) -> list[Path]:
+        """Return those of several paths that exist already."""
         if self.draft is not None:
             return [path for path in paths or () if path.exists()]
-        return [path for path in paths or () if path not in self.awaited]
+        return [path for path in paths or () if path not in self.pending]
 
     def mapping(self, key: str) -> dict[str, Any] | None:
-        """One setting as a plain mapping."""
+        """Return a setting as a plain mapping."""
         return self.get(key) if self.draft is None else self.draft.mapping(key)
 
     def section(self, key: str) -> Any:
-        """A section, with the lines of its file where it does not fit."""
+        """Return a section, with the line numbers of its file if it does not fit the schema."""
         return self.get(key) if self.draft is None else self.draft.section(key)
 
 
 STOPS = (KeyboardInterrupt, StoppedBySignal)
-"""What a user, or a scheduler, ends a stage with."""
+"""The exceptions by which a user or a scheduler ends a stage."""
 
 MODELS = (".safetensors", ".prior", ".model", ".agent", ".chkpt")
-"""How the files of models end: those of chemkl, then those of REINVENT."""
+"""Endings of model files: first that of chemkl, then those of REINVENT."""
 LAST = Stage.CHECKPOINT
 POLICY = "checkpoints/policy.safetensors"
 DECAYS = {
     "epochs": " (the learning rate falls to 0 at the last epoch: a run of another length is "
     "another one from its first step on)"
 }
-"""Why maximum-likelihood training cannot be made longer."""
+"""Why maximum-likelihood training cannot be extended."""
 
 
 def _files(patterns: str) -> tuple[str, ...]:
-    """Patterns of files with blanks between them, and what every stage writes."""
+    """Split patterns of files at blanks and add the files of every stage."""
     return (*patterns.split(), "manifest.json", "log.jsonl")
 
 
@@ -230,7 +251,7 @@ _ROWS = (
         "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
         outputs=_files("forecast.parquet forecast.json samples.parquet"),
         result="forecast.parquet",
-        suffix="-forecast",  # it takes the very file that posttrain will be given
+        suffix="-forecast",  # it takes the config file of posttrain
     ),
     Stage(
         "posttrain",
@@ -312,6 +333,7 @@ _ROWS = (
         "didactic",
         "chemkl.didactic.config:DidacticConfig",
         "Reproduce the figures of arXiv 2510.20817, from closed forms and by training.",
+        code="chemkl.didactic.run",
         outputs=_files("fig*.png fig*.svg quantities.parquet distributions.parquet sweep.parquet"),
         result="quantities.parquet",
         gives_table=True,
@@ -321,23 +343,40 @@ STAGES: dict[str, Stage] = {stage.name: stage for stage in _ROWS}
 
 
 @contextmanager
-def interruptible(told: Callable[[], str]) -> Iterator[None]:
-    """Say after Ctrl-C or a signal what is kept, and how to go on: see `interrupted`."""
+def interruptible(message: Callable[[], str]) -> Iterator[None]:
+    """Print a message after Ctrl-C or a signal: see `interrupted`."""
     try:
         yield
     except STOPS as stop:
-        if getattr(stop, "code", 1):  # a process that helps another is silent, as its code is 0
-            sys.stderr.write(f"{told()}\n")
+        if getattr(stop, "code", 1):  # another rank of a run exits with 0 and prints nothing
+            sys.stderr.write(f"{message()}\n")
         raise
 
 
 def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
-    """Say after Ctrl-C or a signal what is kept of a run, and how to go on."""
+    """Say what an interrupted run has saved and how to continue."""
     again = f"the same command{' without --fresh' if fresh else ''}"
     if (folder / LAST).exists():
-        kept = f"{folder} keeps everything up to the last checkpoint; {again} continues from there"
+        saved = f"{folder} keeps everything up to the last checkpoint; {again} continues from there"
     elif LAST in stage.outputs:
-        kept = f"no checkpoint had been written yet; {again} begins anew"
+        saved = f"no checkpoint had been written yet; {again} begins anew"
     else:
-        kept = f"{again} begins anew"
-    return f"interrupted: {kept}."
+        saved = f"{again} begins anew"
+    return f"interrupted: {saved}."
+
+
+def take_part() -> None:
+    """Run a stage as another process of a training; the first one tells it through its stdin."""
+    from chemkl.display import standard_output
+    from chemkl.stages.runner import Start, model_copies
+    from chemkl.training.ranks import read_task
+
+    task = read_task()
+    stage, out = STAGES[task["stage"]], Path(task["out"])
+    with handled():
+        config = stage.model.model_validate(task["config"], context={"kept": model_copies(out)})
+        stage.module.work(config, Start(stage, config, out, standard_output()))
+
+
+if __name__ == "__main__":  # of each other process of a training on several devices
+    take_part()

@@ -1,4 +1,4 @@
-"""The report stage: the traces of runs become one self-contained HTML page."""
+"""The report stage: one self-contained HTML page about runs."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -26,27 +26,27 @@ from chemkl.results import Manifest, find_trace, read_trace, trace_components, w
 from chemkl.results.columns import RAW_PREFIX
 from chemkl.results.outcome import collapse_config
 from chemkl.results.trace import read_part
-from chemkl.stages.evaluate import mixed, require_traces, run_names, trace_inputs
 from chemkl.stages.registry import STAGES
 from chemkl.stages.runner import Start
+from chemkl.stages.runs import mixed, require_traces, run_names, trace_inputs
 
 PAGE = "report.html"
 LARGE = 6_000_000
-"""Bytes above which a page is awkward to send and slow to open."""
+"""Bytes above which a page is hard to send and slow to open."""
 WINDOWS = 60
-"""The collapse curves have a point for each of so many parts of a run."""
+"""Points of a collapse curve."""
 
 
 run = STAGES["report"].run
 
 
 def work(config: ReportConfig, start: Start) -> None:
-    """Write `report.html` about one or several runs."""
+    """Write `report.html` about one or more runs."""
     began, page, metrics = time.monotonic(), start.out / PAGE, config.metrics
     folders = [*config.runs, *(run for runs in config.methods.values() for run in runs)]
     require_traces(folders)
     names = run_names(folders)
-    numbers = iter(range(len(folders)))  # a run that no method was named for is a method
+    numbers = iter(range(len(folders)))  # without methods every run is one
     groups = {name: [name] for name in names} if config.runs else config.methods
     methods = {name: list(islice(numbers, len(runs))) for name, runs in groups.items()}
     InputError.refuse(line for method in config.methods.items() for line in mixed(*method))
@@ -60,7 +60,7 @@ def work(config: ReportConfig, start: Start) -> None:
         threshold, source = _threshold(config, dict(zip(names, folders, strict=True)))
         prior = read_samples("prior", config.prior, metrics.workers) if config.prior else None
         views = []
-        # some seconds for ten thousand molecules
+        # this takes seconds for ten thousand molecules
         with Bar("evaluating the runs", len(folders)) as bar:
             for name, folder in zip(names, folders, strict=True):
                 views.append(_view(name, folder, threshold, config, prior))
@@ -85,7 +85,7 @@ def work(config: ReportConfig, start: Start) -> None:
 
 
 def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float, str]:
-    """Find the threshold, and say in a sentence where it comes from where the user gave none."""
+    """Return the threshold, and a sentence about its source unless the user gave it."""
     if settings.threshold is not None:
         return settings.threshold, ""
     of_runs: dict[float, list[str]] = {}
@@ -103,7 +103,7 @@ def _threshold(settings: ReportConfig, runs: Mapping[str, Path]) -> tuple[float,
         why = "the tau of the runs" if len(runs) > 1 else "the tau of the run"
     else:
         why = f"the tau of {', '.join(of_runs[value])}; the other runs have none"
-    sentence = f"Hits are counted at R ≥ {value:g}, {why}; the setting threshold takes another."
+    sentence = f"Hits are counted at R ≥ {value:g}, {why}; the setting threshold changes it."
     return value, sentence
 
 
@@ -119,17 +119,17 @@ def _view(
     if samples.note is not None:
         say(samples.note)
         trace = trace[~trace["canonical_smiles"].isin(samples.skipped)]
-    # no table shows a metric over the whole matrix of distances, which would cost the most
+    # no table shows a metric of the full distance matrix, which costs the most
     options = settings.metrics.model_copy(update={"max_matrix": 2})
     whole, hits = evaluate(samples, [threshold], options, Comparisons(prior=prior))
     late, first = options.late_samples, prior
-    if first is None:  # the first valid samples stand for the prior; none is early and late
+    if first is None:  # the first valid samples replace the prior; no sample is early and late
         late = max(1, min(late, len(samples.valid) // 2))
         valid = samples.valid[:late]
         early = set(valid)
         molecules = [m for m in samples.molecules if m.smiles in early]
         first = Samples(samples.name, len(valid), valid, molecules, seeds=samples.seeds)
-    # the last valid samples at points along the run, the first one when the window is full
+    # windows of the last valid samples, the first when the window is full
     n, width = len(samples.valid), collapse_config(plain).window
     ends = np.unique(np.linspace(min(width, n), n, WINDOWS).astype(int)) if n else np.empty(0, int)
     return RunView(
@@ -148,14 +148,14 @@ def _view(
 def _options(settings: ReportConfig, threshold: float, prior: Samples | None) -> PageOptions:
     window = settings.metrics.late_samples
     start = (
-        f"among its first {window:,} valid samples (its halves are compared where it has not twice "
+        f"among its first {window:,} valid samples (or its first half, if it has less than twice "
         "as many), as no sample of the prior was given"
     )
     if prior is not None:
         start = f"in the sample of the prior ({len(prior.valid):,} valid)"
-    same = ("title", "smoothing", "n_scaffolds", "n_molecules", "n_top", "n_map")
+    names = ("title", "smoothing", "n_scaffolds", "n_molecules", "n_top", "n_map")
     return PageOptions(
-        **{name: getattr(settings, name) for name in same},
+        **{name: getattr(settings, name) for name in names},
         threshold=threshold,
         window=window,
         seed=settings.metrics.seed,
@@ -168,7 +168,7 @@ def _options(settings: ReportConfig, threshold: float, prior: Samples | None) ->
 
 
 def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, Any]]:
-    """The rows of a compare stage."""
+    """Return the rows of a compare stage."""
     if path is None:
         return []
     place = f"comparison: {path}"
@@ -183,7 +183,7 @@ def _comparison(path: Path | None, methods: Collection[str]) -> list[dict[str, A
             return rows
         problem = (
             f"compares {', '.join(sorted(compared))}; this page has the methods "
-            f"{', '.join(methods)}. Call them the same, under `methods`."
+            f"{', '.join(methods)}. Give them the same names, under `methods`."
         )
     raise InputError(f"{place} {problem}")
 
@@ -195,11 +195,11 @@ _COVERAGE = (
     "Share of the generic scaffolds of the prior's sample (of its hits, in the table of hits) that "
     "the set has as well."
 )
-"""Of prior_coverage: its usual text rests on that of another column, which the page lacks."""
+"""Meaning of prior_coverage; its usual text refers to a column that the page lacks."""
 
 
 def _tables(views: Sequence[RunView], threshold: float, options: MetricOptions) -> list[Table]:
-    """The tables of the page: of all molecules, along the run, and of the hits if there are any."""
+    """Return the tables of the page: all molecules, along the run, and hits if there are any."""
     whole, hits = [view.all_molecules for view in views], [view.hits for view in views]
     titled = {
         "All distinct molecules": (["whole"], whole),
@@ -217,7 +217,7 @@ def _tables(views: Sequence[RunView], threshold: float, options: MetricOptions) 
 
 
 def _note(views: Sequence[RunView], threshold: float, options: MetricOptions) -> str:
-    """Fingerprint, bits and picker, what AUC is over: what belongs beside every number."""
+    """Say how the numbers were computed: fingerprint, picker, calls under the AUC."""
     over = [n for view in views if (n := view.all_molecules.get("auc_calls"))]
     calls = f"{span(over)} call{'s' * ({*over} != {1})}" if over else ""
     auc = f" AUC: over {calls}, as many as a run had." if over else ""

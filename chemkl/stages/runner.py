@@ -1,4 +1,4 @@
-"""What happens around the work of every stage: finished already? whose folder? moved aside?"""
+"""Run a stage in a folder: skip what is complete, refuse foreign folders, move old output aside."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from chemkl.stages.registry import Stage
 
 AGAIN = "--fresh makes it anew"
+"""How to repeat what is complete."""
+ANEW = "begins anew: there is no checkpoint to resume from"
+"""Said of a run that was killed before its first checkpoint."""
 TABLES = (".parquet", ".csv")
-"""Endings of files that are a whole output, where a command writes such."""
+"""Endings of the single files that a command writes as its output."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Start:
 
     stage: "Stage"
     config: Config
-    out: Path  # the folder is there from `claim` on
-    console: Console  # where results are printed
+    out: Path  # exists after `claim`
+    console: Console  # for results
 
     def claim(
         self,
@@ -40,7 +43,7 @@ class Start:
         precision: UsedPrecision | None = None,
         rank: int | None = None,
     ) -> Manifest:
-        """Claim the folder; what can be wrong with the inputs should be found before."""
+        """Claim the folder; check the inputs before."""
         return Manifest.start(
             self.out,
             stage=self.stage.name,
@@ -52,13 +55,13 @@ class Start:
             limits=[key for key, why in self.stage.limits.items() if not why],
         )
 
-    def keep(self, manifest: Manifest, *roles: str) -> None:
-        """Convert inputs that are models of REINVENT into the folder: the run needs them no more.
+    def copy_models(self, manifest: Manifest, *roles: str) -> None:
+        """Convert inputs that are models of REINVENT into the folder; resuming needs only these.
 
         Raises:
-            InputError: one is gone, and its copy is another by now.
+            InputError: a model has been deleted and its copy has changed.
         """
-        from chemkl.policies.checkpoint import convert_reinvent  # torch: not for every stage
+        from chemkl.policies.checkpoint import convert_reinvent  # it imports torch
         from chemkl.policies.reinvent import is_reinvent
 
         for role in roles:
@@ -71,21 +74,21 @@ class Start:
             if not file.place.exists():
                 raise InputError(
                     f"{copy}: has changed since {self.out} was begun, and {file.place} is gone: "
-                    "put one of both back, or begin anew with --fresh and another model"
+                    "restore one of them, or begin anew with --fresh and another model"
                 )
             convert_reinvent(file.place, copy)
-            kept = {"kept": f"{INPUTS}/{copy.name}", "kept_sha256": sha256_of(copy)}
-            manifest.inputs[role] = file.model_copy(update=kept)
+            update = {"kept": f"{INPUTS}/{copy.name}", "kept_sha256": sha256_of(copy)}
+            manifest.inputs[role] = file.model_copy(update=update)
             manifest.save()
 
     @property
-    def told(self) -> dict[str, Any]:
-        """What a further process of this start needs to know; see `chemkl.stages.further`."""
+    def for_rank(self) -> dict[str, Any]:
+        """What `chemkl.stages.registry.take_part` needs in another process of this run, as JSON."""
         config = self.config.model_dump(mode="json")
         return {"stage": self.stage.name, "config": config, "out": str(self.out.absolute())}
 
     def say(self, *lines: str) -> None:
-        """Tell the user how the run goes."""
+        """Print lines about the run."""
         for line in lines:
             say(f"{self.out}: {line}")
 
@@ -93,22 +96,22 @@ class Start:
 def run(stage: "Stage", source: object, out: Path, console: Console | None) -> Any:
     """Run a stage; see `Stage.run`.
 
-    The work is skipped, with a line, where the folder holds its finished output, of these settings
-    and of the same inputs, with all files that it wrote. Where one is missing or damaged the work
-    is done again; only a last checkpoint may be: it is needed for nothing but a longer run.
+    The work is skipped, with a line, if the folder holds the complete output of these settings and
+    inputs. If one of its files is missing or damaged the work is repeated, except for the last
+    checkpoint, which only a longer run needs.
     """
-    kept = kept_models(out)
-    config, module = stage.load(source, kept=kept), stage.module
+    copies = model_copies(out)
+    config, module = stage.load(source, kept=copies), stage.module
     check_folder(stage, config, out, say)
     name = stage.result(config) if callable(stage.result) else stage.result
     result = out / name
     if is_finished(stage, config, out, say) and result.exists():
         say(f"{out}: complete, skipped; {AGAIN}")
     else:
-        stage.check(config, starts=True, kept=kept)
+        stage.check(config, starts=True, copies=copies)
         try:
             module.work(config, Start(stage, config, out, console or standard_output()))
-        except SystemExit as end:  # what Lightning's trainer makes of Ctrl-C
+        except SystemExit as end:  # Lightning's trainer turns Ctrl-C into it
             if isinstance(end.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from end
             raise
@@ -117,18 +120,18 @@ def run(stage: "Stage", source: object, out: Path, console: Console | None) -> A
     return module.read(result) if hasattr(module, "read") else result
 
 
-def kept_models(out: Path) -> dict[Path, Path]:
-    """The copies of models that the run in a folder keeps and that are gone, by where they were."""
+def model_copies(out: Path) -> dict[Path, Path]:
+    """Return a run's copies of model files that have been deleted, by the deleted paths."""
     manifest = Manifest.load(out)
     return {} if manifest is None else manifest.input_copies
 
 
 def check_folder(
-    stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
+    stage: "Stage", config: Config, out: Path, report: Callable[[str], object] | None = None
 ) -> None:
     """Refuse a folder that holds a run of another config; limits may be raised, not lowered.
 
-    `tell` is given a line where a finished run goes on to other limits.
+    `report` gets a line if a complete run continues to other limits.
     """
     manifest, plain = Manifest.load(out), config.model_dump(mode="json")
     if manifest is None or manifest.can_be_replaced_by(stage.name):
@@ -137,10 +140,10 @@ def check_folder(
         return
     stage.module.check_spent(config, out)
     changed = [key for key in stage.limits if manifest.config.get(key) != plain[key]]
-    if tell is not None and manifest.status == "complete" and changed:
+    if report is not None and manifest.status == "complete" and changed:
         before = " and ".join(f"a {key} of {_number(manifest.config.get(key))}" for key in changed)
         now = " and ".join(_number(plain[key]) for key in changed)
-        tell(f"{out}: was complete with {before}; goes on to {now}")
+        report(f"{out}: was complete with {before}; goes on to {now}")
 
 
 def _number(limit: int | None) -> str:
@@ -148,28 +151,35 @@ def _number(limit: int | None) -> str:
 
 
 def is_finished(
-    stage: "Stage", config: Config, out: Path, tell: Callable[[str], object] | None = None
+    stage: "Stage", config: Config, out: Path, report: Callable[[str], object] | None = None
 ) -> bool:
-    """Whether a folder holds the finished output of a stage, config and inputs, whole."""
+    """Tell whether a folder holds the complete output of a stage with this config and inputs."""
     manifest, plain = Manifest.load(out), config.model_dump(mode="json")
     if manifest is None or not manifest.is_finished(stage.name, plain, stage.limits):
         return False
     lost = manifest.lost_outputs()
     lost.pop(stage.CHECKPOINT, None)
-    if lost and tell is not None:
+    if lost and report is not None:
         why = ", ".join(f"{name} is {state}" for name, state in lost.items())
-        tell(f"{out}: complete, but {why}; it is made again")
+        report(f"{out}: complete, but {why}; it is made again")
     return not lost
 
 
-# ---- --fresh: output is moved aside, if it is output, at rest, and nobody's input
+# ---- --fresh: move old output aside
 
 
 def check_movable(
     out: Path, config: Config | None = None, *, also: Iterable[Path] = (), tables: bool = False
 ) -> None:
-    """Refuse to move what must stay where it is; nothing is moved yet."""
-    if is_further_rank():  # the first process of this training moves all
+    """Refuse to move a path that is in use, is an input, or is not output; move nothing.
+
+    Args:
+        out: a folder, or a file with one of the endings in `TABLES`.
+        config: a config whose inputs must not be in `out`.
+        also: further files that must not be in `out`.
+        tables: whether a file may be moved.
+    """
+    if is_further_rank():  # the first process of this training moves it
         return
     inputs = [] if config is None else paths_of(config.model_dump())  # without caches and the like
     _check_apart(out, inputs, also)
@@ -185,19 +195,19 @@ def check_movable(
 def move_aside(
     out: Path, config: Config | None = None, *, also: Iterable[Path] = (), tables: bool = False
 ) -> Path | None:
-    """Rename output to the first free ``<out>.old-N``, and say so; nothing is ever deleted.
+    """Rename output to the first free ``<out>.old-N`` and say so; nothing is ever deleted.
 
     The arguments are those of `check_movable`.
     """
     check_movable(out, config, also=also, tables=tables)
     if is_further_rank() or not _is_output(out, tables=tables):
         return None
-    lock = claim(out, shared=False) if out.is_dir() else None  # it goes along, and is let go behind
+    lock = claim(out, shared=False) if out.is_dir() else None  # it moves along, then is released
     try:
         if not _is_output(out, tables=tables):
-            return None  # another process was quicker
-        aside = free_name(out)
-        out.rename(aside)
+            return None  # another process was faster
+        backup = free_name(out)
+        out.rename(backup)
     except OSError as error:
         raise InputError(
             f"{out}: cannot be moved aside ({error.strerror}); choose another --out"
@@ -205,12 +215,12 @@ def move_aside(
     finally:
         if lock is not None:
             lock.close()
-    say(f"moved {out} aside, to {aside}")
-    return aside
+    say(f"moved {out} aside, to {backup}")
+    return backup
 
 
 def _is_output(out: Path, *, tables: bool) -> bool:
-    """Whether there is output of chemkl in a place; False where there is nothing to speak of."""
+    """Tell whether a path holds output of chemkl; False if it is missing or empty."""
     if not out.exists():
         return False
     problem = "this is a file, not an output folder; choose another --out"
@@ -220,9 +230,9 @@ def _is_output(out: Path, *, tables: bool) -> bool:
         foreign = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
         if not foreign:
             return False
-        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        names = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         problem = (
-            f"not the output of chemkl: it holds {shown}, but no {FILE_NAME}. --fresh moves "
+            f"not the output of chemkl: it holds {names}, but no {FILE_NAME}. --fresh moves "
             "nothing else aside: choose another --out, or go without --fresh"
         )
     elif tables and out.name.lower().endswith(TABLES):
@@ -231,10 +241,10 @@ def _is_output(out: Path, *, tables: bool) -> bool:
 
 
 def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> None:
-    """Refuse output that overlaps with inputs, or in which one of certain files lies."""
+    """Refuse output that overlaps with inputs or contains one of certain files."""
     place, problems = out.resolve(), []
     if Path.cwd().is_relative_to(place):
-        problems.append("cannot be moved aside, for you work in it")
+        problems.append("cannot be moved aside: it is the working directory or contains it")
     for path in dict.fromkeys(path.expanduser().resolve() for path in inputs):
         if path == place:
             problems.append("is an input of this config")
@@ -243,24 +253,24 @@ def _check_apart(out: Path, inputs: Iterable[Path], files: Iterable[Path]) -> No
         elif place.is_relative_to(path):
             problems.append(f"lies in an input of this config, {path}")
     problems += [
-        f"cannot be moved aside, for {path}, which is read, would go with it"
+        f"cannot be moved aside: it contains {path}, which is read"
         for path in files
         if path.exists() and place in path.resolve().parents
     ]
     InputError.refuse(f"{out}: {problem}; choose another --out" for problem in problems)
 
 
-def free_name(out: Path) -> Path:
-    """The first name beside a folder under which it may be set aside."""
-    place = out.resolve() if out.name in ("", "..") else out
+def free_name(path: Path) -> Path:
+    """Return the first free ``<path>.old-N``."""
+    path = path.resolve() if path.name in ("", "..") else path
     number = 1
-    while (aside := place.with_name(f"{place.name}.old-{number}")).exists():
+    while (backup := path.with_name(f"{path.name}.old-{number}")).exists():
         number += 1
-    return aside
+    return backup
 
 
 def paths_of(value: Any) -> Iterator[Path]:
-    """Every path in a config."""
+    """Yield every path in a config."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, BaseModel):

@@ -1,4 +1,4 @@
-"""The sample stage: molecules of a policy or of a mixture, and how likely each is, as Parquet."""
+"""The sample stage: molecules of a policy or a mixture with their log-probabilities, as Parquet."""
 
 import multiprocessing
 import os
@@ -32,11 +32,10 @@ from chemkl.policies import (
     read_header,
 )
 from chemkl.policies.base import stream
-from chemkl.processes import adopt, follow_parent, shielded
+from chemkl.processes import adopt, follow_parent, shielded, without_script
 from chemkl.results.atomic import atomic_file
 from chemkl.results.columns import described_schema
 from chemkl.results.provenance import current_sha256, sha256_of
-from chemkl.stages.jobs import without_script
 from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import Start
 from chemkl.training.generators import build_constraint, check_generator, files_of
@@ -44,14 +43,14 @@ from chemkl.training.generators import build_constraint, check_generator, files_
 FILE_NAME = "samples.parquet"
 MEMBER_PREFIX = "logp_"
 ALONE = 16_384
-"""Fewer samples are drawn by this process alone, in the time that it takes to start others."""
+"""Up to this many samples one process is faster than starting workers."""
 GROUP = 65_536
-"""Rows of a Parquet row group: many small ones cost time, space and a long footer."""
+"""Rows of a Parquet row group; many small groups cost time and space."""
 CACHES = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-"""Environment variables that say how many of its programs oneDNN keeps, or else 1,024: one for each
-number of rows that a product has had, of up to 2 MiB. Large batches hardly use one again."""
+"""Environment variables for the number of programs that oneDNN caches (default 1,024), one of up to
+2 MiB for each number of rows of a product. Large batches hardly use one again."""
 Drawn = tuple[dict[str, Any], float]
-"""A batch as the columns of the table, and the processor time that sampling took, seconds."""
+"""The columns of a batch, and the processor time of sampling it in seconds."""
 _COLUMNS = {
     "smiles": (pa.string(), "SMILES as sampled"),
     "logp": (
@@ -65,7 +64,7 @@ _COLUMNS = {
         "reached the maximum length before its end token: invalid whatever its text",
     ),
 }
-_OF_PARTS = {
+_PART_COLUMNS = {
     "group": (pa.int32(), "number of the part that the molecule must hold, from 0"),
     "prompt": (pa.string(), "the part, as in the config"),
     "completion": (pa.string(), "what the policy wrote, of several rounds joined by |"),
@@ -77,58 +76,58 @@ run = STAGES["sample"].run
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Read the models' headers, compare their vocabularies, and look for the device."""
+    """Check the models' headers, their vocabularies and the device."""
     mixture, prior = view.get("mixture"), view.get(PRIOR)
     models = _models(mixture, view.get(POLICY), prior)
-    there = {*view.there(models.values())}
+    existing = {*view.existing(models.values())}
     headers: dict[str, Mapping[str, Any]] = {}
 
     def read(name: str) -> None:
         headers[name] = read_header(models[name])
 
     for name, path in models.items():
-        lines = complaints((read, name)) if path in there else []
+        lines = complaints((read, name)) if path in existing else []
         yield name if name in (POLICY, PRIOR) else "mixture", lines
     vocabularies = {f"{n} ({models[n]})": header["vocabulary"] for n, header in headers.items()}
     lines = complaints((check_vocabularies, vocabularies))
     if prior is not None and PRIOR in headers:
-        lines += _of_another_prior(models, headers)
+        lines += _wrong_priors(models, headers)
     yield POLICY if mixture is None else "mixture", lines
     model = models.get(POLICY) if POLICY in headers else None
     yield "", complaints((check_generator, view.get("generator"), model, None, ()))
     yield "device", complaints((check_device, view.get("device")))
     if view.get("precision") == "bf16-mixed":
-        yield "precision", complaints((_is_rough, view.get("precision"), view.get("device")))
+        yield "precision", complaints((_uses_bf16, view.get("precision"), view.get("device")))
 
 
 def work(config: SampleConfig, start: Start) -> None:
-    """Write ``samples.parquet``; of a mixture, with a column ``logp_<name>`` for each member."""
+    """Write ``samples.parquet``, with a column ``logp_<name>`` for each member of a mixture."""
     models = _models(config.mixture, config.policy, config.prior)
     policy = _policy(config)
     schema = _schema(policy)
     operations = (policy.base if isinstance(policy, ConstrainedPolicy) else policy).operations
-    rough = _is_rough(config.precision, config.device)
+    bf16 = _uses_bf16(config.precision, config.device)
     n_workers = torch.get_num_threads() if config.device == "cpu" and config.n >= ALONE else 0
     with start.claim(models | files_of(config.generator)) as manifest:
         n_truncated = n_tokens = n_lost = 0
-        busy = 0.0  # seconds of processor time, all threads and workers together
-        waiting: list[pa.Table] = []
+        busy = 0.0  # seconds of processor time of all threads and workers
+        batches: list[pa.Table] = []
         with (
-            atomic_file(start.out / FILE_NAME, sealed=True) as aside,
-            pq.ParquetWriter(aside, schema, compression="zstd") as writer,
+            atomic_file(start.out / FILE_NAME, sealed=True) as part,
+            pq.ParquetWriter(part, schema, compression="zstd") as writer,
         ):
-            for columns, seconds in _drawn(config, policy, n_workers, rough=rough):
+            for columns, seconds in _batches(config, policy, n_workers, bf16=bf16):
                 busy += seconds
-                waiting.append(pa.table(columns, schema=schema))
+                batches.append(pa.table(columns, schema=schema))
                 n_truncated += int(columns["truncated"].sum())
                 n_tokens += int(columns["n_tokens"].sum())
                 problems = zip(columns["truncated"], columns.get("problem", ()), strict=False)
                 n_lost += sum(cut or problem is not None for cut, problem in problems)
-                if sum(map(len, waiting)) >= GROUP:
-                    writer.write_table(pa.concat_tables(waiting))
-                    waiting.clear()
-            if waiting:
-                writer.write_table(pa.concat_tables(waiting))
+                if sum(map(len, batches)) >= GROUP:
+                    writer.write_table(pa.concat_tables(batches))
+                    batches.clear()
+            if batches:
+                writer.write_table(pa.concat_tables(batches))
         tokens = n_tokens / config.n
         cost = {
             "tokens_a_molecule": tokens,
@@ -141,15 +140,15 @@ def work(config: SampleConfig, start: Start) -> None:
         )
         if n_lost == config.n:
             start.say(
-                "no sample is valid and holds its part (the column problem says why): take a "
+                "no sample is valid and holds its part (the column problem says why): choose a "
                 "smaller part (keep), more choices, or a prior that writes such molecules"
             )
-        how = {"workers": n_workers or 1, "precision": "bf16-mixed" if rough else "32-true"}
+        how = {"workers": n_workers or 1, "precision": "bf16-mixed" if bf16 else "32-true"}
         manifest.finish(results={"samples": config.n, "truncated": n_truncated, **how, **cost})
 
 
 def _policy(config: SampleConfig) -> Policy | ConstrainedPolicy:
-    """What is sampled from, on its device."""
+    """Load the policy, constrained policy or mixture on its device."""
     models = _models(config.mixture, config.policy, config.prior)
     loaded = {name: load_policy(path) for name, path in models.items()}
     prior = loaded.pop(PRIOR) if config.prior is not None else None
@@ -165,33 +164,33 @@ def _policy(config: SampleConfig) -> Policy | ConstrainedPolicy:
     return policy.to(config.device)
 
 
-def _is_rough(precision: Precision, device: str) -> bool:
-    """Whether products are in bfloat16; InputError: as asked for, and the device cannot do it."""
+def _uses_bf16(precision: Precision, device: str) -> bool:
+    """Tell whether to sample in bfloat16; InputError if it is required and the device lacks it."""
     if precision == "32-true":
         return False
     from chemkl.training.precision import FASTER, missing, speedup  # it imports lightning
 
     lacks = missing(torch.device(device))
     if lacks and precision == "bf16-mixed":
-        raise InputError(f"precision: bf16-mixed cannot be used on {device}: {lacks}. Take auto.")
+        raise InputError(f"precision: bf16-mixed cannot be used on {device}: {lacks}. Use auto.")
     return not lacks and (precision == "bf16-mixed" or speedup(torch.device(device)) >= FASTER)
 
 
-def _drawn(
-    config: SampleConfig, policy: Policy | ConstrainedPolicy, n_workers: int, *, rough: bool
+def _batches(
+    config: SampleConfig, policy: Policy | ConstrainedPolicy, n_workers: int, *, bf16: bool
 ) -> Iterator[Drawn]:
-    """Yield the batches in order; with workers, which hold `CACHES` small, each draws whole ones.
+    """Yield the batches in order; workers draw whole batches and keep `CACHES` small.
 
-    A batch has a random stream of its own, so that it does not matter who draws it.
+    Each batch has its own random stream, so the result does not depend on the worker.
     """
     firsts = range(0, config.n, config.batch_size)
-    draw = partial(_draw, config.seed, rough)
+    draw = partial(_draw, config.seed, bf16)
     batches = ((step, min(config.batch_size, config.n - at)) for step, at in enumerate(firsts))
     if not n_workers:
         yield from (draw(policy, *batch) for batch in batches)
         return
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # imported once, not once in every worker
+    context.set_forkserver_preload([__name__])  # import once for all workers
     with ProcessPoolExecutor(n_workers, context, _start_worker, (dict(os.environ), config)) as pool:
         futures: deque[Future[Drawn]] = deque()
         for batch in chain(batches, [None]):
@@ -203,31 +202,31 @@ def _drawn(
                     yield futures.popleft().result()
                 except BrokenProcessPool:
                     raise InputError(
-                        "a process that draws samples has died: is there enough memory? Take a "
+                        "a worker process has died: is there enough memory? Choose a "
                         f"batch_size below {config.batch_size:,}, or fewer processes "
                         "(OMP_NUM_THREADS)"
                     ) from None
 
 
-_of_worker: Policy | ConstrainedPolicy
+_worker_policy: Policy | ConstrainedPolicy
 
 
 def _start_worker(environment: Mapping[str, str], config: SampleConfig) -> None:
-    global _of_worker
+    global _worker_policy
     adopt(environment)
     follow_parent(signal.SIG_DFL)
     torch.set_num_threads(1)
     for cache in CACHES:
         os.environ.setdefault(cache, "16")
-    _of_worker = _policy(config)
+    _worker_policy = _policy(config)
 
 
 @torch.no_grad()
 def _draw(
-    seed: int, rough: bool, policy: Policy | ConstrainedPolicy | None, step: int, n: int
+    seed: int, bf16: bool, policy: Policy | ConstrainedPolicy | None, step: int, n: int
 ) -> Drawn:
-    began, policy = process_time(), _of_worker if policy is None else policy
-    with torch.autocast(policy.device.type, torch.bfloat16, enabled=rough):
+    began, policy = process_time(), _worker_policy if policy is None else policy
+    with torch.autocast(policy.device.type, torch.bfloat16, enabled=bf16):
         rollout = policy.sample(n, stream(seed, step))
         seconds = process_time() - began
         return _columns(rollout, policy), seconds
@@ -236,31 +235,33 @@ def _draw(
 def _models(
     mixture: MixtureConfig | None, policy: Path | None, prior: Path | None
 ) -> dict[str, Path]:
-    """The model files by name: policy, or the names of a mixture; and prior."""
-    given = {POLICY: policy, PRIOR: prior}
-    members = dict(mixture.models) if mixture is not None else {}
-    return members | {name: path for name, path in given.items() if path is not None}
+    """Return the model files by name: policy or the members of a mixture, and prior."""
+    models = dict(mixture.models) if mixture is not None else {}
+    models |= {POLICY: policy} if policy is not None else {}
+    return models | ({PRIOR: prior} if prior is not None else {})
 
 
-def _of_another_prior(
+def _wrong_priors(
     models: Mapping[str, Path], headers: Mapping[str, Mapping[str, Any]]
 ) -> list[str]:
-    """A line for each policy that was post-trained from another prior than the one given."""
+    """Return a line for each policy that was post-trained from another prior."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
-    given = current_sha256(sha256_of(models[PRIOR]))
-    original = headers[PRIOR]["provenance"].get("sha256")  # of REINVENT's file that it was made of
+    prior_sha256 = current_sha256(sha256_of(models[PRIOR]))
+    original = headers[PRIOR]["provenance"].get(
+        "sha256"
+    )  # of the file of REINVENT that it was converted from
     return [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
-        f"(sha256 {given[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs that one. To "
-        "blend a policy with another model, use a product mixture."
+        f"(sha256 {prior_sha256[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs the "
+        "original. To blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
-        if name != PRIOR and sha256 and current_sha256(sha256) not in (given, original)
+        if name != PRIOR and sha256 and current_sha256(sha256) not in (prior_sha256, original)
     ]
 
 
 def _schema(policy: Policy | ConstrainedPolicy) -> pa.Schema:
-    """The columns of a table of samples; a mixture has one more for each member."""
-    columns = _COLUMNS | (_OF_PARTS if isinstance(policy, ConstrainedPolicy) else {})
+    """Return the schema of the samples; a mixture has one more column for each member."""
+    columns = _COLUMNS | (_PART_COLUMNS if isinstance(policy, ConstrainedPolicy) else {})
     if isinstance(policy, Mixture):
         for name, exponent in zip(policy.names, policy.exponents, strict=True):
             columns[f"{MEMBER_PREFIX}{name}"] = (
@@ -273,7 +274,7 @@ def _schema(policy: Policy | ConstrainedPolicy) -> pa.Schema:
 
 @torch.no_grad()
 def _columns(rollout: Rollout, policy: Policy | ConstrainedPolicy) -> dict[str, Any]:
-    """A batch of samples as the columns of the table."""
+    """Return the columns of a batch."""
     columns = {
         "smiles": rollout.smiles,
         "logp": rollout.logp.cpu().numpy(),
@@ -281,8 +282,8 @@ def _columns(rollout: Rollout, policy: Policy | ConstrainedPolicy) -> dict[str, 
         "truncated": rollout.truncated.cpu().numpy(),
     }
     if isinstance(policy, Mixture):
-        alone = policy.logp_of_members(rollout.tokens)
-        columns |= {f"{MEMBER_PREFIX}{name}": lp.cpu().numpy() for name, lp in alone.items()}
+        logp_of = policy.logp_of_members(rollout.tokens)
+        columns |= {f"{MEMBER_PREFIX}{name}": lp.cpu().numpy() for name, lp in logp_of.items()}
     if isinstance(policy, ConstrainedPolicy) and rollout.written and rollout.group is not None:
         groups = rollout.group.tolist()
         columns |= {"group": groups, "prompt": [policy.constraint.names[g] for g in groups]}

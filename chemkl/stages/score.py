@@ -1,6 +1,6 @@
-"""Scoring: a file of SMILES becomes a table of scores, one row for each line.
+"""The score stage: a table of scores with one row per line of a file of SMILES.
 
-`run` returns the path of the table. Of the command `chemkl score` see `run_command`.
+`run` returns the path of the table; `run_command` is the command `chemkl score`.
 """
 
 import json
@@ -38,15 +38,15 @@ from chemkl.stages.registry import STAGES, View
 from chemkl.stages.runner import AGAIN, Start, move_aside
 
 FORMATS = {".parquet": "parquet", ".csv": "csv"}
-"""Endings of the files that are written, and what they hold."""
+"""Endings of output files and their formats."""
 
 FOREIGN = (*ENDINGS, *PACKINGS, ".json", ".xlsx")
-"""Endings of files that are not written: a folder that is called so would be a mistake."""
+"""Endings of formats that are not written; a folder with such a name would be a mistake."""
 
 N_BEST = 5
-"""So many molecules, and reasons why lines are none, are shown."""
+"""Number of molecules, and of reasons for invalid lines, in the summary."""
 
-_OWN = {
+_LINE = {
     "line": (pa.int64(), "Line of the file that was scored, from 1 (row of a Parquet file)."),
     "smiles": (pa.string(), "SMILES as it stands in the file. Null: there is none; see reason."),
 }
@@ -56,33 +56,33 @@ run = STAGES["score"].run
 
 
 def problems(view: View) -> Iterator[tuple[str, list[str]]]:
-    """Look into the reward and the beginning of the file, without scoring."""
+    """Check the reward and the start of the file, without scoring."""
     yield "", complaints((RewardModel.from_config, view.section("reward")))
     if isinstance(view.config, ScoreConfig) and view.get("file") is not None:
         yield "file", complaints((lambda config: next(iter(_file(config))), view.config))
 
 
 def work(config: ScoreConfig, start: Start) -> None:
-    """Write ``scores.parquet``, or ``scores.csv``, and print a summary."""
+    """Write ``scores.parquet`` or ``scores.csv`` and print a summary."""
     with start.claim(_inputs(config)) as manifest:
-        place = start.out / f"scores.{config.format}"
-        manifest.finish(results=score_file(config, place, start.console))
+        path = start.out / f"scores.{config.format}"
+        manifest.finish(results=score_file(config, path, start.console))
 
 
-def score_file(config: ScoreConfig, place: Path, console: Console) -> dict[str, Any]:
-    """Score a file into a table, which appears when it is whole, and print a summary."""
+def score_file(config: ScoreConfig, path: Path, console: Console) -> dict[str, Any]:
+    """Score a file into a table that appears when it is complete, and print a summary."""
     file = _file(config)
     with RewardModel.from_config(config.reward) as reward:
-        schema, kept = _schema(reward, file, config.format)
+        schema, file_columns = _schema(reward, file, config.format)
         summary = Summary(reward.component_names)
         has_cells = False
         bar = Bar("scoring", unit="lines", shown=config.progress_bar, lines=1)
-        with _writer(place, config.format, schema) as writer, bar:
-            if config.progress_bar:  # it also moves within a slow batch
+        with _writer(path, config.format, schema) as writer, bar:
+            if config.progress_bar:  # also within a slow batch
                 reward.show_progress(lambda n_new: bar.part("new molecules of this batch", n_new))
-            remaining = iter(file)  # a file is read once, and never whole
+            remaining = iter(file)  # the file is read once and never held in memory
             while lines := list(islice(remaining, config.batch_size)):
-                rows = _rows(reward, lines, kept)
+                rows = _rows(reward, lines, file_columns)
                 writer.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
                 summary.add(rows)
                 has_cells |= any(line.reason != NO_CELL for line in lines)
@@ -105,15 +105,15 @@ def run_command(
     *,
     fresh: bool = False,
 ) -> Path:
-    """Score a file as the command line asks for it."""
+    """Score a file for the command line."""
     stage = STAGES["score"]
     stem = "stdin" if Path(file) == STDIN else without_packing(Path(file)).stem
     out = out or Path("runs", f"{stem}{stage.suffix}")
     form = FORMATS.get(out.suffix.lower())
     if form is None and out.suffix.lower() in FOREIGN:
         raise InputError(
-            f"--out {out}: no table is written in this format. Allowed: a file that ends in "
-            f"{' or '.join(FORMATS)}, or a folder"
+            f"--out {out}: unknown format. Allowed: a folder, or a file that ends in "
+            f"{' or '.join(FORMATS)}"
         )
     check_utf8_name(out)
     changes = [*overrides, *([] if form is None else [f"format={form}"])]
@@ -126,11 +126,11 @@ def run_command(
     if form is None:
         result: Path = run(checked, out)
         return result
-    # a table that stands alone has what it was made of in a hidden file beside it
+    # a hidden file next to a single table records its inputs
     record = out.with_name(f".{out.name}.manifest.json")
     if out.is_file():
         try:
-            is_recorded = json.loads(record.read_bytes()) == _made_of(checked, out)
+            is_recorded = json.loads(record.read_bytes()) == _record_of(checked, out)
         except (OSError, ValueError):
             is_recorded = False
         if is_recorded:
@@ -142,11 +142,11 @@ def run_command(
             "Choose another --out, or move it aside with --fresh"
         )
     score_file(checked, out, standard_output())
-    write_json(record, _made_of(checked, out))
+    write_json(record, _record_of(checked, out))
     return out
 
 
-def _made_of(config: ScoreConfig, out: Path) -> dict[str, Any]:
+def _record_of(config: ScoreConfig, out: Path) -> dict[str, Any]:
     return {
         "config_hash": config_hash(config.model_dump(mode="json")),
         "inputs": {role: InputFile.of(path).sha256 for role, path in _inputs(config).items()},
@@ -159,28 +159,26 @@ def _inputs(config: ScoreConfig) -> dict[str, Path]:
 
 
 def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -> ScoreConfig:
-    """Read what the command line is given."""
+    """Read the arguments of the command line."""
     document = Document.read(config, kinds=["configs/rewards", "configs/score"])
     data = dict(document.data)
     if "components" in data:
-        RewardModel.from_config(document)  # whose problems have the lines of this file
+        RewardModel.from_config(document)  # its problems name lines of this file
         data = {"reward": str(document.file)}
     elif "reward" not in data:
         raise InputError(
-            f"{config}: holds no reward: expected its components, or the key reward of a config "
-            "that has one"
+            f"{config}: holds no reward: expected the key components, or a config with a key reward"
         )
-    elif not data.keys() <= ScoreConfig.model_fields.keys():  # of another stage
+    elif not data.keys() <= ScoreConfig.model_fields.keys():  # a config of another stage
         data = {"reward": data["reward"]}
     place = Path(os.path.expanduser(file))
     if place != STDIN:
         ours = None if os.path.exists(place) else find_shipped(place)
         place = ours or place.absolute()
-    local(place)  # so that a problem is not told as one of the config
-    given = replace(document, data={**data, "file": str(place)})
+    local(place)  # so that a problem is not reported as one of the config
     return load_config(
         ScoreConfig,
-        given,
+        replace(document, data={**data, "file": str(place)}),
         overrides,
         more_problems=lambda draft: complaints((RewardModel.from_config, draft.section("reward"))),
     )
@@ -190,34 +188,36 @@ def settings(file: str, config: str, overrides: Iterable[str | Override] = ()) -
 
 
 def _file(config: ScoreConfig) -> MoleculeFile:
-    kept = config.keep_columns
-    return MoleculeFile(config.file, config.column, True if kept is True else kept or ())
+    columns = config.keep_columns
+    return MoleculeFile(config.file, config.column, True if columns is True else columns or ())
 
 
 def _schema(
     reward: RewardModel, file: MoleculeFile, form: str
 ) -> tuple[pa.Schema, dict[str, pa.Field]]:
-    """The columns of a trace that a reward decides, behind and before those of the file."""
-    columns = {**_OWN, **({"name": _NAME} if file.has_names else {})}
+    """Return the schema of the table, and its fields for the file's columns by their names."""
+    columns = {**_LINE, **({"name": _NAME} if file.has_names else {})}
     trace = trace_schema(reward.component_names)
     fields = [
         *described_schema(columns),
         *(trace.field(n) for n in reward.columns if n != "smiles"),
     ]
-    taken = {field.name for field in fields}
-    kept: dict[str, pa.Field] = {}
+    names = {field.name for field in fields}
+    file_columns: dict[str, pa.Field] = {}
     for column, kind in file.types.items():
         name = column
-        while name in taken:
+        while name in names:
             name += "_input"
-        taken.add(name)
+        names.add(name)
         text = f"Column {column} of the file that was scored, as it stands there."
-        kept[column] = pa.field(name, _written_type(kind, form), metadata={"description": text})
-    return pa.schema([*fields, *kept.values()]), kept
+        file_columns[column] = pa.field(
+            name, _written_type(kind, form), metadata={"description": text}
+        )
+    return pa.schema([*fields, *file_columns.values()]), file_columns
 
 
 def _written_type(kind: pa.DataType, form: str) -> pa.DataType:
-    """The type in which a column of the user's is written; CSV has none for lists and the like."""
+    """Return the output type for a column of the file; CSV has none for lists and the like."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     tests = ("integer", "floating", "boolean", "date", "timestamp")
@@ -225,15 +225,20 @@ def _written_type(kind: pa.DataType, form: str) -> pa.DataType:
     return kind if simple or (form == "parquet" and kind not in TEXT_TYPES) else pa.string()
 
 
-def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Field]) -> pd.DataFrame:
-    """Score lines: one row each, in order."""
+def _rows(
+    reward: RewardModel, lines: Sequence[Line], file_columns: Mapping[str, pa.Field]
+) -> pd.DataFrame:
+    """Score lines into one row each, in order."""
     rows = reward.score(line.smiles or "" for line in lines)
-    without = [index for index, line in enumerate(lines) if line.smiles is None]
-    rows.loc[without, "smiles"] = None
-    rows.loc[without, "reason"] = [lines[index].reason for index in without]
+    empty = [index for index, line in enumerate(lines) if line.smiles is None]
+    rows.loc[empty, "smiles"] = None
+    rows.loc[empty, "reason"] = [lines[index].reason for index in empty]
     rows.insert(0, "line", [line.number for line in lines])
     rows["name"] = pd.Series([line.name for line in lines], dtype=object)
-    for column, field in kept.items():  # as objects: pandas makes floats of integers with gaps
+    for (
+        column,
+        field,
+    ) in file_columns.items():  # as objects: pandas turns integers with gaps into floats
         cells = [line.values.get(column) for line in lines]
         if pa.types.is_string(field.type):
             cells = [cell if isinstance(cell, str) else as_text(cell) for cell in cells]
@@ -242,19 +247,19 @@ def _rows(reward: RewardModel, lines: Sequence[Line], kept: Mapping[str, pa.Fiel
 
 
 @contextmanager
-def _writer(place: Path, form: str, schema: pa.Schema) -> Iterator[Any]:
-    """Write a table row by row; it appears when all went well."""
-    with atomic_file(place, sealed=form == "parquet") as aside:
+def _writer(path: Path, form: str, schema: pa.Schema) -> Iterator[Any]:
+    """Write a table in batches; it appears when it is complete."""
+    with atomic_file(path, sealed=form == "parquet") as part:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            aside.touch()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
         except OSError as error:
-            raise InputError(f"{place}: cannot be written: {error.strerror}") from error
+            raise InputError(f"{path}: cannot be written: {error.strerror}") from error
         if form == "parquet":
-            table = pq.ParquetWriter(aside, schema, compression="zstd")
+            table = pq.ParquetWriter(part, schema, compression="zstd")
         else:
-            plain = pa.csv.WriteOptions(quoting_style="needed")
-            table = pa.csv.CSVWriter(aside, schema, write_options=plain)
+            options = pa.csv.WriteOptions(quoting_style="needed")
+            table = pa.csv.CSVWriter(part, schema, write_options=options)
         with table as writer:
             yield writer
 
@@ -273,7 +278,7 @@ COMPONENTS = (
 
 
 class Summary:
-    """Sums up rows while they are scored: how many molecules, how good, and what failed."""
+    """Counts and means over scored rows, the best molecules and the reasons of failure."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = list(names)
@@ -287,7 +292,7 @@ class Summary:
         self._first_lines: dict[str, int] = {}
 
     def add(self, rows: pd.DataFrame) -> None:
-        """Take rows in."""
+        """Add rows."""
         valid, invalid = rows[rows["valid"]], rows[~rows["valid"]]
         self._lines += len(rows)
         self.n_valid += len(valid)
@@ -302,14 +307,14 @@ class Summary:
         self._best = first.sort_values("reward", ascending=False, kind="stable").head(N_BEST)
 
     def reasons(self) -> str:
-        """The commonest reasons why lines hold no molecule."""
+        """Return the most frequent reasons why lines hold no molecule."""
         return "; ".join(
             f"{n:,} x {reason} (first: line {self._first_lines[reason]})"
             for reason, n in self._reasons.most_common(N_BEST)
         )
 
     def results(self, failures: Mapping[str, FailureCount]) -> dict[str, Any]:
-        """Everything as plain values; NaN where there is nothing to take a mean of."""
+        """Return all numbers as plain values; a mean over nothing is NaN."""
         means = (self._sums / self._numbers).to_dict()
         components = {
             name: {
@@ -329,7 +334,7 @@ class Summary:
         }
 
     def print(self, console: Console, failures: Mapping[str, FailureCount]) -> None:
-        """Show it."""
+        """Print the summary."""
         results = self.results(failures)
         console.print(f"lines    {self._lines:,}\nvalid    {self.n_valid:,}", highlight=False)
         mean = cell(results["mean_reward"], ".4g")

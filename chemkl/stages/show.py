@@ -1,4 +1,4 @@
-"""What `chemkl show` prints: a run, a Parquet file, the answer to a query, a table of choices.
+"""`chemkl show`: print a run, a Parquet file, the answer to a query, or a table of choices.
 
 Tables fit a terminal of 80 columns or more.
 """
@@ -42,14 +42,14 @@ N_EVENTS = 10
 N_ROWS_OF_FILE = 5
 N_ROWS_OF_ANSWER = 30
 MOST_PROMPTS = 10
-"""Prompts whose answers are shown at most."""
+"""Maximum number of prompts whose answers are shown."""
 SHOWN_HASH = 12
 SMILES_WIDTH = 34
-"""Room that a SMILES must have beside the components."""
+"""Width that a SMILES needs next to the components."""
 PROMPT_WIDTH = 20
-"""A longer prompt is cut in the middle."""
+"""Longer prompts are cut in the middle."""
 CELL_WIDTH = 28
-"""Cells up to this length are not folded in a table of rows."""
+"""Longer cells of a table of rows are folded."""
 ANSWERS = (
     display.Column("prompt", "prompt"),
     display.Column("answer", "answer"),
@@ -58,11 +58,11 @@ ANSWERS = (
     display.Column("mean_reward", "mean R", ".4g"),
 )
 ENDINGS = {"--csv": (".csv", ".csv.gz"), "--parquet": (".parquet",)}
-"""How the file of each option may end."""
+"""Allowed endings of each option's file."""
 
 
 def configs(name: str | None = None) -> Iterator[RenderableType]:
-    """The configs and pipelines that come with chemkl; or those of one folder, or one of them."""
+    """Yield a table of the shipped configs and pipelines whose path contains a name."""
     files = [file for file in shipped_names() if file.endswith(".yaml")]
     chosen = [file for file in files if name is None or name in file.removesuffix(".yaml")]
     if not chosen:
@@ -72,30 +72,30 @@ def configs(name: str | None = None) -> Iterator[RenderableType]:
         first = (shipped_root() / file).read_text(encoding="utf-8").partition("\n")[0]
         table.add_row(Text(file, overflow="fold"), Text(first.lstrip("# ")))
     yield table
-    yield Text(f"In {shipped_root()}. A command takes them by this name, from any folder.")
+    yield Text(f"In {shipped_root()}. Commands accept these names in any folder.")
 
 
 def config(name: str | None = None) -> Iterator[RenderableType]:
-    """The stages; or every key of a stage's config, of a reward or of a pipeline."""
+    """Yield a table of the stages, or of the keys of a stage, a reward or a pipeline."""
     if name is None:
         table = Table("stage", "what it does", "what it writes", box=box.SIMPLE)
         for stage in STAGES.values():
             table.add_row(stage.name, stage.help, ", ".join(stage.outputs))
         yield table
-        yield "The keys of one: chemkl show config STAGE"
+        yield "For the keys of a stage: chemkl show config STAGE"
         return
-    others: dict[str, type[Config]] = {"pipeline": PipelineConfig, "reward": RewardConfig}
-    _check_known("config", name, [*STAGES, *others])
-    yield _keys(keys_of(others.get(name) or STAGES[name].model, inside=True))
+    models: dict[str, type[Config]] = {"pipeline": PipelineConfig, "reward": RewardConfig}
+    _check_known("config", name, [*STAGES, *models])
+    yield _keys(keys_of(models.get(name) or STAGES[name].model, inside=True))
     yield (
-        "0 stands for any position of a list, NAME for a name of yours. More keys: chemkl show "
-        "targets, estimators, shapers, filters, transforms; rewards for a component's parameters."
+        "0 stands for any position in a list, NAME for a name of your choice. More keys: chemkl "
+        "show targets, estimators, shapers, filters, transforms; of components: rewards."
     )
 
 
-def _check_known(sort: str, name: str, names: Collection[str]) -> None:
+def _check_known(kind: str, name: str, names: Collection[str]) -> None:
     if name not in names:
-        raise InputError(f"no {sort} is called {name!r}{did_you_mean(name, names)}")
+        raise InputError(f"no {kind} is called {name!r}{did_you_mean(name, names)}")
 
 
 def _keys(keys: Iterable[Key]) -> Table:
@@ -107,7 +107,7 @@ def _keys(keys: Iterable[Key]) -> Table:
 
 
 def parts(sort: Part | Literal["diversity filter"], name: str | None) -> Iterator[RenderableType]:
-    """Every target, estimator, shaper or diversity filter with its keys, or one of them."""
+    """Yield one or all targets, estimators, shapers or diversity filters with their keys."""
     kinds: Mapping[str, Any] = FILTERS if sort == "diversity filter" else models_of(sort)
     if name is not None:
         _check_known(sort, name, kinds)
@@ -120,13 +120,13 @@ def parts(sort: Part | Literal["diversity filter"], name: str | None) -> Iterato
 
 
 def metrics(name: str | None = None) -> Iterator[RenderableType]:
-    """The metrics of evaluate, compare and report; or one of them."""
-    from chemkl.evaluation.tables import metric_catalogue  # brings scipy, which takes a second
+    """Yield the metrics of evaluate, compare and report, or one of them."""
+    from chemkl.evaluation.tables import metric_catalogue  # it imports scipy, which takes a second
 
     yield from metric_catalogue(name)
 
 
-SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
+CATALOGUES: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "rewards": reward_tables,
     "transforms": transform_tables,
     "metrics": metrics,
@@ -138,19 +138,19 @@ SHOWN: dict[str, Callable[[str | None], Iterable[RenderableType]]] = {
     "config": config,
     "configs": configs,
 }
-"""What can be shown by name; each gives all of it, or one part in detail."""
+"""What can be shown by name, as a whole or one entry in detail."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What else is wanted of a run, a file or a query: the options of `chemkl show`.
+class Options:
+    """The options of `chemkl show` for a run, a file or a query.
 
-    None stands for the default: as a threshold the run's tau, one molecule of each scaffold.
+    None is the default: the run's tau as threshold, one molecule of each scaffold.
     """
 
     threshold: float | None = None
     top: int | None = None
-    per_scaffold: int | None = None  # 0: however many
+    per_scaffold: int | None = None  # 0: no limit
     rows: int | None = None
     sql: str | None = None
     csv: Path | None = None
@@ -158,39 +158,39 @@ class Asked:
     force: bool = False
 
     def refuse(self, what: str, *names: str) -> None:
-        """Refuse options that mean nothing here."""
-        given = [
+        """Refuse options without a meaning for this output."""
+        options = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(self)
             if field.name in names and getattr(self, field.name) is not field.default
         ]
-        if given:
-            raise InputError(f"{', '.join(given)}: means nothing for {what}")
+        if options:
+            raise InputError(f"{', '.join(options)}: has no meaning for {what}")
 
 
 def show(
     what: str,
     name: str | None = None,
-    asked: Asked | None = None,
+    options: Options | None = None,
     *,
     console: Console | None = None,
 ) -> None:
-    """Print a run, a Parquet file, a model, the answer to a query, or one of `SHOWN`."""
+    """Print a run, a Parquet file, a model, the answer to a query, or one of `CATALOGUES`."""
     console = console or display.standard_output()
-    for part in _parts(what, name, asked or Asked(), console.width):
+    for part in _parts(what, name, options or Options(), console.width):
         console.print(part, highlight=False)
 
 
-def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[RenderableType]:
+def _parts(what: str, name: str | None, options: Options, width: int) -> Iterable[RenderableType]:
     path = model_file(what)
-    if what in SHOWN and (name is not None or not list_parts(path)):  # a run may be called so
-        asked.refuse(f"chemkl show {what}", *(field.name for field in fields(asked)))
-        return SHOWN[what](name)
-    there = os.path.exists(path)  # False for a name that is too long, too
-    ending, problem = path.suffix.lower() if there and path.is_file() else "", ""
-    if not there:
-        known = did_you_mean(what, [*SHOWN, *shipped_priors()])
-        problem = f"cannot show {what!r}: no such run folder or Parquet file{known}"
+    if what in CATALOGUES and (name is not None or not list_parts(path)):  # not a run of this name
+        options.refuse(f"chemkl show {what}", *(field.name for field in fields(options)))
+        return CATALOGUES[what](name)
+    exists = os.path.exists(path)  # False also for a name that is too long
+    ending, problem = path.suffix.lower() if exists and path.is_file() else "", ""
+    if not exists:
+        hint = did_you_mean(what, [*CATALOGUES, *shipped_priors()])
+        problem = f"cannot show {what!r}: no such run folder or Parquet file{hint}"
     elif name is not None:
         problem = f"chemkl show {what} {name}: a path takes no name after it"
     elif path.is_file() and ending not in (".parquet", *MODELS):
@@ -201,36 +201,36 @@ def _parts(what: str, name: str | None, asked: Asked, width: int) -> Iterable[Re
     if problem:
         raise InputError(problem)
     if ending in MODELS:
-        asked.refuse("a model file", *(field.name for field in fields(asked)))
-        from chemkl.stages.convert import describe_model  # it brings torch: not for other files
+        options.refuse("a model file", *(field.name for field in fields(options)))
+        from chemkl.stages.convert import describe_model  # it imports torch
 
         return describe_model(path)
-    of_a_run = ("threshold", "top", "per_scaffold")
-    if asked.sql is not None:
-        asked.refuse("a query (--sql)", *of_a_run)
-        return _answer(path, asked.sql, asked, width)
-    asked.refuse("a table without a query (--sql)", "csv", "parquet", "force")
+    for_runs = ("threshold", "top", "per_scaffold")
+    if options.sql is not None:
+        options.refuse("a query (--sql)", *for_runs)
+        return _answer(path, options.sql, options, width)
+    options.refuse("a table without a query (--sql)", "csv", "parquet", "force")
     if path.is_file():
-        asked.refuse("one file", *of_a_run)
-        return _file(path, asked, width)
-    asked.refuse("a run", "rows")
-    return _run(path, asked, width)
+        options.refuse("one file", *for_runs)
+        return _file(path, options, width)
+    options.refuse("a run", "rows")
+    return _run(path, options, width)
 
 
 # ---- a run
 
 
-def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
+def _run(folder: Path, options: Options, width: int) -> Iterator[RenderableType]:
     manifest = None if list_parts(folder) else Manifest.load(folder)
     if manifest is not None and manifest.stage in ("pretrain", "pretrain_llm"):
-        asked.refuse("a run without a trace", "threshold", "top", "per_scaffold")
+        options.refuse("a run without a trace", "threshold", "top", "per_scaffold")
         yield from _pretraining(folder, manifest)
         return
     run = inspection.open_run(folder)
-    threshold = run.threshold if asked.threshold is None else asked.threshold
-    top = asked.top or N_BEST
+    threshold = run.threshold if options.threshold is None else options.threshold
+    top = options.top or N_BEST
     if run.is_text:
-        asked.refuse("a run of a language model without a molecule", "per_scaffold")
+        options.refuse("a run of a language model without a molecule", "per_scaffold")
     yield Text(str(run.folder), style="bold")
     yield _facts(_about(run))
     yield from _log(folder)
@@ -243,7 +243,7 @@ def _run(folder: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
         yield ""
         yield from _answers(inspection.frequent_answers(run.frame, top), width)
         return
-    per_scaffold = (1 if asked.per_scaffold is None else asked.per_scaffold) or None
+    per_scaffold = (1 if options.per_scaffold is None else options.per_scaffold) or None
     best = select(run.frame, top=top, per_scaffold=per_scaffold)
     yield _titled("Counts", counts)
     yield ""
@@ -266,15 +266,15 @@ def _pretraining(folder: Path, manifest: Manifest) -> Iterator[RenderableType]:
 
 
 def _inputs(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What the run has read."""
+    """Yield the role of each input of a run, and its path and checksum."""
     for role, file in manifest.inputs.items():
         digest = (file.kept_sha256 or "")[:SHOWN_HASH]
-        kept = f"; kept as {file.kept} ({digest})" if file.kept else ""
-        yield role, f"{file.path} (sha256 {file.sha256[:SHOWN_HASH]}){kept}"
+        copy = f"; kept as {file.kept} ({digest})" if file.kept else ""
+        yield role, f"{file.path} (sha256 {file.sha256[:SHOWN_HASH]}){copy}"
 
 
 def _titled(title: str, table: RenderableType) -> Group:
-    """A title beside the table, not in it, where it would be folded to the table's width."""
+    """Put a title above a table; inside it would be folded to the table's width."""
     return Group(Text(title, style="bold"), table)
 
 
@@ -285,10 +285,10 @@ def _facts(rows: Iterable[Sequence[str]]) -> Table:
 
 
 def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
-    """What the run is, and how it ended."""
+    """Yield facts about a run and its end."""
     manifest = run.manifest
     if manifest is None:
-        yield "ended", "not known: the folder has no manifest.json"
+        yield "ended", "unknown: the folder has no manifest.json"
     else:
         yield from _of_manifest(manifest, run.folder)
     yield "run", run.identity["run_id"] or display.MISSING
@@ -301,11 +301,15 @@ def _about(run: inspection.RunTrace) -> Iterator[tuple[str, str]]:
         f"{display.counted(run.n_parts, 'part')}, steps {steps.min():,} to {steps.max():,}",
     )
     outcome = outcome_of(run.frame, manifest.model_dump(mode="json") if manifest else {})
-    if outcome.hits and run.threshold is None:  # a tau that moves, by which none are counted below
+    if outcome.hits and run.threshold is None:  # tau moves: `_counts` counts none
         yield "hits", outcome.hits
-    told = {"collapse": outcome.collapse, "target": outcome.idle, "parts": outcome.lost}
-    told["exploration"] = outcome.unexplored
-    yield from ((name, text) for name, text in told.items() if text)
+    findings = {
+        "collapse": outcome.collapse,
+        "target": outcome.idle,
+        "parts": outcome.lost,
+        "exploration": outcome.unexplored,
+    }
+    yield from ((name, text) for name, text in findings.items() if text)
 
 
 def _of_manifest(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
@@ -320,7 +324,7 @@ def _of_manifest(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
         times += f", took {timedelta(seconds=round(took.total_seconds()))}"
     times += f", resumed {display.counted(n_resumed, 'time')}" if n_resumed else ""
     yield "started", times
-    extended = []  # limits that the run had before it was given others
+    extended = []  # earlier limits of the run
     later = [*manifest.extended, manifest.config][1:]
     for before, after in zip(manifest.extended, later, strict=True):
         for key, limit in before.items():
@@ -329,24 +333,24 @@ def _of_manifest(manifest: Manifest, folder: Path) -> Iterator[tuple[str, str]]:
                 extended.append(f"{key} {was} to {now}")
     if extended:
         yield "extended", "; ".join(extended)
-    named = [manifest.stage]  # what tells runs of one pipeline apart
+    settings = [manifest.stage]  # what differs between runs of a pipeline
     for key in ("target", "estimator", "diversity_filter", "shaper"):
         part = at_the_end(manifest.config).get(key)
         if isinstance(part, dict) and part.get("kind"):
-            named.append(f"{key.replace('_', ' ')} {part['kind']}")
-    named += [] if manifest.seed is None else [f"seed {manifest.seed}"]
-    yield "what", ", ".join(named)
+            settings.append(f"{key.replace('_', ' ')} {part['kind']}")
+    settings += [] if manifest.seed is None else [f"seed {manifest.seed}"]
+    yield "what", ", ".join(settings)
     for stage in manifest.results.get("stages", ()):
-        spent = ", ".join(f"{stage[key]:,} {key}" for key in ("steps", "calls", "hits"))
-        spent += " of its own target"
-        yield f"stage {stage['name']}", f"ended by {stage['ended_by']} after {spent}"
+        counts = ", ".join(f"{stage[key]:,} {key}" for key in ("steps", "calls", "hits"))
+        text = f"ended by {stage['ended_by']} after {counts} of its own target"
+        yield f"stage {stage['name']}", text
 
 
 def _log(folder: Path) -> Iterator[RenderableType]:
-    """The last events of a run; of checkpoints in a row the last one."""
+    """Yield the last events of a run; of consecutive checkpoints only the last."""
     events = read_log(folder)
     names = [event["event"] for event in events]
-    told = [n for n in range(len(names)) if names[n : n + 2] != ["checkpoint", "checkpoint"]]
+    chosen = [n for n in range(len(names)) if names[n : n + 2] != ["checkpoint", "checkpoint"]]
     columns = [
         display.Column("time", "time (UTC)"),
         display.Column("event", "event"),
@@ -357,7 +361,7 @@ def _log(folder: Path) -> Iterator[RenderableType]:
         event
         | {"time": str(event.get("time"))[:19].replace("T", " ")}
         | {"what": event.get("text") or event.get("ended_by")}
-        for event in (events[n] for n in told[-N_EVENTS:])
+        for event in (events[n] for n in chosen[-N_EVENTS:])
     ]
     if rows:
         yield ""
@@ -365,7 +369,7 @@ def _log(folder: Path) -> Iterator[RenderableType]:
 
 
 def _columns(schema: pa.Schema) -> RenderableType:
-    """Columns with types and meanings."""
+    """Return a table of columns with types and meanings."""
     table = display.plain_table()
     table.add_column("column", overflow="fold", min_width=10)
     table.add_column("type", overflow="fold")
@@ -378,7 +382,7 @@ def _columns(schema: pa.Schema) -> RenderableType:
 
 
 def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Sequence[str]]:
-    """How much was sampled, scored and found."""
+    """Yield the counts of samples, calls and hits."""
     counts = inspection.count(run.frame, threshold)
     if run.is_text:
         n = max(counts.rows, 1)
@@ -397,17 +401,21 @@ def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Seque
         yield "valid", f"{counts.valid:,}", f"{counts.valid / max(counts.rows, 1):.1%} of them"
         answers = f"with {display.counted(counts.scaffolds, 'scaffold')}"
         failed = "valid rows without a component's value"
-        of_hits = display.counted(counts.hit_scaffolds or 0, "scaffold")
-        hits = f"R >= {threshold or 0:g}, with {of_hits}"
+        scaffolds = display.counted(counts.hit_scaffolds or 0, "scaffold")
+        hits = f"R >= {threshold or 0:g}, with {scaffolds}"
     budget = run.manifest.config.get("budget") if run.manifest else None
-    n_calls = int(run.frame["call"].count())  # those of seeds stand in rows that are not sampled
-    about = [f"of a budget of {budget:,}"] if isinstance(budget, int) else []
+    n_calls = int(run.frame["call"].count())  # seeds have calls in rows that are not sampled
+    notes = [f"of a budget of {budget:,}"] if isinstance(budget, int) else []
     if n_calls > counts.calls:
-        about.append(f"{n_calls - counts.calls:,} of them for seeds of the memory")
+        notes.append(f"{n_calls - counts.calls:,} of them for seeds of the memory")
     if counts.explored:
-        yield "explored", f"{counts.explored:,}", "proposals beside the samples: the column origin"
+        yield (
+            "explored",
+            f"{counts.explored:,}",
+            "proposals in addition to the samples: the column origin",
+        )
     yield "distinct", f"{counts.distinct:,}", answers
-    yield "calls", f"{n_calls:,}", ", ".join(about)
+    yield "calls", f"{n_calls:,}", ", ".join(notes)
     if counts.failed:
         yield "failed", f"{counts.failed:,}", failed
     if threshold is None:
@@ -419,30 +427,32 @@ def _counts(run: inspection.RunTrace, threshold: float | None) -> Iterator[Seque
 
 
 def _no_tau(run: inspection.RunTrace) -> str:
-    """Why the hits of a run are not counted by a tau."""
+    """Say why a run has no fixed tau to count hits by."""
     config = at_the_end(run.manifest.config) if run.manifest else {}
     target: Mapping[str, Any] = config.get("target") or {}
     quantile, floor = target.get("tau_quantile"), target.get("tau_floor")
     if (target.get("schedule") or {}).get("tau"):
         return "tau moves along the run: see the column tau; --threshold R counts"
     if quantile is None:
-        return "no fixed tau is known: give --threshold"
+        return "there is no fixed tau: give --threshold"
     least = f", never below {floor:g}" if floor is not None else ""
     return (
         f"tau moves: the quantile {quantile:g} of each batch's rewards{least}; --threshold R counts"
     )
 
 
-def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType:
-    """The best molecules; with their prompts, where these fit, and raw components, where all do."""
-    which = {None: "", 1: ", one of each scaffold"}.get(of_each, f", {of_each} of each scaffold")
+def _best(best: pd.DataFrame, per_scaffold: int | None, width: int) -> RenderableType:
+    """Return the best molecules, with prompts and raw components if these fit."""
+    which = {None: "", 1: ", one of each scaffold"}.get(
+        per_scaffold, f", {per_scaffold} of each scaffold"
+    )
     room = width - 16 - SMILES_WIDTH
     prompts: list[str] = []
     if has_prompts(best.columns):
         prompts = [_prompt(prompt) for prompt in best["prompt"]]
-        needed = max(map(len, ("prompt", *prompts))) + 1
-        prompts = prompts if needed <= room else []
-        room -= needed if prompts else 0
+        prompt_width = max(map(len, ("prompt", *prompts))) + 1
+        prompts = prompts if prompt_width <= room else []
+        room -= prompt_width if prompts else 0
     components = trace_components(best.columns)
     if sum(max(len(name), 8) + 1 for name in components) > room:
         components = []
@@ -456,44 +466,45 @@ def _best(best: pd.DataFrame, of_each: int | None, width: int) -> RenderableType
     frame = best.assign(prompt=prompts) if prompts else best
     rows = cast(list[dict[str, Any]], frame.to_dict("records"))
     table = display.table("", columns, rows, keep_empty=True)
-    before = "; components before their transform" if components else ""
-    return _titled(f"Best molecules{which}{before}", table)
+    note = "; components before their transform" if components else ""
+    return _titled(f"Best molecules{which}{note}", table)
 
 
 def _prompt(prompt: str) -> str:
-    """A prompt on one line, cut in the middle where it is long."""
+    """Put a prompt on one line and cut it in the middle if it is long."""
     return display.short(" ".join(prompt.split()), PROMPT_WIDTH)
 
 
 def _answers(answers: pd.DataFrame, width: int) -> Iterator[RenderableType]:
-    """The most frequent answers; how many prompts there are beside those that are shown."""
+    """Yield the most frequent answers, and the number of prompts if not all are shown."""
     groups = answers["group"].unique()
-    shown = answers[answers["group"].isin(groups[:MOST_PROMPTS])]
-    prompts = [_prompt(prompt) for prompt in shown["prompt"]]
-    beside = 29 + max(map(len, ("prompt", *prompts)))  # what the other columns take
-    room = max(8, width - beside)
-    begins = shown["group"].ne(shown["group"].shift())
+    answers = answers[answers["group"].isin(groups[:MOST_PROMPTS])]
+    prompts = [_prompt(prompt) for prompt in answers["prompt"]]
+    room = max(8, width - 29 - max(map(len, ("prompt", *prompts))))  # beside the other columns
+    is_first = answers["group"].ne(answers["group"].shift())
     rows = []
-    for prompt, is_first, row in zip(prompts, begins, shown.to_dict("records"), strict=True):
-        text = row["text"]  # in quotes where white space would not be seen
+    for prompt, first, row in zip(prompts, is_first, answers.to_dict("records"), strict=True):
+        text = row["text"]  # quoted if it has invisible characters
         text = text if text.isprintable() and text and text == text.strip() else repr(text)
         answer = text if len(text) <= room else f"{text[: room - 1]}…"
         valid = "yes" if row["valid"] else "no"
-        rows.append(row | {"prompt": prompt * is_first, "answer": answer, "valid": valid})
+        rows.append(row | {"prompt": prompt * first, "answer": answer, "valid": valid})
     yield _titled(
         "Most frequent answers to each prompt; where none is valid, the completion",
         display.table("", ANSWERS, rows, keep_empty=True),
     )
     if len(groups) > MOST_PROMPTS:
-        yield f"{MOST_PROMPTS} of {len(groups):,} prompts; --sql answers for the others"
+        yield f"{MOST_PROMPTS} of {len(groups):,} prompts; --sql shows the others"
 
 
 # ---- a file, an answer
 
 
-def _file(path: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
+def _file(path: Path, options: Options, width: int) -> Iterator[RenderableType]:
     schema = read_part_schema(path)
-    head, n_rows = inspection.read_head(path, N_ROWS_OF_FILE if asked.rows is None else asked.rows)
+    head, n_rows = inspection.read_head(
+        path, N_ROWS_OF_FILE if options.rows is None else options.rows
+    )
     about = [("rows", f"{n_rows:,}"), ("columns", f"{len(schema.names):,}")]
     about += [
         (key.decode(), value.decode(errors="replace"))
@@ -508,17 +519,17 @@ def _file(path: Path, asked: Asked, width: int) -> Iterator[RenderableType]:
         yield _titled("First rows", _rows(head, width))
 
 
-def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[RenderableType]:
-    given = {"--csv": asked.csv, "--parquet": asked.parquet}
-    outputs = {option: path for option, path in given.items() if path is not None}
-    check_outputs(outputs, ENDINGS, force=asked.force)
+def _answer(place: Path, sql: str, options: Options, width: int) -> Iterator[RenderableType]:
+    paths = {"--csv": options.csv, "--parquet": options.parquet}
+    outputs = {option: path for option, path in paths.items() if path is not None}
+    check_outputs(outputs, ENDINGS, force=options.force)
     answer = inspection.run_sql(inspection.tables_of(place), sql)
     names = answer.schema.names
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if outputs and twice:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if outputs and repeated:
         raise InputError(
-            f"--sql: several columns are called {', '.join(twice)}: name them apart with AS, for a "
-            "file needs names that differ"
+            f"--sql: several columns are called {', '.join(repeated)}: a file needs unique names; "
+            "rename them with AS"
         )
     for option, path in outputs.items():
         with written_out(path) as stream:
@@ -530,17 +541,17 @@ def _answer(place: Path, sql: str, asked: Asked, width: int) -> Iterator[Rendera
         yield Text(f"output: {path} ({len(answer):,} rows)")
     if outputs:
         return
-    n_wanted = N_ROWS_OF_ANSWER if asked.rows is None else asked.rows
-    yield _rows(answer.slice(0, n_wanted), width)
+    n_rows = N_ROWS_OF_ANSWER if options.rows is None else options.rows
+    yield _rows(answer.slice(0, n_rows), width)
     if not len(answer):
         yield "0 rows"
-    if len(answer) > n_wanted:
+    if len(answer) > n_rows:
         how = "--rows N shows more, or --csv FILE writes all"
-        yield f"{n_wanted:,} of {len(answer):,} rows; {how}"
+        yield f"{n_rows:,} of {len(answer):,} rows; {how}"
 
 
 def _rows(rows: pa.Table, width: int) -> RenderableType:
-    """Rows as rows; where the columns do not fit, as columns: as many of the rows as do."""
+    """Return a table of rows, or of rows as columns if the columns do not fit."""
     cells = [[_cell(value) for value in column.to_pylist()] for column in rows.columns]
     names = rows.schema.names
     widths = [
@@ -550,9 +561,9 @@ def _rows(rows: pa.Table, width: int) -> RenderableType:
     table = display.plain_table()
     if sum(widths) + len(widths) + 1 <= width:
         numbers = pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal
-        for field, least in zip(rows.schema, widths, strict=True):
-            side: Any = "right" if any(is_one(field.type) for is_one in numbers) else "left"
-            table.add_column(Text(field.name), justify=side, overflow="fold", min_width=least)
+        for field, min_width in zip(rows.schema, widths, strict=True):
+            side: Any = "right" if any(test(field.type) for test in numbers) else "left"
+            table.add_column(Text(field.name), justify=side, overflow="fold", min_width=min_width)
         for row in zip(*cells, strict=True):
             table.add_row(*map(Text, row))
         return table
@@ -565,11 +576,11 @@ def _rows(rows: pa.Table, width: int) -> RenderableType:
         table.add_row(Text(name), *map(Text, column[:n_shown]))
     if n_shown == len(rows):
         return table
-    return Group(table, "More rows do not fit beside these: choose fewer columns with --sql.")
+    return Group(table, "More rows do not fit: choose fewer columns with --sql.")
 
 
 def _cell(value: Any) -> str:
-    """A value in few digits; a dash where there is none."""
+    """Format a value with few digits; a missing one is a dash."""
     if display.is_missing(value):
         return display.MISSING
     return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,7 +1,7 @@
-"""What `chemkl status` prints: which jobs of a pipeline, or runs, are done, run, wait or failed.
+"""`chemkl status`: which jobs of a pipeline, or which runs, are done, running, waiting or failed.
 
-It goes by the manifests and their locks, so that it needs no scheduler; where there is Slurm, what
-`chemkl submit` has put into its queue is told too.
+The source is the manifests and their locks, so no scheduler is needed. With Slurm, the jobs that
+`chemkl submit` has queued are included.
 """
 
 import struct
@@ -34,24 +34,24 @@ COLUMNS = (
     Column("why", "why"),
 )
 
-KILLED = "killed, or no lock can be seen here; the same command goes on"
-"""What there is to say of a run that no process seems to make."""
+KILLED = "killed, or its lock is not visible here; the same command continues"
+"""Said of an unfinished run without a process."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """How a job stands: done, running, waiting, stopped (it goes on when told to) or failed."""
+    """The state of a job: done, running, waiting, stopped (can be resumed) or failed."""
 
     name: str
     stage: str
     state: str
-    calls: str = ""  # spent, of the budget
-    time: str = ""  # from the first start to the end, or to now
+    calls: str = ""  # of the budget
+    time: str = ""  # from the first start to the end or to now
     why: str = ""
 
 
 def status(places: Sequence[str], out_dir: Path | None = None) -> list[Row]:
-    """How the jobs of pipelines, and runs, stand; folders may hold a run, or runs."""
+    """Return the state of each job of pipelines and of each run; a folder may hold several runs."""
     rows: list[Row] = []
     for place in places:
         folder = Path(place)
@@ -68,7 +68,7 @@ def status(places: Sequence[str], out_dir: Path | None = None) -> list[Row]:
 
 
 def show_status(places: Sequence[str], out_dir: Path | None = None) -> None:
-    """Print the table, and how many jobs there are of each state."""
+    """Print the table and the number of jobs in each state."""
     rows = status(places, out_dir)
     display.standard_output().print(display.table("", COLUMNS, [vars(row) for row in rows]))
     counts = Counter(row.state for row in rows)
@@ -111,39 +111,39 @@ def _of_folder(name: str, folder: Path, stage: str = "") -> Row:
     now = datetime.now(UTC).isoformat()
     state, why, until = manifest.status, manifest.ended_by or "", manifest.finished or now
     if state == "running":
-        held = is_locked(folder)
-        why = "" if held else KILLED
-        state, until = ("running", now) if held else ("failed", "")
+        locked = is_locked(folder)
+        why = "" if locked else KILLED
+        state, until = ("running", now) if locked else ("failed", "")
     try:
         calls = read_settled(folder, lambda: _calls(manifest, folder))
     except InputError as error:
         state, why, calls = "failed", one_line(error), ""
-    words, time = {"complete": "done", "interrupted": "stopped"}, ""
+    labels, time = {"complete": "done", "interrupted": "stopped"}, ""
     if until:
         took = datetime.fromisoformat(until) - datetime.fromisoformat(manifest.started)
         minutes, rest = divmod(round(max(took.total_seconds(), 0)), 60)
         time = f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
     why = "" if state == "complete" else why.strip()
-    return Row(name, manifest.stage, words.get(state, state), calls, time, why)
+    return Row(name, manifest.stage, labels.get(state, state), calls, time, why)
 
 
 def _calls(manifest: Manifest, folder: Path) -> str:
-    """The calls that a run has spent by its results, or by the last part of its trace."""
+    """Return a run's calls from its results or the last part of its trace, and its budget."""
     budget = manifest.config.get("budget")
-    spent = manifest.results.get("calls") if manifest.status == "complete" else None
-    for part in reversed(list_parts(folder) if spent is None else []):
-        spent = pc.max(read_part(part.path, ["call"])["call"]).as_py()
-        if spent is not None:
+    calls = manifest.results.get("calls") if manifest.status == "complete" else None
+    for part in reversed(list_parts(folder) if calls is None else []):
+        calls = pc.max(read_part(part.path, ["call"])["call"]).as_py()
+        if calls is not None:
             break
-    if spent is None and budget is None:
+    if calls is None and budget is None:
         return ""
-    return cell(spent or 0, ",d") + (f" / {budget:,}" if budget else "")
+    return cell(calls or 0, ",d") + (f" / {budget:,}" if budget else "")
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process works in a folder, here or on another machine that sees its locks.
+    """Tell whether a process works in a folder, here or on a machine that shares its locks.
 
-    The lock is looked at, not taken: whoever starts just then would be refused.
+    On Linux the lock is queried, not taken: a process that starts now must not be refused.
     """
     try:
         import fcntl  # Unix only
@@ -151,9 +151,9 @@ def is_locked(folder: Path) -> bool:
         with (folder / LOCK).open("rb") as lock:
             if sys.platform == "linux":
                 kind = "hhqqi4x"  # struct flock: type, whence, start, length, process
-                asked = struct.pack(kind, fcntl.F_WRLCK, 0, 0, 0, 0)
-                found = struct.unpack(kind, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
-                return bool(found[0] != fcntl.F_UNLCK)
+                query = struct.pack(kind, fcntl.F_WRLCK, 0, 0, 0, 0)
+                answer = struct.unpack(kind, fcntl.fcntl(lock, fcntl.F_GETLK, query))
+                return bool(answer[0] != fcntl.F_UNLCK)
             fcntl.lockf(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return False
     except (BlockingIOError, PermissionError):

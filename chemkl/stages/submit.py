@@ -1,7 +1,7 @@
-"""What `chemkl submit` does: the jobs of a pipeline into Slurm's queue, an array for each stage.
+"""`chemkl submit`: put the jobs of a pipeline into Slurm's queue.
 
-An array holds the jobs of an entry that read the same; it waits for exactly those jobs. Slurm does
-the rest by the script of each array, ``pipelines/slurm/array.sbatch``.
+The jobs of an entry that have the same inputs are one array. It waits for exactly the jobs that
+make these inputs. The script of each array is ``pipelines/slurm/array.sbatch``.
 """
 
 import json
@@ -25,26 +25,26 @@ from chemkl.stages.plan import LOGS, Planned, check_folders, plan_pipeline
 
 TEMPLATE = "pipelines/slurm/array.sbatch"
 RECORD = "slurm.json"
-"""Beside the logs: the number that each job has, or had, in the queue."""
-OURS = ("array", "chdir", "dependency", "job-name", "kill-on-invalid-dep", "parsable", "wrap")
-"""Options of sbatch that are not the user's to set."""
+"""File next to the logs with the number of each job in the queue."""
+RESERVED = ("array", "chdir", "dependency", "job-name", "kill-on-invalid-dep", "parsable", "wrap")
+"""Options of sbatch that chemkl sets itself."""
 AFTER = "--kill-on-invalid-dep=yes"
-"""Lets those go that wait for a job that has failed; the next submission takes them up again."""
+"""Drops jobs that wait for a failed one; the next submission queues them again."""
 NEVER = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True)
 class Queued:
-    """How a job stands in Slurm's queue."""
+    """The state of a job in Slurm's queue."""
 
-    number: str  # as 12_0
-    state: str  # waiting, running; failed: it has left the queue
+    number: str  # such as 12_0
+    state: str  # waiting, running, or failed if it has left the queue
     why: str
 
 
 @dataclass
 class Array:
-    """Jobs of one entry that read the same."""
+    """Jobs of one entry with the same inputs."""
 
     name: str
     jobs: list[str]
@@ -60,18 +60,18 @@ def submit(
     template: Path | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Submit what is not complete, and not in the queue, to Slurm; or print what would be.
+    """Submit jobs to Slurm that are neither complete nor in the queue.
 
     Args:
         pipeline: the path or name of its file.
-        out_dir: where the jobs' folders go; default ``runs/<name of the pipeline>``.
-        settings: options of sbatch, as ``time=2:00:00``; ``posttrain.gpus=1`` for one entry or
-            stage.
-        template: of the script; default ``pipelines/slurm/array.sbatch``.
-        dry_run: print a shell script that submits the same, and stop.
+        out_dir: parent of the jobs' folders; default ``runs/<name of the pipeline>``.
+        settings: options of sbatch such as ``time=2:00:00``, or ``posttrain.gpus=1`` for one entry
+            or stage.
+        template: template of the script; default ``pipelines/slurm/array.sbatch``.
+        dry_run: only print a shell script that does the same.
 
     Raises:
-        InputError: no job is left to submit, Slurm refuses one, or another submission is going on.
+        InputError: no job is left to submit, Slurm refuses one, or another submission is running.
     """
     config, planned = plan_pipeline(pipeline, out_dir)
     states = check_folders(planned)
@@ -82,7 +82,7 @@ def submit(
         raise InputError(
             "sbatch is not found: submit on a machine of the cluster, or take --cluster local"
         )
-    queue = {name: one for name, one in queue_of(out).items() if one.state != "failed"}
+    queue = {name: job for name, job in queue_of(out).items() if job.state != "failed"}
     todo: list[Planned] = []
     for plan in planned:
         name = plan.job.name
@@ -90,18 +90,18 @@ def submit(
         if states[name] != "complete" and (name not in queue or again):
             todo.append(plan)
     stale = [queue[plan.job.name].number for plan in todo if plan.job.name in queue]
-    numbers = {name: one.number for name, one in queue.items() if one.number not in stale}
+    numbers = {name: job.number for name, job in queue.items() if job.number not in stale}
     if not todo:
         listed = ", ".join(f"{job} is {number}" for job, number in [*numbers.items()][:3])
         submitted = (
-            f"it is submitted already ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
-            "status` tells how it goes, scancel takes jobs back"
+            f"already submitted ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
+            "status` shows its state, scancel removes jobs"
         )
         complete = "every job is complete; --fresh of `chemkl run` begins anew"
         raise InputError(f"{config.name}: {submitted if numbers else complete}")
     arrays = _arrays(config.name, todo, {*numbers})
     fill = _template(template)
-    found, script = Path(pipeline).expanduser(), Path(sys.executable).with_name("chemkl")
+    file, script = Path(pipeline).expanduser(), Path(sys.executable).with_name("chemkl")
     program = [str(script)] if script.exists() else [sys.executable, "-P", "-m", "chemkl"]
     for array in arrays:
         entry = next(plan.job for plan in todo if plan.job.name == array.jobs[0])
@@ -111,7 +111,7 @@ def submit(
                 jobs=array.jobs,
                 options=options("", entry.stage, entry.entry),
                 chemkl=shlex.join(program),
-                pipeline=str(found.resolve()) if found.exists() else pipeline,
+                pipeline=str(file.resolve()) if file.exists() else pipeline,
                 here=str(Path.cwd()),
                 out=str(out),
                 logs=str(logs),
@@ -123,7 +123,7 @@ def submit(
         return
     lock = claim(logs, shared=False)
     try:
-        if stale:  # they wait for a job that has failed, and would wait for ever
+        if stale:  # they would wait forever for a failed job
             subprocess.run(["scancel", *stale], check=False)
         _submit(arrays, numbers, logs)
     finally:
@@ -132,7 +132,7 @@ def submit(
 
 
 def _options(settings: Sequence[str], planned: Sequence[Planned]) -> Callable[..., dict[str, str]]:
-    """Read the options; gives a function from owners to the options that hold for them."""
+    """Parse the options; return a function from entries and stages to their options."""
     owners = {name for plan in planned for name in (plan.job.entry, plan.job.stage)}
     of: dict[str, dict[str, str]] = {}
     problems = []
@@ -144,8 +144,8 @@ def _options(settings: Sequence[str], planned: Sequence[Planned]) -> Callable[..
                 f"--set {text}: no stage or entry {owner!r}{did_you_mean(owner, owners)}"
             )
         elif not re.fullmatch(r"[a-z][a-z0-9-]*", key) or not value.isprintable():
-            problems.append(f"--set {text}: should be an option of sbatch, as time=2:00:00")
-        elif key in OURS:
+            problems.append(f"--set {text}: should be an option of sbatch, such as time=2:00:00")
+        elif key in RESERVED:
             problems.append(f"--set {text}: chemkl sets {key} itself")
         of.setdefault(owner, {})[key] = value
     InputError.refuse(problems)
@@ -165,9 +165,7 @@ def _template(path: Path | None) -> Template:
         environment.filters["quoted"] = shlex.quote
         if "jobs" in find_undeclared_variables(environment.parse(text)):
             return environment.from_string(text)
-        why: object = (
-            f"names no {{{{ jobs }}}}, so that it would run none: edit a copy of {TEMPLATE}"
-        )
+        why: object = f"lacks {{{{ jobs }}}}, so it would run no job: edit a copy of {TEMPLATE}"
     except (OSError, TemplateError) as error:
         why = getattr(error, "strerror", None) or error
     except UnicodeDecodeError:
@@ -176,7 +174,7 @@ def _template(path: Path | None) -> Template:
 
 
 def _arrays(pipeline: str, todo: Sequence[Planned], queued: set[str]) -> list[Array]:
-    """Group the jobs of each entry by what they wait for."""
+    """Group the jobs of each entry by the jobs that they wait for."""
     open_jobs = queued | {plan.job.name for plan in todo}
     arrays: dict[tuple[str, ...], Array] = {}
     for plan in todo:
@@ -188,13 +186,13 @@ def _arrays(pipeline: str, todo: Sequence[Planned], queued: set[str]) -> list[Ar
 
 
 def _after(array: Array, arrays: Sequence[Array], numbers: Mapping[str, str]) -> list[str]:
-    """The options by which an array waits: for whole arrays by their number, else for tasks."""
+    """Return the options with which an array waits for whole arrays, or else for tasks."""
     waits: list[str] = []
     needs = set(array.needs)
-    for other in arrays:
-        if needs >= {*other.jobs}:
-            waits.append(numbers[other.jobs[0]].rpartition("_")[0])
-            needs -= {*other.jobs}
+    for earlier in arrays:
+        if needs >= {*earlier.jobs}:
+            waits.append(numbers[earlier.jobs[0]].rpartition("_")[0])
+            needs -= {*earlier.jobs}
     waits += [numbers[name] for name in array.needs if name in needs]
     return [f"--dependency=afterok:{':'.join(waits)}", AFTER] if waits else []
 
@@ -202,7 +200,7 @@ def _after(array: Array, arrays: Sequence[Array], numbers: Mapping[str, str]) ->
 def _as_shell(
     arrays: Sequence[Array], numbers: Mapping[str, str], logs: Path, stale: Sequence[str]
 ) -> Iterator[str]:
-    """A shell script that submits the same."""
+    """Yield the lines of a shell script that submits the arrays."""
     numbers = dict(numbers)
     yield f"mkdir -p {shlex.quote(str(logs))}"
     if stale:
@@ -214,7 +212,7 @@ def _as_shell(
 
 
 def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> None:
-    """Submit the arrays one after the other; where Slurm refuses one, take back all."""
+    """Submit the arrays in order; if Slurm refuses one, cancel all."""
     new: list[str] = []
     for place, array in enumerate(arrays):
         command = ["sbatch", "--parsable", *_after(array, arrays[:place], numbers)]
@@ -225,8 +223,8 @@ def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> Non
             if new:
                 subprocess.run(["scancel", *new], check=False)
             why = _why(done.stderr)
-            back = f" (taken back: {', '.join(new)})" if new else ""
-            raise InputError(f"{array.name}: Slurm refuses it: {why}{back}")
+            note = f" (cancelled: {', '.join(new)})" if new else ""
+            raise InputError(f"{array.name}: Slurm refuses it: {why}{note}")
         number = done.stdout.strip().partition(";")[0]
         new.append(number)
         numbers |= {job: f"{number}_{task}" for task, job in enumerate(array.jobs)}
@@ -236,10 +234,10 @@ def _submit(arrays: Sequence[Array], numbers: dict[str, str], logs: Path) -> Non
 
 
 def _why(stderr: str) -> str:
-    """What a program of Slurm's says, on one line; of what ends it, that alone."""
+    """Return the error of a program of Slurm on one line; only the fatal one if there is one."""
     lines = [" ".join(line.split()) for line in stderr.splitlines()]
-    said = [line for line in lines if ": fatal: " in line] or lines
-    return "; ".join(re.sub(r"^\w+: (error|fatal): ", "", line) for line in said)
+    lines = [line for line in lines if ": fatal: " in line] or lines
+    return "; ".join(re.sub(r"^\w+: (error|fatal): ", "", line) for line in lines)
 
 
 # ---- the queue
@@ -255,14 +253,14 @@ def _recorded(logs: Path) -> dict[str, str]:
         recorded = None
     if not isinstance(recorded, dict) or not all(isinstance(n, str) for n in recorded.values()):
         raise InputError(
-            f"{file}: damaged, so that it cannot be told which jobs are in Slurm's queue; once "
-            "none of this pipeline is there (squeue --me), remove it"
+            f"{file}: damaged, so the jobs in Slurm's queue are unknown; remove it once the queue "
+            "(squeue --me) holds no job of this pipeline"
         )
     return recorded
 
 
 def queue_of(out: Path) -> dict[str, Queued]:
-    """How the jobs stand that were submitted from a folder; none where there is no Slurm."""
+    """Return the state of each job that was submitted from a folder; empty without Slurm."""
     recorded = _recorded(out / LOGS)
     if not recorded or shutil.which("squeue") is None:
         return {}
@@ -272,14 +270,15 @@ def queue_of(out: Path) -> dict[str, Queued]:
         say(f"Slurm's queue cannot be read: {_why(done.stderr)}")
         return {}
     lines = (line.partition("|") for line in done.stdout.splitlines())
-    found = {number: rest for number, _, rest in lines}
+    listed = {number: rest for number, _, rest in lines}
     queue: dict[str, Queued] = {}
     for name, number in recorded.items():
-        state, _, reason = found.get(number, "").partition("|")
+        state, _, reason = listed.get(number, "").partition("|")
         queue[name] = Queued(number, "waiting", f"Slurm {number}: {reason}")
         if not state or reason == NEVER:
-            left = f"it has left Slurm's queue, where it was {number}"
-            queue[name] = Queued(number, "failed", left)
+            queue[name] = Queued(
+                number, "failed", f"it has left Slurm's queue, where it was {number}"
+            )
         elif state in ("RUNNING", "COMPLETING"):
             queue[name] = Queued(number, "running", f"Slurm {number}")
     return queue

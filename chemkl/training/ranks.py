@@ -37,7 +37,7 @@ _Child = tuple[subprocess.Popen[bytes], socket.socket]
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-CHILD_MODULE = "chemkl.stages.further"
+CHILD_MODULE = "chemkl.stages.registry"
 """The module that each child process runs."""
 IS_CHILD = "CHEMKL_FURTHER"
 """Environment variable set in a process that the first process of its run has started."""

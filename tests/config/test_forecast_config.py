@@ -8,7 +8,7 @@ import yaml
 from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.posttrain import PosttrainConfig
-from chemkl.stages.check import check_file
+from chemkl.stages.plan import check_file
 
 POSTTRAIN = Path(__file__).parents[2] / "configs" / "posttrain"
 

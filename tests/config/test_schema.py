@@ -9,7 +9,7 @@ from chemkl.config.pipeline import PipelineConfig
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.config.schema import Key, keys_of
 from chemkl.stages.registry import STAGES
-from chemkl.stages.show import SHOWN
+from chemkl.stages.show import CATALOGUES
 
 MODELS = {name: stage.model for name, stage in STAGES.items()} | {"pipeline": PipelineConfig}
 
@@ -69,7 +69,7 @@ def test_fields_of_a_config_are_its_keys_once():
     + [("config", name) for name in (*STAGES, "reward", "pipeline")],
 )
 def test_all_of_it_is_shown(what, name):
-    assert list(SHOWN[what](name))
+    assert list(CATALOGUES[what](name))
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_all_of_it_is_shown(what, name):
 )
 def test_an_unknown_name_is_told_the_near_ones(what, name, near):
     with pytest.raises(ValueError, match=f"{name}.*{near}"):
-        list(SHOWN[what](name))
+        list(CATALOGUES[what](name))

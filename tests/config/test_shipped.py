@@ -11,7 +11,7 @@ from chemkl.config.loading import Document
 from chemkl.config.paths import find_shipped, shipped_name, shipped_names
 from chemkl.config.posttrain import PosttrainConfig
 from chemkl.results import Manifest, config_hash
-from chemkl.stages.check import check_file
+from chemkl.stages.plan import check_file
 from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_a_reward_is_named_too(value):
 def test_what_a_shipped_config_waits_for_is_made_in_the_working_directory(elsewhere, installed):
     made = elsewhere / "data/corpora/moses"
     source = installed / "configs/pretrain/moses.yaml"
-    assert check_file(source).awaited == (made,)
+    assert check_file(source).pending == (made,)
     made.mkdir(parents=True)
     assert STAGES["pretrain"].load(source).corpus == made
 

@@ -15,7 +15,7 @@ from chemkl.didactic.config import DidacticConfig
 from chemkl.didactic.run import draw
 from chemkl.results import Manifest
 from chemkl.stages import didactic
-from chemkl.stages.check import check_file
+from chemkl.stages.plan import check_file
 from chemkl.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]

@@ -36,7 +36,7 @@ from chemkl.rewards import RewardModel
 from chemkl.rewards.cache import ScoreCache
 from chemkl.rewards.components.published_models import ADMET_AI
 from chemkl.rewards.components.similarity import read_references
-from chemkl.stages.check import check_file
+from chemkl.stages.plan import check_file
 from chemkl.training.trainer import last_checkpoint
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ from chemkl.config import InputError
 from chemkl.config.loading import dump, parse
 from chemkl.peers.reading import toml_lines
 from chemkl.results import Manifest
-from chemkl.stages.check import check_file
 from chemkl.stages.convert import convert
 from chemkl.stages.pipeline import run as run_pipeline
+from chemkl.stages.plan import check_file
 from chemkl.stages.posttrain import run as posttrain
 from chemkl.stages.sample import run as sample
 
@@ -147,7 +147,7 @@ def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(here):
     needless = ["tb_logdir", "parameters.summary_csv_prefix", "stage.0.chkpt_file"]
     assert re.findall(r"^#   in\.toml:\d+: ([\w.]+): ", text, re.MULTILINE) == needless
     assert "LEFT OUT" not in text
-    assert "Not the same as there" not in text
+    assert "Differs from REINVENT4" not in text
     assert posttrain("out.yaml", here / "run").exists()
 
 
@@ -319,7 +319,7 @@ def test_what_has_no_counterpart_is_refused_or_listed(here, chemkl, capsys, old,
     lines = capsys.readouterr().err.splitlines()
     assert says in lines[0]
     assert lines[0].startswith("in.toml:")
-    assert lines[1:] == ["in.toml: 1 settings without a counterpart in chemkl: take them out, or "
+    assert lines[1:] == ["in.toml: 1 settings without a counterpart in chemkl: remove them, "
                          "leave them out with --lenient"]  # fmt: skip
     assert not Path("out.yaml").exists()
     assert chemkl("convert", "in.toml", "out.yaml", "--lenient") == 0

@@ -10,7 +10,7 @@ from small_runs import QED
 
 from chemkl.config import InputError
 from chemkl.results import InputFile, Manifest
-from chemkl.stages.arguments import sort_arguments
+from chemkl.stages.runs import sort_arguments
 
 STEPS = [[("c1ccccc1", 0.9), ("CCO", 0.2), ("C1CCCCC1", 0.85)]]
 
@@ -135,11 +135,15 @@ def test_report_takes_runs(place, chemkl):
     ("stage", "given", "problem"),
     [
         ("evaluate", ["every=5"], "give a config file, or runs to evaluate"),
-        ("evaluate", ["mine.yaml", "plain.smi"], "mine.yaml: .* a config file is given alone"),
+        (
+            "evaluate",
+            ["mine.yaml", "plain.smi"],
+            "mine.yaml: .* must be the only input",
+        ),
         ("evaluate", ["plain.smi", "gone"], "gone: no such file; neither a run's folder nor"),
         ("report", ["plain.smi"], "plain.smi: chemkl report takes folders of runs, not files"),
-        ("compare", ["out/few-seed=0"], "few-seed=0: one method, as nothing but the seed differs"),
-        ("compare", ["out/few-*"], "few-seed=0, .*few-seed=1: one method"),
+        ("compare", ["out/few-seed=0"], "few-seed=0: only the seed differs, so all are one method"),
+        ("compare", ["out/few-*"], "few-seed=0, .*few-seed=1: only the seed"),
         ("compare", ["other"], "other: no parts .* so there is no trace to read"),
     ],
 )

@@ -71,9 +71,9 @@ def test_what_is_awaited_is_not_looked_into_and_the_rest_is(name, cases):
     settings, path, rest, inside = cases[name]
     stage = STAGES[name.split("-")[0]]
     config = load_config(stage.model, settings)
-    for awaited, texts in (([], [*rest, *inside]), ([path], rest)):
+    for pending, texts in (([], [*rest, *inside]), ([path], rest)):
         with pytest.raises(InputError) as caught:
-            stage.check(config, awaited=awaited)
+            stage.check(config, pending=pending)
         lines = str(caught.value).splitlines()
         assert [text for text in texts if not any(text in line for line in lines)] == []
         assert len(lines) == len(texts)

@@ -107,7 +107,7 @@ def test_what_a_prior_of_ours_can_write_is_shown_with_its_card(model, tmp_path, 
     assert "stereocentres (@)" in text
     assert "FCD 0.167 to the MOSES test set" in text
     assert "FCD" not in printed(model)
-    with pytest.raises(InputError, match=r"moses\.safetensors: is a model of chemkl already"):
+    with pytest.raises(InputError, match=r"moses\.safetensors: is already a model of chemkl"):
         convert("moses", tmp_path / "a.safetensors")
 
 
@@ -147,7 +147,7 @@ def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, m
         ("mol2mol.prior", "a.safetensors", "a model of type 'Mol2Mol'; expected 'Reinvent'"),
         ("nowhere.prior", "a.safetensors", "nowhere.prior: no such model file"),
         ("model.safetensors", "a.csv", "a.csv: unknown ending. Allowed: .safetensors, .prior"),
-        ("model.safetensors", "b.safetensors", "is a model of chemkl already"),
+        ("model.safetensors", "b.safetensors", "is already a model of chemkl"),
     ],
 )
 def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, says):
@@ -159,7 +159,7 @@ def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, s
     with pytest.raises(InputError, match=says):
         convert(tmp_path / source, tmp_path / target, fresh=True)
     assert {path.name for path in tmp_path.iterdir()} == before
-    with pytest.raises(InputError, match="--lenient: means nothing for this conversion"):
+    with pytest.raises(InputError, match="--lenient: has no meaning for this conversion"):
         convert(tmp_path / source, tmp_path / target, lenient=True)
 
 

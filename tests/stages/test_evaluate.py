@@ -13,6 +13,7 @@ from chemkl.display import MISSING
 from chemkl.results import Manifest, description_of, read_trace
 from chemkl.stages import evaluate
 from chemkl.stages.registry import STAGES
+from chemkl.stages.runs import run_names
 
 GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
 POOR = [[("CCN", 0.1)]]
@@ -266,10 +267,10 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
 
 def test_runs_of_one_name_are_told_apart(tmp_path, write_run):
     folders = [write_run(tmp_path / arm / "seed0", POOR) for arm in ("mara", "gibbs")]
-    assert evaluate.run_names(folders) == ["mara/seed0", "gibbs/seed0"]
-    assert evaluate.run_names(folders[:1]) == ["seed0"]
-    assert evaluate.run_names([]) == []
-    assert len(set(evaluate.run_names([tmp_path, tmp_path]))) == 2
+    assert run_names(folders) == ["mara/seed0", "gibbs/seed0"]
+    assert run_names(folders[:1]) == ["seed0"]
+    assert run_names([]) == []
+    assert len(set(run_names([tmp_path, tmp_path]))) == 2
     table = evaluate.run({"runs": [str(f) for f in folders]}, tmp_path / "out")
     assert table["run"].unique().tolist() == ["mara/seed0", "gibbs/seed0"]
 
@@ -428,5 +429,5 @@ def test_runs_without_prompts_are_named(prompt_runs, tmp_path, write_run):
     with pytest.raises(InputError, match=r"runs of posttrain_llm have them\. Remove by_prompt"):
         STAGES["evaluate"].check(settings)
     STAGES["evaluate"].check(
-        settings, awaited=[prompt_runs / "smiles", prompt_runs / "strings"]
+        settings, pending=[prompt_runs / "smiles", prompt_runs / "strings"]
     )  # made anew by an earlier job

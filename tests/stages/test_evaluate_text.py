@@ -390,7 +390,7 @@ def test_what_is_lacking_is_named(make_run, tmp_path):
     with pytest.raises(InputError, match=r"its trace lacks prompt; expected"):
         evaluate({"runs": [str(run)]}, tmp_path / "out")
     file = write_texts(tmp_path / "t.txt")
-    with pytest.raises(InputError, match=r"only answers are wanted, and nothing here has any"):
+    with pytest.raises(InputError, match=r"answers alone, but no run or file has any"):
         evaluate({"texts": [file], "measures": ["answers"]}, tmp_path / "out")
 
 

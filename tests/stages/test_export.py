@@ -190,7 +190,7 @@ def test_every_problem_with_the_outputs_is_told_at_once(run, tmp_path):
     ("options", "says"),
     [
         ({}, "nothing to write: give --sdf, --csv, --smi"),
-        ({"smi": "a.smi", "all_rows": True}, "--all-rows goes with --csv alone, not with --smi"),
+        ({"smi": "a.smi", "all_rows": True}, "--all-rows is for --csv only, not for --smi"),
         (
             {"csv": "a.csv", "all_rows": True, "threshold": 0.0, "top": 3},
             "--all-rows and --threshold, --top contradict",
@@ -212,7 +212,7 @@ def test_options_that_cannot_be_followed(run, tmp_path, monkeypatch, options, sa
 def test_a_run_without_a_molecule_or_one_that_rdkit_can_read(tmp_path, write_run):
     run = write_run(tmp_path / "run", [[("Cc1ccc2nc(C)=n(C)c12", 0.9)]])
     for threshold in (None, 0.5):
-        with pytest.raises(InputError, match="RDKit can read none of its chosen molecules"):
+        with pytest.raises(InputError, match="RDKit can read none of the selected molecules"):
             export(run, csv=tmp_path / "a.csv", threshold=threshold)
     run = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
     with pytest.raises(InputError, match="holds no valid molecule; nothing was written"):
@@ -349,7 +349,7 @@ def test_bytes_and_text_that_is_not_utf8_are_written(tmp_path):
     ("table", "says"),
     [
         ({"smiles": ["C1CC", None]}, "no row of the column 'smiles' is a molecule; nothing was"),
-        ({"text": ["CCO"]}, "no column is called canonical_smiles or smiles; .* Known: text"),
+        ({"text": ["CCO"]}, "no column is called canonical_smiles or smiles; .* Columns: text"),
         ({"smiles": [1]}, "the column 'smiles' holds int64; expected SMILES as text"),
     ],
 )

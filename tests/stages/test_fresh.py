@@ -128,9 +128,9 @@ def test_files_that_are_read_stay_where_they_are(tmp_path):
     for file in (mine, other):
         file.touch()
     output_in(out, reward=other)
-    with pytest.raises(InputError, match=r"for .*out/mine\.yaml, which is read, would go with it"):
+    with pytest.raises(InputError, match=r"contains .*out/mine\.yaml, which is read"):
         move_aside(out, also=[mine])
-    with pytest.raises(InputError, match=r"for .*out/score\.py, which is read, would go with it"):
+    with pytest.raises(InputError, match=r"contains .*out/score\.py, which is read"):
         move_aside(out)
     other.unlink()
     assert move_aside(out) == tmp_path / "out.old-1"
@@ -141,7 +141,7 @@ def test_the_folder_that_one_works_in_stays(tmp_path, monkeypatch):
     inner.mkdir()
     monkeypatch.chdir(inner)
     for out in (".", "..", tmp_path / "out"):
-        with pytest.raises(InputError, match="cannot be moved aside, for you work in it"):
+        with pytest.raises(InputError, match="cannot be moved aside: it is the working directory"):
             move_aside(Path(out))
     assert names(tmp_path) == ["out", "work"]
 

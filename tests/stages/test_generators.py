@@ -242,7 +242,7 @@ def test_a_generator_goes_with_no_memory_and_no_mixture(config, tiny_prior, tmp_
 
 def test_what_is_forecast_is_the_prior_of_one_part(config, tmp_path):
     config |= {"n": 30, "sample_batch": 30, "min_ess": 1}
-    says = r"generator\.scaffolds: 2 parts, each with a target of its"
+    says = r"generator\.scaffolds: 2 parts, each with its own target"
     with pytest.raises(InputError, match=says):
         forecast.run(config, tmp_path)
     generator = {"kind": "decorate", "scaffolds": ["*C1CCCC1"]}

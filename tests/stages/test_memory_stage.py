@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from small_runs import (
     ALL_ON,
     MEMORY,
@@ -275,6 +276,18 @@ def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch, c
 )  # fmt: skip
 def test_a_seed_that_cannot_be_read_is_one_clear_error(seeded, refusal, text, options, says):
     assert says in refusal(seeded(text, **options))
+
+
+def test_check_names_the_line_of_the_seed(seeded, tmp_path, chemkl, capsys):
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(seeded("SMILES\nC1CC\n")))
+    number = 1 + next(
+        n for n, line in enumerate(file.read_text().splitlines()) if "seed.csv" in line
+    )
+    assert chemkl("check", file, "--stage", "posttrain") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{file}:{number - 1}: ")
+    assert "seed.csv: line 2: no molecule" in line
 
 
 def test_hits_are_those_of_the_tau_that_a_schedule_has_come_to(seeded, tmp_path):

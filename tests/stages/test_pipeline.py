@@ -47,7 +47,7 @@ class FakeStage(Stage):
 
     def _problems(self, view):
         if view.config is not None:
-            self.checked.append((view.config, list(view.awaited)))
+            self.checked.append((view.config, list(view.pending)))
             if "problem" in self.behaviour:
                 yield "seed", [self.behaviour["problem"]]
 
@@ -193,9 +193,9 @@ def test_the_deeper_check_is_told_what_is_not_made_yet_or_made_anew(stages, demo
     ours = [tmp_path / "runs" / "demo" / name for name in ALL[:3]]
     for _ in range(2):  # what the folders hold the second time may be made anew as well
         pipeline.run(demo, dry_run=True)
-        assert [awaited for _, awaited in stages.posttrain.checked] == [[], [], []]
-        ((config, awaited),) = stages.evaluate.checked
-        assert awaited == ours
+        assert [pending for _, pending in stages.posttrain.checked] == [[], [], []]
+        ((config, pending),) = stages.evaluate.checked
+        assert pending == ours
         assert config.runs == [*ours, tmp_path / "other"]
         pipeline.run(demo)
         stages.posttrain.checked.clear()
@@ -277,7 +277,10 @@ def test_only_takes_an_entry_a_job_or_a_stage_and_index_one_of_them(stages):
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"only": "mra"}, "--only mra: the pipeline has none; did you mean 'mara'"),
+        (
+            {"only": "mra"},
+            "--only mra: the pipeline has no such entry, job or stage; did you mean 'mara'",
+        ),
         ({"only": "plain", "index": 2}, "--index 2: there are 2 jobs of plain, 0 to 1"),
         ({"index": -1}, "--index -1: there are 4 jobs, 0 to 3"),
         (

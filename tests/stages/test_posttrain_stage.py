@@ -397,6 +397,16 @@ def test_so_do_other_kinds_of_run(config, tmp_path, monkeypatch, changes):
     same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def test_a_run_killed_before_its_first_checkpoint_says_that_it_begins_anew(
+    config, tmp_path, monkeypatch, capsys
+):
+    run_and_kill(monkeypatch, killed_at_step(1), config | {"budget": 30}, tmp_path)
+    assert "anew" not in capsys.readouterr().err
+    posttrain.run(config | {"budget": 30}, tmp_path)
+    line = f"{tmp_path}: begins anew: there is no checkpoint to resume from\n"
+    assert capsys.readouterr().err.count(line) == 1
+
+
 def test_nothing_on_disk_is_scored_twice(config, tmp_path, monkeypatch, asked):
     config["reward"] = {"components": WITH_COUNTED[-1:]}
     run_and_kill(monkeypatch, save_checkpoint(nth=2, before=True), config, tmp_path)

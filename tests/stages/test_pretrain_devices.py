@@ -106,6 +106,6 @@ def test_fine_tuning_by_weights_with_patience_is_that_of_one(
 
 def test_patience_does_not_go_with_processes_that_are_forked(tuning, tmp_path):
     forks = {"trainer": TRAINER | {"strategy": "ddp_fork"}}
-    with pytest.raises(InputError, match=r"strategy: ddp_fork: .* leave strategy out, or patience"):
+    with pytest.raises(InputError, match=r"strategy: ddp_fork: .* leave out strategy or patience"):
         STAGES["pretrain"].run(tuning | forks, tmp_path / "run")
     assert not (tmp_path / "run").exists()

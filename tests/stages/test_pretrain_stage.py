@@ -43,7 +43,7 @@ from chemkl.policies import load_policy, read_header, reinvent
 from chemkl.results import sha256_of
 from chemkl.stages import prepare, pretrain, pretrain_llm
 from chemkl.stages.convert import convert
-from chemkl.stages.pretrain import AsAsked, SampleQuality
+from chemkl.stages.pretrain import PromptQuality, SampleQuality
 from chemkl.stages.registry import POLICY, STAGES
 from chemkl.stages.show import show
 
@@ -169,7 +169,7 @@ def test_quality_of_samples_by_hand():
     found = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
     assert found == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
-    quality = AsAsked(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
+    quality = PromptQuality(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
     # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
     # cut off, and what is no molecule is neither as asked nor otherwise
     found = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
@@ -653,7 +653,7 @@ MISTAKES_OF_TAGS = [
     ({"conditions": [LOGP | {"names": ["a", "b"]}]}, r"2 cuts make 3 levels, but names has 2"),
     (
         {"model": {"max_length": 20}},
-        r"max_length = 20: the longest molecule has \d+ tokens with its end, and 1 tags come",
+        r"max_length = 20: the longest molecule has \d+ tokens with its end token, after 1 tags",
     ),
     ({"model": {"hidden_size": 30}}, r"hidden_size = 30 should be a multiple of 8"),
 ]

@@ -333,7 +333,7 @@ def test_hits_are_counted_at_the_tau_of_the_runs(write_run, reported, tmp_path, 
         write_run(tmp_path / name, [HITS], {"target": target, "budget": 300})
     runs = [str(tmp_path / name) for name in taus]
     text = reported(runs=runs)
-    assert f"Hits are counted at {said} the setting threshold takes another." in text
+    assert f"Hits are counted at {said} the setting threshold changes it." in text
     assert f"Hits: {said[:7]}" in text
     assert "AUC: over 300 calls" in text  # of the budget of 300 two were made
     assert "10,000 calls" not in text

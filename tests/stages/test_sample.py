@@ -106,13 +106,13 @@ def test_a_worker_has_the_environment_of_the_process_that_starts_it(config, monk
     monkeypatch.setenv("CHEMKL_TEST", value)
     monkeypatch.setattr(sample, "_draw", draw_environment)
     settings = load_config(SampleConfig, config | {"n": 1})
-    assert list(sample._drawn(settings, None, 1, rough=False)) == [value]
+    assert list(sample._batches(settings, None, 1, bf16=False)) == [value]
 
 
 def test_a_worker_that_dies_is_one_clear_line(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "ALONE", 1)
     monkeypatch.setattr(sample, "_start_worker", int)  # which a config is not
-    with pytest.raises(InputError, match=r"draws samples has died: .* batch_size below"):
+    with pytest.raises(InputError, match=r"worker process has died: .* batch_size below"):
         sample.run(config, tmp_path / "out")
 
 

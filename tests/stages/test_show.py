@@ -14,7 +14,7 @@ from chemkl.config import InputError
 from chemkl.results import Manifest, described_schema
 from chemkl.results.manifest import RunLog
 from chemkl.stages.export import export
-from chemkl.stages.show import Asked, show
+from chemkl.stages.show import Options, show
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0), ("c1ccccc1C", 0.9)],
@@ -30,7 +30,7 @@ def run(tmp_path, write_run):
 def shown(what, name=None, width=80, **asked):
     """What is printed, every line within the width."""
     stream = io.StringIO()
-    show(str(what), name, Asked(**asked), console=Console(file=stream, width=width))
+    show(str(what), name, Options(**asked), console=Console(file=stream, width=width))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     return lines
@@ -160,7 +160,11 @@ def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
 @pytest.mark.parametrize(
     ("status", "ended_by", "says"),
     [
-        ("running", "budget", "killed, or no lock can be seen here; the same command goes on"),
+        (
+            "running",
+            "budget",
+            "killed, or its lock is not visible here; the same command continues",
+        ),
         ("interrupted", "KeyboardInterrupt", "interrupted: KeyboardInt"),
         ("failed", "ValueError: [x] \n y", "failed: ValueError: [x]"),
     ],
@@ -199,7 +203,7 @@ def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, caps
     assert "output folder" not in line
     assert line.endswith("start again; chemkl show reads the trace without it.")
     manifest.unlink()
-    assert row(shown(run), "ended")[:2] == ["not", "known:"]
+    assert row(shown(run), "ended")[:2] == ["unknown:", "the"]
 
 
 # ---- a file
@@ -286,19 +290,19 @@ def test_an_answer_goes_into_files(run, tmp_path):
         ),
         (["x" * 300], "no such run folder or Parquet file. Known: chembl, config, configs, est"),
         (["rewards", "qedd"], "unknown component 'qedd'; did you mean 'qed'?"),
-        (["rewards", "--threshold", "0"], "--threshold: means nothing for chemkl show rewards"),
+        (["rewards", "--threshold", "0"], "--threshold: has no meaning for chemkl show rewards"),
         (["run", "qed"], "a path takes no name after it"),
-        (["run", "--csv", "a.csv"], "--csv: means nothing for a table without a query (--sql)"),
-        (["run", "--rows", "0"], "--rows: means nothing for a run"),
-        (["run", "--sql", "select 1", "--top", "3"], "--top: means nothing for a query"),
-        (["samples.parquet", "--per-scaffold", "0"], "--per-scaffold: means nothing for one file"),
+        (["run", "--csv", "a.csv"], "--csv: has no meaning for a table without a query (--sql)"),
+        (["run", "--rows", "0"], "--rows: has no meaning for a run"),
+        (["run", "--sql", "select 1", "--top", "3"], "--top: has no meaning for a query"),
+        (["samples.parquet", "--per-scaffold", "0"], "--per-scaffold: has no meaning for one file"),
         (["empty"], "no parts (part-*.parquet)"),
         (["."], "Runs in it: run"),
         (["text.csv"], "text.csv: expected a run folder or a file that ends in .parquet"),
         (["damaged.parquet"], "damaged.parquet: not a readable Parquet file"),
         (["run", "--sql", "drop table trace"], "DROP is not allowed: queries only read"),
         (["run", "--sql", "select 1", "--csv", "a.xlsx"], "a.xlsx: unknown ending"),
-        (["run", "--sql", "select 1 a, 2 a", "--parquet", "a.parquet"], "are called a: name them"),
+        (["run", "--sql", "select 1 a, 2 a", "--parquet", "a.parquet"], "are called a: a file"),
         (["run", "--sql", "select 1", "--parquet", "run/trace/a.parquet"], "inside a trace"),
     ],
 )
@@ -393,9 +397,9 @@ def test_options_of_a_run_of_text(texts):
         ["1", "yes", "50.00%"],
         ["May", "yes", "50.00%"],
     ]
-    with pytest.raises(InputError, match="--per-scaffold: means nothing for a run of a language"):
+    with pytest.raises(InputError, match="--per-scaffold: has no meaning for a run of a language"):
         shown(texts, per_scaffold=2)
-    with pytest.raises(InputError, match="--rows: means nothing for a run"):
+    with pytest.raises(InputError, match="--rows: has no meaning for a run"):
         shown(texts, rows=2)
 
 
@@ -404,7 +408,7 @@ def test_long_texts_are_cut_and_many_prompts_shown_in_part(tmp_path, write_text_
     lines = shown(write_text_run(tmp_path / "long", [texts]))
     assert [line.split()[-3:] for line in lines].count(["yes", "100.00%", "1"]) == 10
     assert any("word 9 word 9" in line and "…" in line for line in lines)
-    assert "10 of 12 prompts; --sql answers for the others" in lines
+    assert "10 of 12 prompts; --sql shows the others" in lines
 
 
 def test_a_run_without_a_fixed_tau_and_one_without_an_answer(tmp_path, write_text_run, texts):

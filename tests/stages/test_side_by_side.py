@@ -15,7 +15,7 @@ from small_runs import CONFIG, QED, SILENT, same_run
 from chemkl.processes import n_cores
 from chemkl.results import Manifest
 from chemkl.results.manifest import read_log
-from chemkl.stages import jobs, pipeline
+from chemkl.stages import pipeline
 
 RUN = [sys.executable, "-P", "-m", "chemkl", "run"]
 
@@ -76,8 +76,8 @@ def test_a_pipeline_given_as_data_runs_side_by_side_too(mixed):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--jobs", 0), "--jobs 0: how many jobs run at a time, 1 or more"),
-        (("--job", "goood"), "--job goood: the pipeline has none; did you mean 'good'"),
+        (("--jobs", 0), "--jobs 0: should be 1 or more"),
+        (("--job", "goood"), "--job goood: the pipeline has no such job; did you mean 'good'"),
     ],
 )
 def test_what_cannot_be_run(mixed, chemkl, capsys, arguments, told):
@@ -99,7 +99,7 @@ def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
 def test_each_has_its_share_of_the_cores(monkeypatch, given, n_jobs, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert jobs.n_threads(n_jobs) == expected
+    assert pipeline.n_threads(n_jobs) == expected
 
 
 def test_a_script_that_guards_nothing_is_not_run_again_by_its_jobs(mixed):
@@ -123,14 +123,14 @@ def test_workers_that_come_behind_jobs_have_the_environment_of_their_starter(mix
     Path("both.py").write_text(
         "import os, sys\n"
         "from chemkl.rewards.pool import Pool\n"
-        "from chemkl.stages import jobs, pipeline\n"
+        "from chemkl.stages import pipeline\n"
         "def tell(_):\n"
         "    threads = sys.modules['torch'].get_num_threads()\n"
         "    return os.environ.get('PYTHONSAFEPATH'), os.environ['OMP_NUM_THREADS'], threads\n"
         "def build(_):\n"
         "    return {'tell': tell}\n"
         "if __name__ == '__main__':\n"
-        "    jobs.load_ahead(['torch'], 64)\n"
+        "    pipeline.start_server(['torch'], 64)\n"
         "    pipeline.run('p.yaml', only='good', jobs=64)\n"
         "    with Pool(build, 1) as pool:\n"
         "        print(*pool.run('tell', [0]))\n"

@@ -101,7 +101,7 @@ def test_a_grid_requeued_cancelled_and_submitted_again_ends_like_a_local_run(pip
         told = call(*arguments).splitlines()
         assert told[0].startswith("grid-run: job ")
         number = told[0].split()[2].rstrip(",")
-        assert "it is submitted already" in call(*arguments, code=2)
+        assert "already submitted" in call(*arguments, code=2)
 
         wait_for((pipeline / "hangs").exists, 300)
         assert states()["evaluate"] == "waiting"

@@ -94,7 +94,7 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
     numbers = [f"100_{n}" for n in range(4)] + [f"{n}_0" for n in range(101, 106)]
     Path("queue").write_text("".join(f"{n}|PENDING|Priority\n" for n in numbers))
     assert chemkl("submit", "p.yaml") == 2
-    assert "demo: it is submitted already (corpus-seed=0 is 100_0, " in capsys.readouterr().err
+    assert "demo: already submitted (corpus-seed=0 is 100_0, " in capsys.readouterr().err
     assert {row.why for row in status(["p.yaml"])} == {f"Slurm {n}: Priority" for n in numbers}
 
     queue = [
@@ -125,19 +125,19 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
         (["prepar.time=3"], r"--set prepar.time=3: no stage or entry 'prepar'; did you mean"),
         (["array=0-3"], r"--set array=0-3: chemkl sets array itself"),
         (["one.partition=nope"], r"demo-one: Slurm refuses it: invalid partition specified: nope \("
-         r"taken back: 100\)"),
+         r"cancelled: 100\)"),
         (["--cluster", "cloud"], r"--cluster cloud: should be slurm or local"),
         (["--cluster", "local", "time=3"], r"--cluster local: the one setting is jobs=N"),
         (["--template", "nowhere"], r"--template nowhere: .*No such file"),
         (["--template", "."], r"^--template \.: Is a directory\n$"),
-        (["--template", "p.yaml"], r"^--template p\.yaml: names no {{ jobs }}, so that it would"),
+        (["--template", "p.yaml"], r"^--template p\.yaml: lacks {{ jobs }}, so it would"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, told):
     assert chemkl("submit", "p.yaml", *arguments) == 2
     assert re.search(told, capsys.readouterr().err)
     assert not Path("runs/demo/_logs/slurm.json").exists()
-    assert Path("gone").exists() == ("taken back" in told)
+    assert Path("gone").exists() == ("cancelled" in told)
 
 
 @pytest.mark.parametrize("text", ["5", "[1, 2]", '{"one": 5}', "{", "\udcff"])
@@ -151,7 +151,7 @@ def test_a_damaged_record_is_one_line_and_nothing_is_submitted(
     submitted = [*Path().glob("call*")]
     capsys.readouterr()
     assert chemkl(command, "p.yaml") == 2
-    assert re.search(r"^\S+slurm.json: damaged, .*remove it$", capsys.readouterr().err)
+    assert re.search(r"^\S+slurm.json: damaged, .*; remove it once", capsys.readouterr().err)
     assert [*Path().glob("call*")] == submitted
 
 
@@ -211,7 +211,7 @@ def test_the_table_of_a_pipeline(pipeline, chemkl, capsys, write_run):
     assert (rows["corpus-seed=1"].state, rows["corpus-seed=1"].why) == (
         "failed", "ValueError: no molecule",
     )  # fmt: skip
-    assert rows["corpus-seed=2"].why.startswith("killed, or no lock can be seen here")
+    assert rows["corpus-seed=2"].why.startswith("killed, or its lock is not visible here")
     assert (rows["corpus-seed=3"].state, rows["corpus-seed=3"].why) == ("running", "")
     assert rows["one"].why == "for corpus-seed=2"
     assert chemkl("status", "p.yaml", out / "corpus-seed=0", out) == 0
