@@ -23,9 +23,9 @@ from chemkl.files.tables import (
     Row,
     Rules,
     Table,
+    check_column_names,
     find_column,
     open_table,
-    refuse_same_names,
 )
 from chemkl.results import Manifest, find_trace, read_trace
 from chemkl.results.inspection import sampled_rows
@@ -256,7 +256,7 @@ def _named_rows(table: Table, column: str | int | None) -> tuple[list[str], list
         names = [str(i) for i in range(len(first))]
         if not isinstance(column, int) or not HEADER_WORDS.isdisjoint(first):
             names, rows = [name.strip() for name in first], rows[1:]
-            refuse_same_names(names, table.place)
+            check_column_names(names, table.place)
     for row in rows:
         reason = row.reason
         if first and len(row.cells) > len(names):

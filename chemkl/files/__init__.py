@@ -1,1 +1,1 @@
-"""Files that users bring, whatever wrote them: one reader of molecules, one of tables and texts."""
+"""Readers of users' files of molecules, tables and texts, whatever program wrote them."""

@@ -1,16 +1,16 @@
-"""Files of molecules, line by line: SMILES in text, tables and Parquet, and SD files.
+"""Read files of molecules line by line: SMILES in text, tables and Parquet, and SD files.
 
-One set of rules for every stage and every setting that names such a file:
+The rules are the same for every stage and every setting that names such a file:
 
-1. Compressed files (.gz, .bz2, .xz, .zst) are unpacked, `-` is standard input, and a file whose
-   name does not say what it is is read by its content.
-2. In a table the SMILES stand in the column that is called so, or that is given by name or, from 0,
-   by number. A table without a header is recognised by its first line being a molecule.
-3. The first word of a cell is the SMILES, a CXSMILES extension behind it is dropped, and the rest
-   is a name, in a table as in a .smi file.
-4. What cannot be read costs its own line, which then has a reason in place of a SMILES.
+1. Compressed files (.gz, .bz2, .xz, .zst) are decompressed, `-` is standard input, and a file
+   whose name does not show its format is recognised by its content.
+2. In a table the SMILES are in the column with that name, or in the one given by name or, from 0,
+   by number. A table has no header if its first line contains a molecule.
+3. The first word of a cell is the SMILES, a CXSMILES extension after it is dropped, and the rest
+   is a name, in tables as in .smi files.
+4. A line that cannot be read has a reason instead of a SMILES; the other lines are read.
 
-What is taken for granted about a file beyond its name is said in one line on the error output.
+Every assumption about a file beyond its name is reported in a line on standard error.
 """
 
 import re
@@ -27,7 +27,7 @@ from rdkit import Chem
 from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, insanity, one_line, parse, silenced
 from chemkl.config import InputError
 from chemkl.config.base import say_once
-from chemkl.files.streams import unpacked
+from chemkl.files.streams import decompressed
 from chemkl.files.tables import (
     BLANKS,
     TABLES,
@@ -40,19 +40,19 @@ from chemkl.files.tables import (
 )
 
 SMILES_NAMES = ("smiles", "canonical_smiles", "isomeric_smiles", "smiles_string", "cxsmiles")
-"""What a column of SMILES is called, the first of these that there is; case does not matter, nor
-whether the words are joined by blanks or hyphens."""
+"""Names of a column of SMILES, in order of preference, ignoring case; words may also be joined by
+blanks or hyphens."""
 
 NAME_NAMES = ("name", "_name", "title", "id", "molecule_name", "compound_name", "mol_id",
     "molecule_id", "compound_id", "chembl_id", "molecule_chembl_id", "zinc_id", "cid")  # fmt: skip
-"""What a column of names is called, likewise."""
+"""Names of a column of molecule names, likewise."""
 
 HEADER_WORDS = {*SMILES_NAMES, *NAME_NAMES, "mol", "molecule", "structure", "compound", "smi",
     "split", "reward", "score", "value", "activity", "label", "index"}  # fmt: skip
-"""Words of a header: none of them is a molecule or a name of one."""
+"""Words of a header; none of them is a molecule or the name of one."""
 
 _PROPERTY = re.compile(r"^>.*<(.+)>.*\n?", re.MULTILINE)
-"""Begins a value in a record of an SD file: `> 25 <MELTING.POINT>`."""
+"""The line before a value in a record of an SD file: `> 25 <MELTING.POINT>`."""
 
 NO_CELL = "missing: the line has no such column"
 NULL = "missing: the cell is null"
@@ -64,28 +64,28 @@ ENDINGS = {
     **TABLES,
     **dict.fromkeys((".sdf", ".sd", ".mol"), "sdf"),
 }
-"""How the rows of a file are told apart, by its ending; all but Parquet may be compressed."""
+"""Format by file ending; all but Parquet may be compressed."""
 
 
 class Line(NamedTuple):
-    """One SMILES as it stands in its file."""
+    """One SMILES of a file."""
 
     number: int  # 1-based line of the file (row of a Parquet file, record of an SD file)
-    smiles: str | None  # empty for an empty line or cell; None where there is no such cell
-    split: str = "train"  # the split that the source gives it
-    name: str | None = None  # what the file calls the molecule; None where it has no name
-    values: Mapping[str, Any] = {}  # cells of the columns that are kept; None: missing
-    reason: str | None = None  # why there is no SMILES; None where there is one
+    smiles: str | None  # empty for an empty line or cell; None without a cell
+    split: str = "train"  # the split of the source
+    name: str | None = None  # of the molecule; None without a name
+    values: Mapping[str, Any] = {}  # cells of the selected columns; None: missing
+    reason: str | None = None  # why there is no SMILES; None if there is one
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where in a row things stand: numbers of cells, or names where cells have these."""
+    """Where to find what in a row: numbers of cells, or names if cells have names."""
 
     smiles: int | str | None  # None in an SD file, where it is the record itself
-    name: int | str | None  # None where it can only stand behind the SMILES
-    kept: Mapping[str, int | str]  # cells that are handed on, by the name that they get
-    header: bool  # whether the first row is one
+    name: int | str | None  # None if it can only follow the SMILES in its cell
+    values: Mapping[str, int | str]  # selected cells, by column name
+    header: bool  # whether the first row is a header
     columns: Sequence[str]  # the names of all columns
 
 
@@ -94,15 +94,14 @@ class MoleculeFile:
 
     Args:
         path: the file; - is standard input.
-        column: where the SMILES stand, by name or by number from 0; None: in the column that is
-            called so (`SMILES_NAMES`), or in the only one there is, or in a file without a header
-            in the one that holds molecules.
-        keep: further columns that are handed on: their names, or True for all.
+        column: column of the SMILES, by name or by number from 0; None: the one with such a name
+            (`SMILES_NAMES`), the only one, or in a file without a header the one with molecules.
+        keep: further columns to read: their names, or True for all.
 
     Attributes:
         columns: the names of its columns; of JSON lines and SD files those in the first rows.
-        types: type of each column that is kept, in order; text where the file has no types.
-        has_names: whether the file gives names to molecules, as far as its first lines show.
+        types: type of each further column, in order; text if the file has no types.
+        has_names: whether molecules in the first lines have names.
     """
 
     def __init__(
@@ -113,11 +112,11 @@ class MoleculeFile:
         with open_table(path, self._rules) as table:
             self._layout = _layout(table, column, keep)
             first = table.sample[self._layout.header :]
-            named = any(_line(table, self._layout, row).name for row in first)
+            has_names = any(_line(table, self._layout, row).name for row in first)
             types = {field.name: field.type for field in table.types or ()}
         self.columns = tuple(self._layout.columns)
-        self.types = {name: types.get(name, pa.string()) for name in self._layout.kept}
-        self.has_names = named or self._layout.name is not None
+        self.types = {name: types.get(name, pa.string()) for name in self._layout.values}
+        self.has_names = has_names or self._layout.name is not None
 
     def __iter__(self) -> Iterator[Line]:
         """Yield the lines in order."""
@@ -127,17 +126,16 @@ class MoleculeFile:
 
 def read_member(stream: IO[bytes], name: str, column: str | int, split: str) -> Iterator[Line]:
     """Yield the lines of an open text file of a known layout."""
-    with unpacked(stream, name, name) as source:
+    with decompressed(stream, name, name) as source:
         table = text_table(source, _rules(column))
         for line in _lines(table, _layout(table, column, ())):
             yield line._replace(split=split)
 
 
-def divided(cell: str) -> tuple[str, str | None]:
-    """Divide a cell into a SMILES and what it is called: the words behind it.
+def split_cell(cell: str) -> tuple[str, str | None]:
+    """Split a cell into a SMILES and the name after it.
 
-    A CXSMILES extension (`CCO |$;;R1$|`) is dropped, and quotes around the SMILES, which are none
-    of its characters.
+    A CXSMILES extension (`CCO |$;;R1$|`) and quotes around the SMILES are dropped.
     """
     words = cell.split(None, 1) or [""]
     smiles, rest = words[0], "".join(words[1:])
@@ -152,7 +150,7 @@ def divided(cell: str) -> tuple[str, str | None]:
 
 
 def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
-    cells = [layout.smiles, layout.name, *layout.kept.values()]
+    cells = [layout.smiles, layout.name, *layout.values.values()]
     rows = table.read(list(dict.fromkeys(str(key) for key in cells if key is not None)))
     row = None
     for row in islice(rows, int(layout.header), None):
@@ -177,18 +175,18 @@ def _line(table: Table, layout: _Layout, row: Row) -> Line:
         cell = " ".join(cells[at:]) if at < len(cells) or not cells else None
     else:
         cell = _cell(cells, layout.smiles)
-    values = {column: _cell(cells, key) for column, key in layout.kept.items()}
+    values = {column: _cell(cells, key) for column, key in layout.values.items()}
     if layout.name is not None and table.form != BLANKS:
-        named = _cell(cells, layout.name)
-        name = (None if named is None else str(named).strip()) or name
+        name_cell = _cell(cells, layout.name)
+        name = (None if name_cell is None else str(name_cell).strip()) or name
     if cell is None:
         return Line(number, None, name=name, values=values, reason=reason)
-    smiles, rest = divided(str(cell))
+    smiles, rest = split_cell(str(cell))
     return Line(number, smiles, name=name or rest, values=values)
 
 
 def _cell(cells: Any, key: Any) -> Any:
-    """A cell by number or name; None where there is none. An empty line has empty cells."""
+    """Return a cell by number or name, or None; an empty line has empty cells."""
     if isinstance(key, int):
         return cells[key] if key < len(cells) else None if cells else ""
     cell = cells.get(key)
@@ -196,16 +194,16 @@ def _cell(cells: Any, key: Any) -> Any:
 
 
 def _properties(record: str) -> dict[str, str]:
-    """The data of a record of an SD file by name, as text.
+    """Return the data of a record of an SD file by name, as text.
 
-    A value goes on to the next name, also over blank lines, at which RDKit ends it.
+    A value ends at the next name; RDKit would end it at a blank line.
     """
     _, *parts = _PROPERTY.split(record.partition("M  END")[2])
     return {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def _molecule(record: str) -> tuple[str | None, str]:
-    """The SMILES of a record of an SD file, or why there is none."""
+    """Return the SMILES of a record of an SD file, or None and the reason."""
     try:
         with silenced():
             mol = Chem.MolFromMolBlock(record)
@@ -213,11 +211,11 @@ def _molecule(record: str) -> tuple[str | None, str]:
                 return Chem.MolToSmiles(mol), ""
             plain = Chem.MolFromMolBlock(record, sanitize=False)
             return None, insanity(plain) or "not parsable: RDKit cannot read this record"
-    except Exception as error:  # noqa: BLE001 - RDKit raises many kinds; this record alone is lost
+    except Exception as error:  # noqa: BLE001 - RDKit raises many kinds; only this record is lost
         return None, f"not parsable: {one_line(error)}"
 
 
-# ---- where things stand
+# ---- layout of a table
 
 
 def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequence[str]) -> _Layout:
@@ -239,28 +237,27 @@ def _layout(table: Table, column: str | int | None, keep: Literal[True] | Sequen
     else:
         smiles, names = _named_cell(table, column, everything=bool(keep))
         key = {name: name for name in names}
-    others = [name for name in names if key[name] != smiles]
-    kept = others
+    selected = others = [name for name in names if key[name] != smiles]
     if keep is not True:
-        kept = list(dict.fromkeys(find_column(names, wanted, table.place) for wanted in keep))
+        selected = list(dict.fromkeys(find_column(names, name, table.place) for name in keep))
     name = first_named(NAME_NAMES, others)
     at_name = None if name is None else key[name]
     if isinstance(smiles, int) and not header:
         at_name = smiles + 1 if smiles + 1 < len(names) else None
-    return _Layout(smiles, at_name, {column: key[column] for column in kept}, header, names)
+    return _Layout(smiles, at_name, {column: key[column] for column in selected}, header, names)
 
 
 def _named_cell(
     table: Table, column: str | int | None, *, everything: bool
 ) -> tuple[str | None, list[str]]:
-    """The cell with the SMILES, where cells have names, and all names as they appear."""
+    """Find the cell of the SMILES if cells have names; also return all names in order."""
     is_sdf = table.form == "sdf"
-    seen: dict[str, None] = {}
+    found: dict[str, None] = {}
     if table.types is None:
         for row in table.read(()) if everything else table.sample:
             if row.reason is None:
-                seen |= dict.fromkeys(_properties(row.cells) if is_sdf else row.cells)
-    names, problem = list(seen if table.types is None else table.types.names), ""
+                found |= dict.fromkeys(_properties(row.cells) if is_sdf else row.cells)
+    names, problem = list(found if table.types is None else table.types.names), ""
     smiles = None
     if is_sdf and isinstance(column, int):
         problem = (
@@ -278,22 +275,22 @@ def _named_cell(
     return smiles, names
 
 
-def first_named(wanted: Sequence[str], names: Sequence[str]) -> str | None:
-    """The name that comes first among those that are wanted."""
+def first_named(candidates: Sequence[str], names: Sequence[str]) -> str | None:
+    """Return the name that matches the first candidate, or None."""
     by_word = {_word(name): name for name in reversed(names)}
-    return next((by_word[word] for word in wanted if word in by_word), None)
+    return next((by_word[word] for word in candidates if word in by_word), None)
 
 
 def _by_name(names: Sequence[str], table: Table) -> str:
-    """The column of SMILES of a table with a header."""
+    """Find the column of SMILES in a table with a header."""
     name = first_named(SMILES_NAMES, names)
     if name is None and len(names) == 1:
         return names[0]
-    if name is not None and sum(_word(other) == _word(name) for other in names) == 1:
+    if name is not None and sum(_word(n) == _word(name) for n in names) == 1:
         return name
     problem = f"several columns are called {name}" if name else "no column is called smiles"
     number = ", by its number from 0" if name else ""
-    problem += f"; say which one it is with `column`{number}. Known: {', '.join(names)}"
+    problem += f"; choose one with `column`{number}. Known: {', '.join(names)}"
     raise InputError(f"{table.place}: {problem if names else EMPTY}")
 
 
@@ -313,17 +310,17 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
     if is_header or not with_molecule:
         at = first.index(_by_name(first, table))
         if not is_header:
-            say_once(f"{place}: line 1, {first[0][:60]!r}, is taken for the header")
+            say_once(f"{place}: line 1, {first[0][:60]!r}, is read as the header")
         return at, True
     places = _columns_of_molecules(table, range(len(first))) or with_molecule
     if len(places) > 1:
         raise InputError(
-            f"{place}: line 1 is no header, and {len(places)} columns hold molecules; say which "
-            f"one it is with `column`, by its number from 0: {', '.join(map(str, places))}"
+            f"{place}: line 1 is not a header, and {len(places)} columns hold molecules; choose "
+            f"one with `column`, by its number from 0: {', '.join(map(str, places))}"
         )
     say_once(
-        f"{place}: line 1 has a molecule, {first[places[0]][:60]!r}, so the file is taken to have "
-        f"no header, and its column {places[0]} to be the SMILES; if it is the header, name it "
+        f"{place}: line 1 has a molecule, {first[places[0]][:60]!r}, so the file is read without a "
+        f"header, with the SMILES in column {places[0]}; if line 1 is a header, name the column "
         "with `column`"
     )
     return places[0], False
@@ -332,12 +329,12 @@ def _place(table: Table, column: str | int | None, first: Sequence[str]) -> tupl
 def _place_in_bare(
     table: Table, column: str | int | None, first: Sequence[str]
 ) -> tuple[int, bool]:
-    """The same by a number, or of a file that mostly has no header: .smi, .smiles, .txt."""
+    """Like `_place`, by a number or in a format that usually has no header: .smi, .smiles, .txt."""
     place, words = table.place, [_word(cell) for cell in first]
     at = column
     if not isinstance(at, int):
-        wanted = SMILES_NAMES if column is None else [_word(str(column))]
-        at = next((words.index(word) for word in wanted if word in words), None)
+        candidates = SMILES_NAMES if column is None else [_word(str(column))]
+        at = next((words.index(word) for word in candidates if word in words), None)
     if at is None and column is not None:
         raise InputError(
             f"{place}: column {column!r}: this format has no header; give a column number from 0"
@@ -346,15 +343,15 @@ def _place_in_bare(
         places = _columns_of_molecules(table, range(1, len(first)))
         at = places[0] if len(places) == 1 and not _columns_of_molecules(table, [0], 0) else 0
         if at:
-            say_once(f"{place}: its column {at} holds the molecules, and is taken for the SMILES")
+            say_once(f"{place}: the SMILES are read from column {at}, which holds the molecules")
     header = isinstance(column, str) or (at < len(first) and words[at] in HEADER_WORDS)
     if header:
-        say_once(f"{place}: line 1 is taken for the header, for it has {first[at]!r}")
+        say_once(f"{place}: line 1 is read as the header, because it has {first[at]!r}")
     return at, header
 
 
 def _columns_of_molecules(table: Table, places: Iterable[int], share: float = 0.5) -> list[int]:
-    """Those columns in which more than a share of the first rows have a molecule."""
+    """Select the columns in which more than a share of the first rows have a molecule."""
     rows = [row.cells for row in table.sample if row.cells]
     return [
         at
@@ -365,22 +362,24 @@ def _columns_of_molecules(table: Table, places: Iterable[int], share: float = 0.
 
 @lru_cache(4096)
 def is_molecule(cell: str) -> bool:
-    """Whether a cell has a SMILES that RDKit can read, and is no word of a header."""
+    """Whether a cell has a SMILES that RDKit can read and is not a word of a header."""
     if _word(cell) in HEADER_WORDS:
         return False
-    return parse(divided(cell)[0], max_atoms=DEFAULT_MAX_ATOMS) is not None
+    return parse(split_cell(cell)[0], max_atoms=DEFAULT_MAX_ATOMS) is not None
 
 
 def _rules(column: str | int | None) -> Rules:
     def judge(rows: Sequence[Sequence[str]]) -> float:
-        """How much cells look like a table of molecules: by the header, else by the molecules."""
-        words, named = {_word(cell) for cell in rows[0]}, isinstance(column, str)
-        if not words.isdisjoint(SMILES_NAMES) or (named and _word(str(column)) in words):
+        """Rate how much cells look like a table of molecules, by the header or the molecules."""
+        words = {_word(cell) for cell in rows[0]}
+        if not words.isdisjoint(SMILES_NAMES) or (
+            isinstance(column, str) and _word(column) in words
+        ):
             return 2.0
         return sum(any(map(is_molecule, cells)) for cells in rows) / len(rows)
 
     def comment(text: str) -> str | None:
-        """A line above the rows that begins with #: the header, if it has one of its words."""
+        """Return a line that starts with # as a header if it has a word of one; else None."""
         plain = text.lstrip("# \t")
         words = re.split(r"[,;|\s]+", plain)
         return plain if any(_word(word) in SMILES_NAMES for word in words) else None
@@ -393,7 +392,7 @@ def _word(cell: str) -> str:
 
 
 def _unique(names: Sequence[str]) -> list[str]:
-    """Names of a header, all different and none empty."""
+    """Make the names of a header unique and not empty."""
     unique: list[str] = []
     for i, name in enumerate(names):
         plain = name or f"column_{i}"

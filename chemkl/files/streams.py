@@ -1,4 +1,4 @@
-"""Files as bytes and as lines: unpacked and decoded, in constant memory whatever their size."""
+"""Decompress and decode files, and read their lines in constant memory."""
 
 import bz2
 import codecs
@@ -20,17 +20,17 @@ from chemkl.config.base import say_once
 from chemkl.config.paths import STDIN, label_of, local
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-"""Endings of compressed files, and by what they are compressed."""
+"""Compression by file ending."""
 
 LONGEST_LINE = 2**20
-"""Characters that a line may have, and a quoted cell over several lines; a longer line is one bad
-row, of which nothing is kept."""
+"""Maximum characters of a line, or of a quoted cell over several lines; a longer line is one bad
+row, whose text is dropped."""
 
 LONGEST_SKIPPED = 2**26
-"""A line that is longer still is no line: the file is refused."""
+"""A file with a line longer than this is refused: it is not a file of lines."""
 
 HEAD = 4096
-"""Bytes at the beginning of a file that tell what it is."""
+"""Number of first bytes that identify a file."""
 
 PARQUET = b"PAR1"
 _UNPACKERS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
@@ -40,24 +40,24 @@ _UNPACKERS: dict[str, tuple[bytes, Callable[[Any], Any]]] = {
     # the standard library has no zstd before Python 3.14
     "zstd": (rb"\x28\xb5\x2f\xfd", lambda raw: pa.CompressedInputStream(raw, "zstd")),
 }
-"""What a compressed file begins with, and what unpacks it."""
+"""The first bytes of compressed files, and what decompresses them."""
 _FOREIGN = {
     "a zip archive or an Excel workbook: unpack it, or save the sheet as .csv": rb"PK\x03\x04",
-    "an archive: unpack it, and give one of its files": rb"7z\xbc\xaf|Rar!|.{257}ustar",
+    "an archive: unpack it and give one of its files": rb"7z\xbc\xaf|Rar!|.{257}ustar",
     "compressed twice: unpack it once": rb"\x1f\x8b|BZh\d1AY|\xfd7zXZ|\x28\xb5\x2f\xfd",
     "an old Excel or Word file: save the sheet as .csv": rb"\xd0\xcf\x11\xe0",
     "a PDF: copy the molecules into a text file": rb"%PDF",
     "a table of another program (HDF5, Feather, pickle): write it as .parquet or .csv": (
         rb"\x89HDF|ARROW1|\x80[\x02-\x05]"
     ),
-    "a web page, perhaps what a server sent instead: download the file again": (
+    "a web page, perhaps an error page of the server: download the file again": (
         rb"(?i:\s*<(!doctype html|html|head)\b)"
     ),
-    "a pointer of Git LFS, which stands for the file: git lfs pull": rb"version https://git-lfs",
+    "a Git LFS pointer instead of the file: run git lfs pull": rb"version https://git-lfs",
 }
-"""What is none of ours and what to do about it, by what such a file begins with."""
+"""Files that cannot be read, with advice, by their first bytes."""
 _CONTROLS = bytes({*range(32)} - {*b"\t\n\v\f\r\x1a\x1b"})
-_MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
+_MARKS = {  # UTF-32 first: its byte order mark starts with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -66,22 +66,26 @@ _MARKS = {  # UTF-32 first: its mark begins with that of UTF-16
 
 
 def without_packing(path: Path) -> Path:
-    """A path without the ending that says how its content is compressed."""
+    """Return a path without the ending of a compressed file."""
     return path.with_suffix("") if path.suffix.lower() in PACKINGS else path
 
 
 @dataclass(frozen=True)
 class Source:
-    """An open file, unpacked."""
+    """An open, decompressed file."""
 
     place: str  # its name in messages
-    ending: str  # in lower case, without that of the compression; empty where there is none
+    ending: str  # in lower case, without that of the compression; empty if it has none
     stream: BinaryIO
-    head: bytes  # the beginning of its content
+    head: bytes  # the first bytes of its content
 
     @property
     def encoding(self) -> str:
-        """By the byte order mark; UTF-8 where there is none. What is no text is refused."""
+        """The encoding by the byte order mark, or UTF-8 without one.
+
+        Raises:
+            InputError: the content is not text.
+        """
         for mark, name in _MARKS.items():
             if self.head.startswith(mark):
                 return name
@@ -94,46 +98,49 @@ class Source:
                 f"with iconv -f UTF-16{order} -t UTF-8"
             )
         elif size - len(self.head.translate(None, _CONTROLS)) > max(16, size / 20):
-            problem = "this is no text: it has bytes that no text has"
+            problem = "this is not text: it has bytes that text does not contain"
         else:
             return "utf-8-sig"
         raise InputError(f"{self.place}: {problem}")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def open_source(path: Path) -> Iterator[Source]:
     """Open a file, or standard input for `-`."""
     place, real = label_of(path), local(path)
     try:
-        with real.open("rb") as raw, unpacked(raw, place, "" if path == STDIN else path.name) as it:
-            yield it
+        with (
+            real.open("rb") as raw,
+            decompressed(raw, place, "" if path == STDIN else path.name) as source,
+        ):
+            yield source
     except OSError as error:
         raise InputError(f"{place}: cannot be read ({error.strerror or error})") from None
 
 
 @contextmanager
-def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
-    """Unpack an open file as its content and its name say; refuse what is damaged or foreign."""
+def decompressed(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
+    """Decompress an open file by its content and name; refuse one that is damaged or foreign."""
     suffixes = ["", *(suffix.lower() for suffix in Path(name).suffixes)]
     named = PACKINGS.get(suffixes[-1])
     stream = io.BufferedReader(cast(Any, raw), 2 * HEAD)
     head = stream.peek(HEAD)[:HEAD]
     packing = next((key for key, (magic, _) in _UNPACKERS.items() if re.match(magic, head)), None)
     if named and head and packing != named:
-        content = f"is {packing}" if packing else "is not compressed so"
+        content = f"is {packing}" if packing else f"is not {named}"
         raise InputError(
             f"{place}: damaged {named} file (its content {content}). Copy it again, or correct its "
             "ending."
         )
     if packing and not named:
-        say_once(f"{place}: compressed with {packing}, which its name does not say; unpacked")
+        say_once(f"{place}: decompressed with {packing}, although its name does not say so")
     try:
         if packing:
             stream = io.BufferedReader(_UNPACKERS[packing][1](stream), 2 * HEAD)
             head = stream.peek(HEAD)[:HEAD]
         what = next((key for key in _FOREIGN if re.match(_FOREIGN[key], head, re.DOTALL)), None)
         if packing and head.startswith(PARQUET):
-            what = "a Parquet file: give it as it is, not compressed"
+            what = "a Parquet file: give it without the compression"
         if what is not None:
             raise InputError(f"{place}: this is {what}")
         yield Source(place, suffixes[-2 if named else -1], cast(BinaryIO, stream), head)
@@ -146,8 +153,8 @@ def unpacked(raw: IO[bytes], place: str, name: str) -> Iterator[Source]:
 def lines(source: Source) -> Iterator[tuple[int, str | None]]:
     """Yield the lines of a text file with their numbers from 1, without line ends.
 
-    A line may end in LF, CRLF or CR. Bytes that are not UTF-8 are taken for Windows-1252, in which
-    Excel writes umlauts. None stands for a line beyond `LONGEST_LINE`.
+    A line ends in LF, CRLF or CR. Bytes that are not UTF-8 are read as Windows-1252, which Excel
+    uses for umlauts. A line longer than `LONGEST_LINE` is None.
     """
     encoding, place = source.encoding, source.place
     errors = "surrogateescape" if encoding == "utf-8-sig" else "replace"
@@ -157,7 +164,7 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
         number += 1
         if len(line) < LONGEST_LINE or line.endswith(("\n", "\r")):
             if not line.isascii() and _ESCAPED.search(line):
-                say_once(f"{place}: not all of it is UTF-8; the rest is read as Windows-1252")
+                say_once(f"{place}: not entirely UTF-8; the other bytes are read as Windows-1252")
                 line = _ESCAPED.sub(
                     lambda m: m[0].encode("ascii", "surrogateescape").decode("cp1252", "replace"),
                     line,
@@ -170,11 +177,11 @@ def lines(source: Source) -> Iterator[tuple[int, str | None]]:
                 break
         else:
             raise InputError(
-                f"{place}:{number}: the line goes on for more than {LONGEST_SKIPPED >> 20} million "
-                "characters; this is no file of lines"
+                f"{place}:{number}: the line has more than {LONGEST_SKIPPED >> 20} million "
+                "characters; this is not a file of lines"
             )
         yield number, None
 
 
 _ESCAPED = re.compile("[\udc80-\udcff]+")
-"""Bytes that are not UTF-8, as surrogateescape hands them on."""
+"""Bytes that are not UTF-8, as decoded by surrogateescape."""

@@ -16,39 +16,39 @@ import pyarrow.parquet as pq
 from chemkl.config import InputError, did_you_mean
 from chemkl.config.base import say_once
 from chemkl.config.paths import label_of, local
-from chemkl.files.streams import LONGEST_LINE, PACKINGS, PARQUET, Source, lines, opened
+from chemkl.files.streams import LONGEST_LINE, PACKINGS, PARQUET, Source, lines, open_source
 from chemkl.results.seal import check_seal
 from chemkl.results.trace import parquet_errors
 
 BLANKS, LINES = " ", "lines"
-"""Stand for any run of blanks and tabs as the delimiter, and for none: a line is one cell."""
+"""Special delimiters: any run of blanks and tabs; none, so that a line is one cell."""
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 TABLES = {".csv": ",", ".tsv": "\t", ".jsonl": "jsonl", ".parquet": "parquet"}
-"""How the rows of a file are told apart, by its ending; all but Parquet may be compressed."""
+"""Format by file ending; all but Parquet may be compressed."""
 
 SAMPLE = 50
-"""So many lines are looked at to find the delimiter and the header."""
+"""Number of lines that decide the delimiter and the header."""
 
 MOST_QUOTED_LINES = 1000
-"""A quoted cell may run over so many lines; one that is open for longer costs its own line."""
+"""Maximum lines of a quoted cell; an opening quote without an end costs only its line."""
 
 TOO_LONG = f"too long: the line has more than {LONGEST_LINE:,} characters"
 SDF_MARKS = ("M  END", "$$$$", "V2000", "V3000")
 TEXT_TYPES = {pa.string(), pa.large_string(), pa.string_view(),
     pa.binary(), pa.large_binary(), pa.binary_view()}  # fmt: skip
-"""Columns of text, or of bytes that may be text."""
+"""Types of columns of text, or of bytes that may be text."""
 
 Numbered = Iterator[tuple[int, str | None]]
-"""Lines with their numbers; None for one that is too long."""
+"""Lines with their numbers; None for a line that is too long."""
 
 
 class Row(NamedTuple):
     """One row of a file."""
 
     number: int  # its line, from 1; in Parquet and SD files the number of the row or record
-    cells: Any  # its cells in order; in files that name them by name; of an SD file the record
-    reason: str | None = None  # why nothing can be read from it; None where something can
+    cells: Any  # in order; by name if the format has names; of an SD file the record
+    reason: str | None = None  # why the row cannot be read; None if it can
 
 
 @dataclass(frozen=True)
@@ -57,44 +57,48 @@ class Table:
 
     place: str  # its name in messages
     form: str  # its delimiter, or sdf, jsonl, parquet
-    sample: Sequence[Row]  # its first rows; of delimited text also the header; empty for Parquet
-    read: Callable[[Sequence[str]], Iterator[Row]]  # all rows; of Parquet with columns by name
-    bare: bool = False  # whether files of its kind mostly have no header
-    types: pa.Schema | None = None  # of the columns of a Parquet file
+    sample: Sequence[Row]  # its first rows, including a header; empty for Parquet
+    read: Callable[[Sequence[str]], Iterator[Row]]  # yields all rows; of Parquet, these columns
+    bare: bool = False  # whether files of this format usually have no header
+    types: pa.Schema | None = None  # of a Parquet file
 
     @property
     def is_delimited(self) -> bool:
-        """Whether rows are lists of cells, perhaps behind a header, instead of named ones."""
+        """Whether rows are lists of cells instead of named cells."""
         return self.form in (*DELIMITERS, BLANKS, LINES)
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a file holds, and how it is told."""
+    """How to recognise the content of a file."""
 
-    endings: Mapping[str, str]  # how rows are told apart; .txt: also where the name says nothing
-    judge: Callable[[Sequence[Sequence[str]]], float]  # of cells, how well they can be used, from 0
-    comment: Callable[[str], str | None]  # a line that begins with # as a row; None: a comment
-    tidy: bool  # whether blanks around cells are no part of them
+    endings: Mapping[str, str]  # format by ending; that of .txt is the default
+    judge: Callable[[Sequence[Sequence[str]]], float]  # rates how useful cells are, from 0
+    comment: Callable[[str], str | None]  # a line that starts with # as a row; None: a comment
+    tidy: bool  # whether to strip blanks around cells
 
 
 @contextmanager
 def open_table(path: Path, rules: Rules) -> Iterator[Table]:
-    """Open a file of rows by its name and content; refuse it, or stop, where it cannot be read."""
-    with opened(path) as source:
+    """Open a file of rows, recognised by its name and content.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    with open_source(path) as source:
         named = path.suffix.lower() == ".parquet"
         if not named and not source.head.startswith(PARQUET):
             yield text_table(source, rules)
             return
         if not named:
-            say_once(f"{source.place}: a Parquet file by its content; read as one")
+            say_once(f"{source.place}: read as a Parquet file, because of its content")
     file, place = local(path), label_of(path)
     check_seal(file)
     with (
         parquet_errors(file, place, "Copy it again, or write it anew."),
         pq.ParquetFile(file) as parquet,
     ):
-        refuse_same_names(parquet.schema_arrow.names, place)
+        check_column_names(parquet.schema_arrow.names, place)
 
         def read(names: Sequence[str]) -> Iterator[Row]:
             number = 0
@@ -113,16 +117,16 @@ def text_table(source: Source, rules: Rules) -> Table:
     if form in ("sdf", "jsonl"):
         rows = (_records if form == "sdf" else _objects)(lines(source))
     else:
-        below, said = _below_comments(lines(source), source.place, rules.comment)
-        head = list(islice(below, SAMPLE))
-        if said is not None:
-            delimiter = said
+        rows_below, delimiter_line = _skip_comments(lines(source), source.place, rules.comment)
+        head = list(islice(rows_below, SAMPLE))
+        if delimiter_line is not None:
+            delimiter = delimiter_line
         elif form != LINES or source.ending not in rules.endings:
             delimiter = _delimiter([text for _, text in head if text], form, rules)
             if delimiter != form and (form, delimiter) != (BLANKS, "\t"):
                 name = DELIMITERS[delimiter]
-                say_once(f"{source.place}: its columns are taken to be separated by {name}")
-        rows = _rows(source.place, chain(head, below), delimiter, tidy=rules.tidy)
+                say_once(f"{source.place}: read with columns separated by {name}")
+        rows = _rows(source.place, chain(head, rows_below), delimiter, tidy=rules.tidy)
     sample = list(islice(rows, SAMPLE))
     bare = form in (BLANKS, LINES)
     table = Table(source.place, delimiter, sample, lambda _: chain(sample, rows), bare)
@@ -131,23 +135,23 @@ def text_table(source: Source, rules: Rules) -> Table:
     cells = [list(row.cells) for row in sample if row.cells]
     if source.ending and form != "sdf" and not (cells and rules.judge(cells)):
         raise InputError(
-            f"{source.place}: neither its name nor its content tells the format. Allowed "
+            f"{source.place}: neither its name nor its content shows the format. Allowed "
             f"endings: {', '.join(rules.endings)}, all but .parquet also with "
             f"{', '.join(PACKINGS)}"
         )
     what = {"sdf": "an SD file", "jsonl": "JSON lines"}.get(form, "lines of text")
     if sample:
-        say_once(f"{source.place}: taken for {what}, by its content")
+        say_once(f"{source.place}: read as {what}, because of its content")
     return table
 
 
 def _form(source: Source, rules: Rules) -> str:
-    """The format by the name, or by the content, where the name does not say it, or not rightly."""
+    """Return the format by the name, or by the content if the name is missing or wrong."""
     text, named = source.head.decode(source.encoding, "replace"), rules.endings.get(source.ending)
     may_be_sdf = any(mark in text for mark in SDF_MARKS)
     if named == "sdf" and text.strip() and not may_be_sdf:
         raise InputError(
-            f"{source.place}: no SD file, for its first lines have none of {', '.join(SDF_MARKS)}; "
+            f"{source.place}: not an SD file: its first lines have none of {', '.join(SDF_MARKS)}; "
             "correct its ending"
         )
     fourth = "".join(text.splitlines()[3:4]).rstrip()
@@ -161,10 +165,10 @@ def _form(source: Source, rules: Rules) -> str:
 # ---- delimited text
 
 
-def _below_comments(
+def _skip_comments(
     numbered: Numbered, place: str, comment: Callable[[str], str | None]
 ) -> tuple[Numbered, str | None]:
-    """Pass over Excel's `sep=;` and comments above the rows; give the rest, and that delimiter."""
+    """Skip Excel's `sep=;` and comments above the rows; return the rest and that delimiter."""
     delimiter, n_comments = None, 0
     for number, text in numbered:
         plain = (text or "").strip().strip('"').lower()
@@ -177,14 +181,14 @@ def _below_comments(
             continue
         if n_comments:
             say_once(
-                f"{place}: the first lines begin with # and are taken as comments ({n_comments})"
+                f"{place}: the first lines start with # and are read as comments ({n_comments})"
             )
         return chain([(number, row)], numbered), delimiter
     return iter(()), delimiter
 
 
 def _delimiter(sample: Sequence[str], usual: str, rules: Rules) -> str:
-    """Choose the delimiter under which most lines have as many cells as the first one."""
+    """Choose the delimiter that gives most lines as many cells as the first one."""
     texts = [text for text in sample if text.strip()]
     ranks = {usual: (0.0, 0, 0.0)}
     for delimiter in dict.fromkeys((usual, *DELIMITERS)) if texts else ():
@@ -201,7 +205,7 @@ def _delimiter(sample: Sequence[str], usual: str, rules: Rules) -> str:
 
 
 def _split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
-    """Divide one line into cells; an empty line has none."""
+    """Split a line into cells; an empty line has none."""
     if not text.strip():
         return []
     if delimiter in (BLANKS, LINES):
@@ -210,7 +214,7 @@ def _split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
     if '"' in text:
         try:
             cells = next(csv.reader([text], delimiter=delimiter, skipinitialspace=tidy), [])
-        except csv.Error:  # a quoted cell beyond the module's limit
+        except csv.Error:  # a quoted cell longer than the limit of the module
             cells = [text]
     return [cell.strip() for cell in cells] if tidy else cells
 
@@ -218,7 +222,7 @@ def _split(text: str, delimiter: str, *, tidy: bool = True) -> list[str]:
 def _rows(place: str, numbered: Numbered, delimiter: str, *, tidy: bool) -> Iterator[Row]:
     ahead: deque[tuple[int, str | None]] = deque()
     width, warned = 0, delimiter not in DELIMITERS
-    csv.field_size_limit(LONGEST_LINE)  # of this process; texts are longer than its own limit
+    csv.field_size_limit(LONGEST_LINE)  # the default limit is too short for texts
     while line := (ahead.popleft() if ahead else next(numbered, None)):
         number, text = line
         if text is None:
@@ -226,22 +230,22 @@ def _rows(place: str, numbered: Numbered, delimiter: str, *, tidy: bool) -> Iter
             continue
         cells = _split(text, delimiter, tidy=tidy)
         if delimiter in DELIMITERS and text.count('"') % 2:
-            whole = _over_lines(text, ahead, numbered, delimiter, tidy=tidy)
-            if whole is not None and len(whole[0]) == (width or len(whole[0])):
-                cells = whole[0]
-                for _ in range(whole[1]):
+            quoted = _quoted_row(text, ahead, numbered, delimiter, tidy=tidy)
+            if quoted is not None and len(quoted[0]) == (width or len(quoted[0])):
+                cells = quoted[0]
+                for _ in range(quoted[1]):
                     ahead.popleft()
         width = width or len(cells)
         if not warned and any(cells[width:]):
             warned = True
             say_once(
-                f"{place}:{number}: more cells than the first line has, so they may stand in wrong "
-                f"columns; put quotes around cells that hold {DELIMITERS[delimiter]}"
+                f"{place}:{number}: more cells than the first line, so they may be in the wrong "
+                f"columns; put quotes around cells with {DELIMITERS[delimiter]}"
             )
         yield Row(number, cells)
 
 
-def _over_lines(
+def _quoted_row(
     text: str,
     ahead: deque[tuple[int, str | None]],
     numbered: Numbered,
@@ -249,9 +253,10 @@ def _over_lines(
     *,
     tidy: bool,
 ) -> tuple[list[str], int] | None:
-    """Read a row whose quoted cell goes on in further lines: those ahead, to which more are added.
+    """Read a row whose quoted cell continues in the next lines, which are read into `ahead`.
 
-    Gives the cells, and how many of these lines they take; None where the quote is never closed.
+    Returns:
+        The cells and how many of these lines they take; None if the quote is never closed.
     """
 
     def block() -> Iterator[str]:
@@ -260,16 +265,16 @@ def _over_lines(
         for i in range(MOST_QUOTED_LINES):
             if i == len(ahead):
                 ahead.extend(islice(numbered, 1))
-            further = ahead[i][1] if i < len(ahead) else None
-            size += len(further or "")
-            if further is None or size > LONGEST_LINE:
+            line = ahead[i][1] if i < len(ahead) else None
+            size += len(line or "")
+            if line is None or size > LONGEST_LINE:
                 return
-            yield f"\n{further}"
+            yield f"\n{line}"
 
     reader = csv.reader(block(), delimiter=delimiter, skipinitialspace=tidy, strict=True)
     try:
         cells = next(reader)
-    except csv.Error:  # something behind a closing quote, or the end within a quoted cell
+    except csv.Error:  # text after a closing quote, or the end within a quoted cell
         return None
     cells = [cell.strip() for cell in cells] if tidy else cells
     return (cells, reader.line_num - 1) if reader.line_num > 1 else None
@@ -279,7 +284,7 @@ def _over_lines(
 
 
 def _objects(numbered: Numbered) -> Iterator[Row]:
-    """Read JSON lines; blank ones are passed over."""
+    """Read JSON lines and skip blank ones."""
     for number, text in numbered:
         if text is None:
             yield Row(number, {}, TOO_LONG)
@@ -293,7 +298,7 @@ def _objects(numbered: Numbered) -> Iterator[Row]:
 
 
 def _records(numbered: Numbered) -> Iterator[Row]:
-    """Divide an SD file into the texts of its records; a blank end of the file is none."""
+    """Split an SD file into the texts of its records, without a blank end of the file."""
     record: list[str] = []
     number, size, reason = 1, 0, None
     for _, text in numbered:
@@ -311,7 +316,7 @@ def _records(numbered: Numbered) -> Iterator[Row]:
 
 
 def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """The cells of a column; text need not be good UTF-8."""
+    """Return the cells of a column; text need not be valid UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if column.type not in TEXT_TYPES:
@@ -320,25 +325,25 @@ def cells_of(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
 
 
-def refuse_same_names(names: Sequence[str], place: str) -> None:
-    """Refuse a table without columns, or with some that their names do not tell apart."""
-    twice = [name for name, n in Counter(names).items() if n > 1]
-    problems = [f"several columns are called {name!r}; rename all but one" for name in twice]
+def check_column_names(names: Sequence[str], place: str) -> None:
+    """Refuse a table without columns, or with two columns of the same name."""
+    repeated = [name for name, n in Counter(names).items() if n > 1]
+    problems = [f"several columns are called {name!r}; rename all but one" for name in repeated]
     if not names:
         problems = ["it has no columns"]
     InputError.refuse(f"{place}: {problem}" for problem in problems)
 
 
-def find_column(names: Sequence[str], wanted: str | int, place: str) -> str:
-    """Find a column by its number, or by its name: as it stands, else without regard to case."""
-    if isinstance(wanted, int):
-        matches = list(names[wanted : wanted + 1])
+def find_column(names: Sequence[str], column: str | int, place: str) -> str:
+    """Find a column by its number, or by its name: exactly, or else ignoring case."""
+    if isinstance(column, int):
+        matches = list(names[column : column + 1])
         choice = f": there are {len(names)}, counted from 0. Known: {', '.join(names)}"
     else:
-        word = wanted.strip().casefold()
+        word = column.strip().casefold()
         near = [name for name in names if name.strip().casefold() == word]
-        matches = [wanted] if wanted in names else near
-        choice = did_you_mean(wanted, names)
+        matches = [column] if column in names else near
+        choice = did_you_mean(column, names)
     if len(matches) != 1:
-        raise InputError(f"{place}: no column {wanted!r}{choice}")
+        raise InputError(f"{place}: no column {column!r}{choice}")
     return matches[0]

@@ -22,7 +22,7 @@ from chemkl.chem.molecules import MoleculeError, parse, read_molecule, sdf_recor
 from chemkl.config import InputError, StorageError
 from chemkl.display import say
 from chemkl.files.molecules import SMILES_NAMES, first_named
-from chemkl.files.tables import TEXT_TYPES, cells_of, find_column, refuse_same_names
+from chemkl.files.tables import TEXT_TYPES, cells_of, check_column_names, find_column
 from chemkl.results.atomic import atomic_file, check_utf8_name
 from chemkl.results.inspection import RunTrace, first_scorings, open_run
 from chemkl.results.trace import FOLDER, list_parts, read_part
@@ -216,7 +216,7 @@ def convert(
 
 def _smiles_column(source: Path, table: pa.Table, column: str | None) -> str:
     names = table.schema.names
-    refuse_same_names(names, str(source))
+    check_column_names(names, str(source))
     if column is not None:
         column = find_column(names, column, str(source))
     column = column or first_named(SMILES_COLUMNS, names)

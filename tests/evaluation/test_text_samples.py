@@ -49,7 +49,7 @@ def test_a_file_without_a_telling_name_is_read_by_its_content(tmp_path, capsys):
     assert read(write(tmp_path, "a", '{"text": "a"}\n'))["completion"].tolist() == ["a"]
     assert read(write(tmp_path, "b", "Hello, world\n"))["completion"].tolist() == ["Hello, world"]
     assert read(write(tmp_path, "c.log", "id;text\n1;x\n"))["completion"].tolist() == ["x"]
-    assert "taken for JSON lines, by its content" in capsys.readouterr().err
+    assert "read as JSON lines, because of its content" in capsys.readouterr().err
 
 
 def test_a_column_by_number(tmp_path):

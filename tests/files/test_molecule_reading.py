@@ -113,7 +113,7 @@ def test_packed_files_are_told_by_content_and_read_through_all_members(tmp_path,
     path = tmp_path / "a.smi"
     path.write_bytes(PACKERS[ending](b"CCO ethanol\nCC\n") + PACKERS[ending](b"N\n"))
     assert rows(path) == [("CCO", "ethanol"), ("CC", None), ("N", None)]
-    assert "compressed with" in capsys.readouterr().err
+    assert "decompressed with" in capsys.readouterr().err
 
 
 # ---- what is read of a text by its name and content, and what is said of it
@@ -124,7 +124,7 @@ FAR = "\n".join(['"CN,open', *["CC,x"] * 30, 'CO,"closed"'])
 READINGS = {
     # (name, content), (line, SMILES, name) of each molecule, a piece of what is said
     "the only column": ("a.csv", "ligands\nCC\nO\n", [(2, "CC", None), (3, "O", None)],
-        "line 1, 'ligands', is taken for the header"),
+        "line 1, 'ligands', is read as the header"),
     "zero bytes": ("a.smi", b"C\0C\nN\n", [(1, "C\0C", None), (2, "N", None)], ""),
     "Windows-1252": ("a.smi", b"C\xff\x81O\nO", [(1, "Cÿ\ufffdO", None), (2, "O", None)],
         "read as Windows-1252"),
@@ -160,19 +160,19 @@ READINGS = {
     "quotes in a .smi": ("a.smi", '"CCO" "ethyl alcohol"\n"CC |$;$|"\nN 5"-x\n',
         [(1, "CCO", "ethyl alcohol"), (2, "CC", None), (3, "N", '5"-x')], ""),
     "a header in a .smi": ("a.smi", "smiles name\nCCO ethanol\n", [(2, "CCO", "ethanol")],
-        "line 1 is taken for the header"),
+        "line 1 is read as the header"),
     "a header behind #": ("a.smi", "#SMILES\tname\nCCO ethanol\n", [(2, "CCO", "ethanol")],
-        "line 1 is taken for the header"),
+        "line 1 is read as the header"),
     "a header below a comment": ("a.smi", "# made today\n#smiles name\nCCO ethanol\n",
-        [(3, "CCO", "ethanol")], "line 1 is taken for the header"),
+        [(3, "CCO", "ethanol")], "line 1 is read as the header"),
     "comments above alone": ("a.smi", "# one\n# two\nCCO\n# three\n",
-        [(3, "CCO", None), (4, "#", "three")], "taken as comments (2)"),
+        [(3, "CCO", None), (4, "#", "three")], "read as comments (2)"),
     "no header, molecules in the second column": ("a.csv", "ethanol,CCO,1\nethane,CC,2\n,C(,3\n",
-        [(1, "CCO", "1"), (2, "CC", "2"), (3, "C(", "3")], "its column 1 to be the SMILES"),
+        [(1, "CCO", "1"), (2, "CC", "2"), (3, "C(", "3")], "with the SMILES in column 1"),
     "no header, names behind": ("a.csv", "CCO,ethanol\nCC,ethane\n",
-        [(1, "CCO", "ethanol"), (2, "CC", "ethane")], "so the file is taken to have no header"),
+        [(1, "CCO", "ethanol"), (2, "CC", "ethane")], "so the file is read without a header"),
     "the second word of a .smi": ("a.smi", "ethanol CCO\nethane CC\n",
-        [(1, "CCO", None), (2, "CC", None)], "column 1 holds the molecules"),
+        [(1, "CCO", None), (2, "CC", None)], "read from column 1, which holds"),
     "UTF-8 and Windows-1252": ("a.csv", "smiles;name\nCC;Müller€1\n".encode("cp1252")
         + "O;Groß\n".encode(), [(2, "CC", "Müller€1"), (3, "O", "Groß")], "read as Windows-1252"),
     "a name with a comma": ("a.csv", "smiles,name,x\nCC,ethane,1,\nCCO,2,4-D,7\nC,a,b,c\n",
@@ -202,7 +202,7 @@ def test_a_delimiter_is_seen_whatever_the_ending(tmp_path, capsys, ending, delim
     )
     assert rows(write(tmp_path, f"a{ending}", text)) == [("CCO", "ethanol"), ("CC", "x")]
     usual = {".csv": ","}.get(ending, "\t")
-    assert ("to be separated by" in capsys.readouterr().err) == (delimiter != usual)
+    assert ("columns separated by" in capsys.readouterr().err) == (delimiter != usual)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
@@ -211,7 +211,7 @@ def test_a_first_molecule_is_no_header_unless_it_is_named(tmp_path, capsys, name
     path = write(tmp_path, name, f"{first}\nCC\n")
     plain = first.strip(' "')
     assert smiles(path) == smiles(path, 0) == [plain, "CC"]
-    assert "so the file is taken to have no header" in capsys.readouterr().err
+    assert "so the file is read without a header" in capsys.readouterr().err
     assert smiles(path, plain) == ["CC"]
 
 
@@ -302,7 +302,7 @@ REFUSED = {
     "no format": ("a.yaml", "kind: posttrain\nseed: 1\n", None,
         r"a\.yaml: neither its name .* \.smi, .*\.parquet.*\.zst"),
     "twice compressed": ("a.smi.gz", bz2.compress(b"CCO\n"), None, "compressed twice"),
-    "packed Parquet": ("a.parquet.gz", PACKED_PARQUET, None, "a Parquet file: give it as it is"),
+    "packed Parquet": ("a.parquet.gz", PACKED_PARQUET, None, "a Parquet file: give it without"),
     "empty": ("a.smi", "", None, r"a\.smi: .*empty; expected"),
     "empty table": ("a.csv", "", None, r"a\.csv: .*empty; expected"),
     "empty archive": ("a.smi.gz", "", None, r"a\.smi\.gz: .*empty; expected"),
@@ -314,7 +314,7 @@ REFUSED = {
     "bad Parquet": ("a.parquet", b"PAR1PAR1PAR1PAR1", None, "not a readable Parquet file"),
     "no such name": ("a.csv", TABLE, None, "no column is called smiles; .*Known: structure, id"),
     "no such name in Parquet": ("a.parquet", {"structure": ["CC"], "id": [1]}, None,
-        "no column is called smiles; say .*Known: structure, id"),
+        "no column is called smiles; choose .*Known: structure, id"),
     "a near name": ("a.csv", TABLE, "structur", r"no column 'structur'; did you mean 'structure'"),
     "a near name in Parquet": ("a.parquet", {"structure": ["CC"], "id": [1]}, "structur",
         r"no column 'structur'; did you mean 'structure'\? Known"),
@@ -326,7 +326,7 @@ REFUSED = {
     "two columns of molecules": ("a.csv", "CCO,CC\nCN,CO\n", None,
         "2 columns hold molecules; .*`column`, by .*: 0, 1"),
     "two columns of a name": ("a.csv", "smiles,SMILES\nCCO,CC\n", None,
-        "several columns are called smiles; say which"),
+        "several columns are called smiles; choose one"),
     "twins in Parquet": ("a.parquet",
         pa.table([pa.array(["CC"]), pa.array(["a"]), pa.array(["b"])], names=["smiles", "x", "x"]),
         None, "several columns are called 'x'; rename all but one"),
@@ -336,7 +336,7 @@ REFUSED = {
     "a wrong checksum": ("a.csv.gz", WRONG_CHECKSUM, None, "damaged gzip file .*Copy it again"),
     "another compression": ("a.csv.gz", Packed(bz2.compress(b"CCO\n")), None,
         r"damaged gzip file \(its content is bzip2\)"),
-    "no SD file": ("a.sdf", "CCO ethanol\n", None, "no SD file, .* none of M "),
+    "no SD file": ("a.sdf", "CCO ethanol\n", None, "not an SD file: .* none of M "),
     "UTF-16": ("a.csv", "smiles\nCCO\n".encode("utf-16-le"), None, "without .*iconv -f UTF-16LE"),
     "UTF-16, big end first": ("a.csv", "smiles\nCCO\n".encode("utf-16-be"), None, "-f UTF-16BE"),
 }  # fmt: skip
@@ -355,12 +355,12 @@ def test_what_cannot_be_read_is_refused(tmp_path, name, content, column, why):
     [
         (b"PK\x03\x04xxxx", "zip archive or an Excel"),
         (b"%PDF-1.7\n", "a PDF"),
-        (b"a.smi".ljust(257, b"\0") + b"ustar\x0000", "an archive: unpack it, and give one"),
+        (b"a.smi".ljust(257, b"\0") + b"ustar\x0000", "an archive: unpack it and give one"),
         (b"ARROW1\0\0", "Feather"),
         (b"\x80\x04\x95\0", "pickle"),
         (b"\r\n <!DOCTYPE html>\n<html><body>404</body></html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "git lfs pull"),
-        (bytes(range(256)) * 20, "no text"),
+        (bytes(range(256)) * 20, "not text"),
     ],
 )
 def test_files_of_other_programs_are_named(tmp_path, content, what):
@@ -389,7 +389,7 @@ def test_truncated_and_foreign_archives(tmp_path, ending):
     with pytest.raises(InputError, match=r"damaged \w+ file .*Copy it again"):
         read(path)
     path.write_bytes(b"CCO\n")
-    with pytest.raises(InputError, match=r"damaged \w+ file .*not compressed so.* correct its end"):
+    with pytest.raises(InputError, match=r"damaged \w+ file .*is not .* correct its end"):
         read(path)
 
 
@@ -406,7 +406,7 @@ def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
             stream.write(b"C" * 10**6)
     tracemalloc.start()
     try:
-        with pytest.raises(InputError, match=r"smi:1: the line goes on for more than 64 million"):
+        with pytest.raises(InputError, match=r"smi:1: the line has more than 64 million"):
             read(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -439,7 +439,7 @@ def test_a_process_stays_small_whatever_the_compression(tmp_path, ending):
     command = [sys.executable, "-c", READ_AND_MEASURE, str(path)]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     message, growth = ended.stdout.splitlines()
-    assert "the line goes on for more than 64 million characters" in message
+    assert "the line has more than 64 million characters" in message
     assert int(growth) < 100  # MiB
 
 
@@ -469,7 +469,7 @@ def test_sd_files(tmp_path, capsys, name):
     path = write(tmp_path, name, good + "no record\n$$$$\n" + pentavalent + sd_file(("C", "", {})))
     file = MoleculeFile(path, keep=True)
     assert list(file.types) == ["pIC50", "note"]
-    by_content = "taken for an SD file, by its content" in capsys.readouterr().err
+    by_content = "read as an SD file, because of its content" in capsys.readouterr().err
     assert by_content is (name in ("a.dat", "a.smi"))
     ethanol, broken, insane, methane = file
     assert ethanol == Line(1, "CCO", name="ethanol", values={"pIC50": "5.5", "note": "two\nlines"})

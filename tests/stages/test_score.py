@@ -194,7 +194,7 @@ def test_a_run_that_fails_leaves_no_table(folder, monkeypatch):
     ("changes", "says"),
     [
         ({"file": "nowhere.smi"}, "file: no such file or folder"),
-        ({"file": "reward.yaml"}, "neither its name nor its content tells the format. Allow"),
+        ({"file": "reward.yaml"}, "neither its name nor its content shows the format. Allow"),
         ({"column": "smiles"}, "column 'smiles': this format has no header"),
         ({"column": -1}, "column: should be"),
         ({"reward": {"components": [{"kind": "qde"}]}}, "did you mean 'qed'"),
