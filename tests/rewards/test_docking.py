@@ -81,7 +81,7 @@ def receptor(tmp_path):
         (boxed("good.pdbqt") | {"size": [9, 0, 9]}, r"size\.1: should be greater than 0 \(got 0\)"),
         (boxed("good.pdbqt") | {"size": None}, r"receptor, .* with center and size"),
         (boxed("good.pdbqt") | {"target": "DRD2"}, "give either target"),
-        (boxed("good.pdbqt") | {"program": "good.pdbqt"}, "good.pdbqt may not be run"),
+        (boxed("good.pdbqt") | {"program": "good.pdbqt"}, "good.pdbqt is not executable"),
         (boxed("plain.pdb"), r"plain.pdb is not a PDBQT file.*obabel"),
         (boxed("ligand.pdbqt"), r"ROOT or BRANCH.*rigid"),
     ],

@@ -114,8 +114,11 @@ def test_a_changed_file_is_another_function(write):
         ("mine.py:Thing", "is a class, not a function"),
         ("mine.py:NUMBER", "is of type int, not a function"),
         ("mine.py:none", r"mine.py:none\(\) cannot be called with a molecule"),
-        ("mine.py:bare", r"mine.py:bare\(x\) does not say .* set takes to one of smi"),
-        ("no_such_package.sub:f", "no module 'no_such_package' is installed; a function in a file"),
+        ("mine.py:bare", r"mine.py:bare\(x\) has no annotation .* set takes to one of smi"),
+        (
+            "no_such_package.sub:f",
+            "no module 'no_such_package' is installed; name a function in a file",
+        ),
         ("rdkit.Chem.Descriptor.MolWt", "no module 'rdkit.Chem.Descriptor' is installed"),
         ("broken.py:f", "broken.py cannot be imported: ZeroDivisionError: division by zero"),
         ("wrong.py:f", "wrong.py cannot be imported: SyntaxError"),
@@ -203,7 +206,7 @@ def test_what_fails_costs_its_molecule_only_and_says_where(write):
     reasons = frame["reason"].str.removeprefix("component mine failed: ").tolist()
     assert reasons[:4] == [
         "KeyError: 'methane' (mine.py:8)",
-        "it wants to end the program (1)",
+        "it raised SystemExit (1)",
         "it returned Odd(), not a number",
         "ValueError: too deep (mine.py:11)",
     ]

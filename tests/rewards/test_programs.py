@@ -124,8 +124,8 @@ def test_one_that_hangs_is_killed_with_all_that_it_started(program, tmp_path):
         ("answer(value='1.5')", "its value '1.5' is not a number"),
         ("answer(value=None)", "its value None is not a number"),
         ("answer(value=True)", "its value True is not a number"),
-        ("answer(id=99, value=1)", "id 99, and was to have 1: it answers out of order"),
-        ("answer(smiles='CCN', value=1)", "smiles 'CCN', and was to have 'C'"),
+        ("answer(id=99, value=1)", "id 99 instead of 1: it answers out of order"),
+        ("answer(smiles='CCN', value=1)", "smiles .CCN. instead of .C."),
         ("answer(error='several\\nlines')", "^several lines$"),
         ("sys.stdout.write('x' * 2_000_000); sys.stdout.flush()", "longer than 1,000,000 bytes"),
     ],
@@ -139,7 +139,7 @@ def test_wrong_answers_are_told(program, body, says):
 def test_an_answer_too_many_is_not_taken_for_the_next_one(program, tmp_path):
     one = program("answer(value=len(smiles))\nif smiles == 'C': answer(value=7)")
     assert ask(one, "C") == 1
-    assert soon(lambda: bool(one._running._read) or one._running._readable(0))
+    assert soon(lambda: bool(one._running._buffer) or one._running._readable(0))
     with pytest.raises(RuntimeError, match=r"more than one line for a molecule: '.*7}'"):
         ask(one, "CC")
     assert ask(one, "CCC") == 3
@@ -211,7 +211,7 @@ def test_programs_and_files_are_looked_up_beside_the_config(tmp_path, monkeypatc
     python, *rest = find_program(["python3", "run.sh", "--fast", "nowhere.py"], tmp_path)
     assert Path(python).is_absolute()
     assert rest == [str(script), "--fast", "nowhere.py"]
-    with pytest.raises(InputError, match=r"run\.sh may not be run: chmod \+x it, or put its"):
+    with pytest.raises(InputError, match=r"run\.sh is not executable: chmod \+x it, or put its"):
         find_program(["./run.sh"], tmp_path)
     script.chmod(0o755)
     assert find_program(["./run.sh"], tmp_path) == [str(script)]

@@ -23,7 +23,7 @@ def tanimoto(**parameters):
 
 
 def similarity(smiles, reference, radius=2, n_bits=2048):
-    with silenced():  # RDKit calls this function deprecated in its log
+    with silenced():  # RDKit logs that this function is deprecated
         fingerprints = [
             AllChem.GetMorganFingerprintAsBitVect(mol(text), radius, nBits=n_bits)
             for text in (smiles, reference)
@@ -32,19 +32,13 @@ def similarity(smiles, reference, radius=2, n_bits=2048):
 
 
 @pytest.mark.parametrize("smiles", MOLECULES)
-def test_all_references_count(smiles):
+def test_similarities_to_references_are_combined(smiles):
     values = [similarity(smiles, reference) for reference in REFERENCES]
     by_name = {"max": max(values), "mean": sum(values) / 3, "min": min(values)}
     for combine, expected in by_name.items():
         score = tanimoto(references=REFERENCES, combine=combine)
         assert score(mol(smiles)) == pytest.approx(expected, abs=1e-15)
     assert tanimoto(references=REFERENCES)(mol(smiles)) == max(values)
-
-
-def test_radius_and_length_are_settings():
-    for radius, n_bits in [(1, 2048), (3, 256)]:
-        score = tanimoto(references="Cc1ccccc1", radius=radius, n_bits=n_bits)
-        assert score(mol(CELECOXIB)) == similarity(CELECOXIB, "Cc1ccccc1", radius, n_bits)
 
 
 # GuacaMol's fingerprints as its paper's code makes them, by RDKit's legacy functions
@@ -99,7 +93,7 @@ def feature_counts(smiles, *, counts):
 def test_metrics_are_set_arithmetic(counts):
     query, reference = "CCCC(C)CCO", "CCCCCCN(C)CCCO"
     a, b = feature_counts(query, counts=counts), feature_counts(reference, counts=counts)
-    both, only_a, only_b = (sum(each.values()) for each in (a & b, a - b, b - a))
+    both, only_a, only_b = ((a & b).total(), (a - b).total(), (b - a).total())
     assert min(both, only_a, only_b) > 0
     assert only_a != only_b
     settings = {"references": reference, "n_bits": None, "counts": counts}
@@ -119,17 +113,19 @@ def test_small_cases():
     assert tanimoto(references="C", fingerprint="atom_pairs")(mol("C")) == 0.0  # no pair
     right, left = "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"
     assert tanimoto(references=right)(mol(left)) == 1.0
-    hands = tanimoto(references=right, chirality=True)
-    assert hands(mol(left)) < 1.0 == hands(mol(right))
+    chiral = tanimoto(references=right, chirality=True)
+    assert chiral(mol(left)) < 1.0 == chiral(mol(right))
+    for radius, n_bits in [(1, 2048), (3, 256)]:
+        score = tanimoto(references="Cc1ccccc1", radius=radius, n_bits=n_bits)
+        assert score(mol(CELECOXIB)) == similarity(CELECOXIB, "Cc1ccccc1", radius, n_bits)
 
 
 def test_references_of_a_file(tmp_path):
-    smi = tmp_path / "actives.smi"
+    smi, sdf = tmp_path / "actives.smi", tmp_path / "actives.sdf"
     smi.write_text(f"CCO ethanol\n\n{CELECOXIB}\tcelecoxib\n")
-    sdf = tmp_path / "actives.sdf"
     with Chem.SDWriter(str(sdf)) as writer:
-        for each in ("CCO", CELECOXIB):
-            writer.write(mol(each))
+        for smiles in ("CCO", CELECOXIB):
+            writer.write(mol(smiles))
     for inline in ({}, {"references": ["c1ccccc1"]}):
         every = [*inline.get("references", []), "CCO", CELECOXIB]
         expected = tanimoto(references=every, combine="mean")(mol(ASPIRIN))
@@ -138,20 +134,23 @@ def test_references_of_a_file(tmp_path):
             assert score(mol(ASPIRIN)) == expected
 
 
-def test_files_of_references_that_cannot_be_used(tmp_path):
-    for name, content, message in [
+@pytest.mark.parametrize("inline", [{}, {"references": ["CCO"]}])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
         ("none.smi", None, "references_file: no such file or folder"),
         ("empty.smi", "\n", "no reference in it"),
         ("two.csv", "id,structure\n1,CCO\n", "no column .* smiles; rename that .* Known: id"),
         ("a.sdf", "", r"a\.sdf: the file is empty"),
         ("bad.smi", "CCO\n\nC1 x\n", r"bad\.smi:3 = 'C1' is not a molecule: not parsable"),
         ("many.smi", "C1\n" * 25, "and 15 more like these"),
-    ]:
-        if content is not None:
-            (tmp_path / name).write_text(content)
-        for inline in ({}, {"references": ["CCO"]}):
-            with pytest.raises(InputError, match=message):
-                tanimoto(references_file=tmp_path / name, **inline)
+    ],
+)
+def test_bad_files_of_references_are_named(tmp_path, inline, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        tanimoto(references_file=tmp_path / name, **inline)
 
 
 @pytest.mark.parametrize(
@@ -160,91 +159,83 @@ def test_files_of_references_that_cannot_be_used(tmp_path):
         ({"references": ["CCO", "C1"]}, r"references\[1\] = 'C1' is not a molecule: not parsable"),
         ({"references": []}, "references: should have at least 1 entry"),
         ({"references": "C", "alpha": 0, "beta": 0}, "alpha = beta = 0 makes every similarity 1"),
-        ({}, "references: required, and not given"),
+        ({}, "references: required: give references or references_file"),
         ({"combine": "median"}, "combine: 'median' is not allowed.*Known: max, mean, min"),
         ({"radius": -1}, "radius: should be greater than or equal to 0"),
         ({"radius": True}, r"radius: should be a whole number \(got 'true'\)"),
-        (
-            {"references": "C", "fingerprint": "maccs", "radius": 3, "counts": True},
-            "tanimoto: radius = 3: the fingerprint maccs has no such setting; it takes none\n"
-            "tanimoto: counts = True: the fingerprint maccs has no such setting; it takes none$",
-        ),
+        ({"references": "C", "fingerprint": "maccs", "radius": 3, "counts": True},
+         "tanimoto: radius = 3: the fingerprint maccs has no such setting; it takes none\n"
+         "tanimoto: counts = True: the fingerprint maccs has no such setting; it takes none$"),
+        ({"fingerprint": "pharmacophore", "references": "[O]" * 130},
+         "too many pharmacophore features: 128"),
     ],
-)
+)  # fmt: skip
 def test_bad_settings(settings, message):
-    kind = "tversky" if "alpha" in settings else "tanimoto"
     with pytest.raises(InputError, match=message):
-        build(kind, **settings)
+        build("tversky" if "alpha" in settings else "tanimoto", **settings)
 
 
 def test_a_molecule_with_too_many_pharmacophore_features_fails_alone():
-    own = part("tanimoto", references=ASPIRIN, fingerprint="pharmacophore")
-    rows = reward_of(own).score([ASPIRIN, "[O]" * 103])
+    rows = reward_of(part("tanimoto", references=ASPIRIN, fingerprint="pharmacophore")).score(
+        [ASPIRIN, "[O]" * 103]
+    )
     assert rows["raw_tanimoto"][0] == 1
     assert rows["valid"].all()
     assert "too many pharmacophore features: 101, at most 100" in rows["reason"][1]
-    with pytest.raises(InputError, match="too many pharmacophore features: 128"):
-        tanimoto(fingerprint="pharmacophore", references="[O]" * 130)
 
 
 # ---- scaffolds
 
-
 SCAFFOLD_KINDS = ["scaffold_match", "contains_scaffold", "scaffold_similarity"]
 DIPHENYLPYRAZOLE = "c1ccc(-c2ccnn2-c2ccccc2)cc1"  # celecoxib without its side chains
+TOLUENE, TWO = {"references": "Cc1ccccc1"}, {"references": ["Cc1ccccc1", "c1ccsc1CC"]}
+SMALL = ["c1ccccc1O", "Cc1cccs1", "c1ccccc1-c1cccs1", "CC"]
+RINGS = [
+    "CCc1ccccc1",
+    "c1ccncc1",  # pyridine: a six-ring of other elements
+    "C1CCCCC1",
+    "O=C1CCCCC1",  # murcko keeps C=O, generic removes it
+    "c1ccc2ccccc2c1",  # fused rings contain their parts
+    "C1CCCCC1c1ccsc1",
+    "c1ccsc1",
+    "CCO",
+]
+GENERIC = {"form": "generic"}
 
 
 @pytest.mark.parametrize(
-    ("smiles", "same", "same_generic", "contains", "contains_generic"),
+    ("kind", "settings", "molecules", "expected"),
     [
-        ("CCc1ccccc1", 1, 1, 1, 1),
-        ("c1ccncc1", 0, 1, 0, 1),  # pyridine: a six-ring of other elements
-        ("C1CCCCC1", 0, 1, 0, 1),
-        ("O=C1CCCCC1", 0, 1, 0, 1),  # murcko keeps C=O, generic cuts it
-        ("c1ccc2ccccc2c1", 0, 0, 1, 1),  # fused rings contain their parts
-        ("C1CCCCC1c1ccsc1", 0, 0, 0, 1),
-        ("c1ccsc1", 0, 0, 0, 0),
-        ("CCO", 0, 0, 0, 0),
+        ("scaffold_match", TOLUENE, RINGS, [1, 0, 0, 0, 0, 0, 0, 0]),
+        ("scaffold_match", TOLUENE | GENERIC, RINGS, [1, 1, 1, 1, 0, 0, 0, 0]),
+        ("contains_scaffold", TOLUENE, RINGS, [1, 0, 0, 0, 1, 0, 0, 0]),
+        ("contains_scaffold", TOLUENE | GENERIC, RINGS, [1, 1, 1, 1, 1, 1, 0, 0]),
+        ("scaffold_match", TWO, ["c1ccccc1O", "Cc1cccs1", "c1ccc[nH]1"], [1, 1, 0]),
+        ("contains_scaffold", TWO, SMALL, [1, 1, 1, 0]),
+        ("contains_scaffold", TWO | {"combine": "all"}, SMALL, [0, 0, 1, 0]),
+        # a scaffold is a reference, too, and a chain has none
+        ("scaffold_match", {"references": DIPHENYLPYRAZOLE}, [CELECOXIB], [1]),
+        ("scaffold_match", {"references": CELECOXIB}, [DIPHENYLPYRAZOLE], [1]),
+        ("scaffold_similarity", {"references": "c1ccccc1"}, ["CCCC"], [0]),
+        # side chains do not matter
+        ("scaffold_similarity", {"references": ["CCc1ccccc1", CELECOXIB]},
+         [CELECOXIB, DIPHENYLPYRAZOLE], [1, 1]),
     ],
-)
-def test_toluenes_scaffold(smiles, same, same_generic, contains, contains_generic):
-    for kind, plain, generic in [
-        ("scaffold_match", same, same_generic),
-        ("contains_scaffold", contains, contains_generic),
-    ]:
-        assert build(kind, references="Cc1ccccc1")(mol(smiles)) == plain
-        assert build(kind, references="Cc1ccccc1", form="generic")(mol(smiles)) == generic
+)  # fmt: skip
+def test_scaffolds_by_hand(kind, settings, molecules, expected):
+    score = build(kind, **settings)
+    assert [score(mol(smiles)) for smiles in molecules] == expected
 
 
-def test_every_reference_counts():
-    references = ["Cc1ccccc1", "c1ccsc1CC"]
-    match = build("scaffold_match", references=references)
-    assert [match(mol(each)) for each in ("c1ccccc1O", "Cc1cccs1", "c1ccc[nH]1")] == [1, 1, 0]
-    molecules = [mol(each) for each in ("c1ccccc1O", "Cc1cccs1", "c1ccccc1-c1cccs1", "CC")]
-    any_ = build("contains_scaffold", references=references)
-    all_ = build("contains_scaffold", references=references, combine="all")
-    assert [any_(each) for each in molecules] == [1, 1, 1, 0]
-    assert [all_(each) for each in molecules] == [0, 0, 1, 0]
-
-
-def test_a_scaffold_is_a_reference_too_and_a_chain_has_none():
-    assert build("scaffold_match", references=DIPHENYLPYRAZOLE)(mol(CELECOXIB)) == 1
-    assert build("scaffold_match", references=CELECOXIB)(mol(DIPHENYLPYRAZOLE)) == 1
-    assert build("scaffold_similarity", references="c1ccccc1")(mol("CCCC")) == 0
-
-
-def test_similarity_of_scaffolds_forgets_side_chains():
-    score = build("scaffold_similarity", references=["CCc1ccccc1", CELECOXIB])
-    assert score(mol(CELECOXIB)) == 1.0
-    assert score(mol(DIPHENYLPYRAZOLE)) == 1.0
-    # phenylpyridine with and without a side chain, against benzene and diphenylpyrazole
+def test_similarities_of_scaffolds_are_combined():
+    # phenylpyridine with a side chain, against benzene and diphenylpyrazole
     phenylpyridine = "c1ccc(-c2ccncc2)cc1"
-    each = [similarity(phenylpyridine, "c1ccccc1"), similarity(phenylpyridine, DIPHENYLPYRAZOLE)]
-    assert score(mol("CCOc1ccc(-c2ccncc2)cc1")) == max(each)
-    assert 0 < min(each) < max(each) < 1
-    for combine, expected in [("mean", sum(each) / 2), ("min", min(each))]:
-        other = build("scaffold_similarity", references=["CCc1ccccc1", CELECOXIB], combine=combine)
-        assert other(mol(phenylpyridine)) == pytest.approx(expected, abs=1e-15)
+    a, b = (similarity(phenylpyridine, smiles) for smiles in ("c1ccccc1", DIPHENYLPYRAZOLE))
+    assert 0 < min(a, b) < max(a, b) < 1
+    for combine, expected in [("max", max(a, b)), ("mean", (a + b) / 2), ("min", min(a, b))]:
+        references = ["CCc1ccccc1", CELECOXIB]
+        score = build("scaffold_similarity", references=references, combine=combine)
+        assert score(mol("CCOc1ccc(-c2ccncc2)cc1")) == pytest.approx(expected, abs=1e-15)
 
 
 def test_a_molecule_without_generic_scaffold_fails_alone():
@@ -254,14 +245,17 @@ def test_a_molecule_without_generic_scaffold_fails_alone():
 
 
 @pytest.mark.parametrize("kind", SCAFFOLD_KINDS)
-def test_references_without_scaffold_or_sense_are_named(kind):
-    with pytest.raises(InputError) as caught:
-        build(kind, references=["c1ccccc1", "OCC", "CC"])
-    assert str(caught.value).splitlines() == [
-        f"{kind}: reference 'CCO' has no murcko scaffold: it has no ring",
-        f"{kind}: reference 'CC' has no murcko scaffold: it has no ring",
-    ]
-    with pytest.raises(InputError, match=r"references\[1\] = 'C1' is not a molecule"):
-        build(kind, references=["c1ccccc1", "C1"])
-    with pytest.raises(InputError, match=r"form: 'bare' is not allowed.*Known: generic, murcko"):
-        build(kind, references=["c1ccccc1"], form="bare")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"references": ["c1ccccc1", "OCC", "CC"]},
+         "^{0}: reference 'CCO' has no murcko scaffold: it has no ring\n"
+         "{0}: reference 'CC' has no murcko scaffold: it has no ring$"),
+        ({"references": ["c1ccccc1", "C1"]}, r"references\[1\] = 'C1' is not a molecule"),
+        ({"references": ["c1ccccc1"], "form": "bare"},
+         "form: 'bare' is not allowed.*Known: generic, murcko"),
+    ],
+)  # fmt: skip
+def test_bad_references_of_scaffolds_are_named(kind, settings, message):
+    with pytest.raises(InputError, match=message.replace("{0}", kind)):
+        build(kind, **settings)

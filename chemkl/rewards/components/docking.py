@@ -1,12 +1,12 @@
-"""The component that docks the molecule into a protein by AutoDock Vina.
+"""The component that docks the molecule into a protein with AutoDock Vina.
 
-Receptors are dockstring's 58 prepared proteins, or a PDBQT file of the user's. The steps are
-dockstring's (Garcia-Ortegon et al., JCIM 62, 3486 (2022)): RDKit takes the charges off, Open Babel
-protonates at a pH, RDKit embeds (ETKDG) and refines (MMFF94, else UFF), Open Babel adds Gasteiger
-charges and torsions, Vina searches. Deviations from its code:
+Receptors are dockstring's 58 prepared proteins, or a user's PDBQT file. The steps are dockstring's
+(Garcia-Ortegon et al., JCIM 62, 3486 (2022)): RDKit removes charges, Open Babel protonates at a pH,
+RDKit embeds (ETKDG) and refines (MMFF94, else UFF), Open Babel adds Gasteiger charges and torsions,
+Vina searches. Deviations from its code:
 
-1. The embedding has the time that is left for the molecule, not a number of attempts only.
-2. The pH may be left out: then the molecule is docked with the charges that its SMILES has.
+1. The embedding is limited by the molecule's remaining time, too, not only by attempts.
+2. The pH may be null: then the molecule is docked with the charges of its SMILES.
 """
 
 import hashlib
@@ -43,9 +43,9 @@ from chemkl.rewards.registry import (
     package_folder,
 )
 
-ATTEMPTS = 10  # so many attempts to embed for each atom, as RDKit and dockstring have it
-MAX_STEPS = 1000  # of the force field, as dockstring has it
-START = 60.0  # seconds that a program may take to say its version
+ATTEMPTS = 10  # attempts to embed per atom, as in RDKit and dockstring
+MAX_STEPS = 1000  # steps of the force field, as in dockstring
+START = 60.0  # seconds a program may take to print its version
 
 Point = tuple[FiniteFloat, FiniteFloat, FiniteFloat]
 Edge = Annotated[FiniteFloat, Field(gt=0)]
@@ -69,55 +69,55 @@ _VINA = {("Linux", "x86_64"): "vina_linux", ("Darwin", "x86_64"): "vina_mac_cata
 
 
 class DockingError(RuntimeError):
-    """A molecule that cannot be docked; the text says why."""
+    """A molecule cannot be docked; the message says why."""
 
 
 class Clock:
-    """The time that is left for a molecule, of the seconds for all of it."""
+    """The time limit of a molecule."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.end = seconds, monotonic() + seconds
 
-    def left(self) -> float:
-        """Give the seconds that are left; a DockingError where there are none."""
-        left = self.end - monotonic()
-        if left <= 0:
+    def remaining(self) -> float:
+        """Return the remaining seconds; raise a DockingError if there are none."""
+        remaining = self.end - monotonic()
+        if remaining <= 0:
             raise DockingError(f"timeout: not docked within {self.seconds:g} s")
-        return left
+        return remaining
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, and the environment variables that it needs."""
+    """A program and its environment variables."""
 
     path: str
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, arguments: Sequence[str], clock: Clock, folder: str | None = None) -> str:
-        """Run it to its end and give what it wrote to its standard output.
+        """Run the program to its end and return its standard output.
 
-        It stays in our process group: whatever ends a worker ends it too. A DockingError says that
-        it failed, or that it did not end in time and was killed.
+        It stays in this process group, so it is killed with a worker. A DockingError says that it
+        failed, or that it was killed after the time limit.
         """
         command, environment = [self.path, *arguments], {**os.environ, **self.environment}
         piped: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "check": False}
         text: Any = {"text": True, "errors": "replace"}
         try:
             done = subprocess.run(
-                command, cwd=folder, env=environment, timeout=clock.left(), **piped, **text
+                command, cwd=folder, env=environment, timeout=clock.remaining(), **piped, **text
             )
         except (subprocess.TimeoutExpired, OSError) as error:
-            clock.left()  # raises where the time is over
+            clock.remaining()  # raises after the time limit
             raise DockingError(f"{self.path} cannot be started ({one_line(error)})") from None
-        said = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
         if done.returncode != 0:
+            output = " ".join(f"{done.stdout} {done.stderr}".split())[-300:]
             status = f"{Path(self.path).name} failed (exit status {done.returncode})"
-            raise DockingError(f"{status}: {said}")
+            raise DockingError(f"{status}: {output}")
         return str(done.stdout)
 
 
 def find_obabel() -> Tool:
-    """Find Open Babel's program: that of the package openbabel-wheel, else the one on the PATH."""
+    """Find Open Babel's program in the package openbabel-wheel, or else on the PATH."""
     inside, environment = package_folder("openbabel"), {}
     path = shutil.which("obabel")
     if inside is not None and (inside / "bin" / "obabel").is_file():
@@ -138,13 +138,13 @@ def find_obabel() -> Tool:
 
 
 def find_vina(program: Path | None = None) -> Tool:
-    """Find AutoDock Vina: a program of the user's, else the one that dockstring brings."""
+    """Find AutoDock Vina: the user's program, or else the one in dockstring."""
     if program is not None:
         return Tool(find_program([str(program)])[0])
     name = _VINA.get((platform.system(), platform.machine()))
     if name is None:
         raise InputError(
-            f"dockstring brings no AutoDock Vina for {platform.system()} {platform.machine()}: "
+            f"dockstring has no AutoDock Vina for {platform.system()} {platform.machine()}: "
             "install AutoDock Vina, and give the path of its program as `program`"
         )
     folder = needed_package("dockstring", "docking", "docking") / "resources" / "bin"
@@ -156,7 +156,7 @@ def find_vina(program: Path | None = None) -> Tool:
 
 @dataclass(frozen=True)
 class Receptor:
-    """A rigid protein: its PDBQT file, and the box where poses are searched for, in angstrom."""
+    """A rigid protein: its PDBQT file and the search box, in angstrom."""
 
     path: Path
     center: Point
@@ -164,13 +164,13 @@ class Receptor:
 
     @property
     def identity(self) -> str:
-        """What it is, in 64 characters; kept in caches, so the text stays as it is."""
+        """A hash of the receptor. It is part of cache keys, so its text must not change."""
         text = f"Box(center={self.center}, size={self.size}) {sha256_of(self.path)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def published_receptor(target: str) -> Receptor:
-    """Give one of dockstring's receptors with its box."""
+    """Return one of dockstring's receptors with its box."""
     folder = needed_package("dockstring", "docking", "docking") / "resources" / "targets"
     text = (folder / f"{target}_conf.txt").read_text(encoding="utf-8")
     values = {(name, axis): float(value) for name, axis, value in _SETTING.findall(text)}
@@ -181,11 +181,11 @@ def published_receptor(target: str) -> Receptor:
 
 
 def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
-    """Give a receptor of the user's."""
+    """Check a user's receptor file and return the receptor."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     atoms = [line for line in lines if line.startswith(("ATOM", "HETATM"))]
-    # column 78 on holds AutoDock's atom type, which a plain PDB file lacks: there an element may be
-    # in 77-78, and the charge in 71-76 is missing
+    # a PDBQT file has the charge in columns 71-76 and AutoDock's atom type from column 78; a plain
+    # PDB file may have an element in 77-78, but no charge
     charge = re.compile(r" *[-+]?(\d+\.?\d*|\.\d+) *")
     problem = ""
     if not atoms or not all(charge.fullmatch(line[70:76]) and line[77:].strip() for line in atoms):
@@ -195,8 +195,8 @@ def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
         )
     elif any(line.startswith(("ROOT", "BRANCH")) for line in lines):
         problem = (
-            "has ROOT or BRANCH records, so it is a ligand, or flexible: a rigid receptor is "
-            "needed (obabel writes one with -xr)"
+            "has ROOT or BRANCH records, so it is a ligand or flexible; give a rigid receptor "
+            "(obabel writes one with -xr)"
         )
     if problem:
         raise InputError(f"receptor: {path} {problem}")
@@ -209,7 +209,7 @@ def user_receptor(path: Path, center: Point, size: Point) -> Receptor:
 def prepare_ligand(
     mol: Mol, pdbqt: Path, obabel: Tool, ph: float | None, seed: int, clock: Clock
 ) -> None:
-    """Write the PDBQT file of a molecule, and a .mol file beside it."""
+    """Write the PDBQT file of a molecule, and a .mol file in the same folder."""
     check_ligand(mol)
     if ph is not None:
         smiles = Chem.MolToSmiles(Uncharger().uncharge(mol))
@@ -222,9 +222,9 @@ def prepare_ligand(
     settings: Any = rdDistGeom.ETKDGv3()
     settings.randomSeed = seed
     settings.maxIterations = ATTEMPTS * mol.GetNumAtoms()
-    settings.timeout = math.ceil(clock.left())
+    settings.timeout = math.ceil(clock.remaining())
     is_embedded = rdDistGeom.EmbedMolecule(mol, settings) >= 0
-    clock.left()
+    clock.remaining()
     if not is_embedded:
         raise DockingError("embedding failed: no conformation was found")
     block = pdbqt.with_suffix(".mol")
@@ -236,7 +236,7 @@ def prepare_ligand(
 
 
 def check_ligand(mol: Mol) -> None:
-    """Refuse what cannot be docked as one ligand: fragments, radicals, explicit hydrogen atoms."""
+    """Refuse molecules that cannot be docked: fragments, radicals, explicit hydrogen atoms."""
     n_fragments, atoms, problem = len(Chem.GetMolFrags(mol)), [*mol.GetAtoms()], ""
     if n_fragments != 1:
         problem = f"{n_fragments} fragments: one ligand is docked at a time"
@@ -249,7 +249,7 @@ def check_ligand(mol: Mol) -> None:
 
 
 def _refined(mol: Mol) -> Mol:
-    """Minimise by the first force field that has parameters for all of its atoms."""
+    """Minimise with the first force field that has parameters for all atoms."""
     problem, fields = "no force field has parameters for all of its atoms", rdForceFieldHelpers
     for name, is_complete, optimize in (
         ("MMFF94", fields.MMFFHasAllMoleculeParams, fields.MMFFOptimizeMolecule),
@@ -263,8 +263,8 @@ def _refined(mol: Mol) -> Mol:
                 return refined
             problem = f"{name} did not converge in {MAX_STEPS} steps"
         except Chem.KekulizeException:
-            continue  # MMFF94's own view of aromaticity; UFF has none
-        except RuntimeError as error:  # RDKit's invariants
+            continue  # MMFF94 has its own aromaticity model, UFF has none
+        except RuntimeError as error:  # a failed invariant of RDKit
             problem = f"{name} failed: {one_line(error)}"
         break
     raise DockingError(problem)
@@ -287,7 +287,7 @@ def _refined(mol: Mol) -> Mol:
 def vina(
     target: Annotated[
         Annotated[str, one_of(TARGETS, "a known target")] | None,
-        Field(description=f"A protein that dockstring has prepared: {', '.join(TARGETS)}."),
+        Field(description=f"A protein prepared by dockstring: {', '.join(TARGETS)}."),
     ] = None,
     *,
     receptor: InputFile | None = None,
@@ -303,32 +303,32 @@ def vina(
     """Vina's estimate of the free energy of binding to a protein; more negative binds better.
 
     Drug-like molecules lie between -5 and -12, fragments above -5. The estimate grows with the
-    size of the molecule, and is off by 2 to 3 kcal/mol against experiment (Trott and Olson 2010):
+    size of the molecule, and deviates by 2 to 3 kcal/mol from experiment (Trott and Olson 2010):
     use it with components that keep molecules small and drug-like.
 
-    One conformation of one protonation state is docked; of stereocentres that the SMILES leaves
-    open, one form. Salts, radicals, and what no force field knows fail. Values are reproducible
-    for a seed and the same programs; with other versions of RDKit or Open Babel than dockstring's
-    the search takes another course, and single molecules differ from its published scores, by
-    some tenths of a kcal/mol as a rule.
+    One conformation, one protonation state and, for unspecified stereocentres, one stereoisomer is
+    docked. Salts, radicals, and molecules without force field parameters fail. Values are
+    reproducible for a seed and the same programs. With other versions of RDKit or Open Babel than
+    dockstring's the search takes another course, and single molecules differ from its published
+    scores, usually by some tenths of a kcal/mol.
 
     Cost: at exhaustiveness 8 a fragment takes 4 s of one core, a molecule of 20 to 25 heavy atoms
     25 to 40 s, one with many rotatable bonds minutes; it grows in proportion to exhaustiveness.
 
     Args:
-        target: A protein that dockstring has prepared.
-        receptor: Instead of a target: the PDBQT file of a rigid receptor of your own.
-        center: Middle of the search box for your receptor: x, y, z in angstrom.
+        target: A protein prepared by dockstring.
+        receptor: Instead of a target: the PDBQT file of your rigid receptor.
+        center: Centre of the search box for your receptor: x, y, z in angstrom.
         size: Edges of the search box for your receptor, in angstrom.
-        exhaustiveness: How many searches are made, of which the best counts; the cost grows with
-            it. 8 is the program's default, and dockstring's.
-        seed: Of the embedding and of the search; the default is dockstring's.
+        exhaustiveness: Number of searches, of which the best counts; the cost is proportional to
+            it. 8 is the default of the program and of dockstring.
+        seed: Random seed of the embedding and of the search; the default is dockstring's.
         ph: Open Babel protonates the molecule at this pH, whatever charges its SMILES has; null:
-            the charges of the SMILES.
-        cpu: Threads for one molecule; the value does not depend on them.
-        timeout: How long one molecule may take, in seconds; then it has failed.
-        program: Another AutoDock Vina, 1.1 or 1.2; null: the 1.1.2 that dockstring brings and its
-            published scores were made with.
+            use the charges of the SMILES.
+        cpu: Threads per molecule; the value does not depend on them.
+        timeout: Time limit per molecule in seconds, after which it fails.
+        program: Another AutoDock Vina, 1.1 or 1.2; null: the 1.1.2 in dockstring, which its
+            published scores were computed with.
     """
     if receptor is not None and target is None and center is not None and size is not None:
         place = user_receptor(receptor, center, size)
@@ -336,8 +336,8 @@ def vina(
         place = published_receptor(target)
     else:
         raise InputError(
-            "give either target, a protein that dockstring has prepared and has a box for, or "
-            "receptor, a PDBQT file of your own, with center and size: where poses are searched for"
+            "give either target, a protein prepared by dockstring, or receptor, the path of your "
+            "PDBQT file, with center and size of the search box"
         )
     return Docking(place, find_vina(program), find_obabel(), exhaustiveness, seed, ph, cpu, timeout)
 
@@ -357,12 +357,12 @@ class Docking:
 
     @property
     def identity(self) -> str:
-        """What decides the values beside the settings: the receptor and the programs."""
+        """What values depend on besides the settings: the receptor and the programs."""
         program = sha256_of(Path(self.vina.path))
         return f"{self.receptor.identity} {program} {self.obabel.run(['-V'], Clock(START))}"
 
     def __call__(self, mol: Mol) -> float:
-        """Give the energy of the best pose, in kcal/mol."""
+        """Return the energy of the best pose, in kcal/mol."""
         clock = Clock(self.timeout)
         with TemporaryDirectory(prefix="chemkl-dock-") as folder:
             ligand, poses = Path(folder) / "ligand.pdbqt", Path(folder) / "poses.pdbqt"

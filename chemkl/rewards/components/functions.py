@@ -1,4 +1,4 @@
-"""The component for a Python function of the user: named by module or file, checked, called."""
+"""The component for a user's Python function, found by module or file."""
 
 import inspect
 import re
@@ -50,27 +50,27 @@ _BY_NAME = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
 
 
 class CallError(RuntimeError):
-    """A function of the user has failed; the message says how, in one line."""
+    """A user's function failed; the message has one line."""
 
 
 @dataclass(frozen=True)
 class UserFunction:
-    """A function of the user; the molecule, or the list of them, is its first argument."""
+    """A user's function, whose first argument is a molecule or a list of molecules."""
 
-    reference: str  # how it is found, whatever the working directory
-    function: Callable[..., Any]  # the function itself
-    identity: str  # sha256 of the file that its code stands in; empty where there is none
-    file: Path | None = None  # that file; None where there is none
+    reference: str  # its name, independent of the working directory
+    function: Callable[..., Any]
+    identity: str  # sha256 of the file with its code; empty if there is none
+    file: Path | None = None  # the file with its code
 
     def __call__(self, *arguments: Any, **parameters: Any) -> Any:
-        """Call it; a CallError where it fails."""
+        """Call the function; raise a CallError if it fails."""
         try:
             return self.function(*arguments, **parameters)
         except (TransientError, StoppedBySignal):
             raise
         except SystemExit as error:
-            text = f"it wants to end the program ({error})"
-        except Exception as error:  # noqa: BLE001 - the user's own may be any
+            text = f"it raised SystemExit ({error})"
+        except Exception as error:  # noqa: BLE001 - a user's function may raise anything
             text = _described(error)
             for frame in reversed(traceback.extract_tb(error.__traceback__)):
                 if self.file is not None and frame.filename == str(self.file):
@@ -79,9 +79,9 @@ class UserFunction:
         raise CallError(text)
 
     def form(self, takes: Takes | None) -> tuple[bool, type]:
-        """Say whether it is called with a list, and as what a molecule comes: str or Mol.
+        """Return whether it is called with a list, and the type of a molecule: str or Mol.
 
-        `takes` is what the config says; None: what the first parameter is annotated with.
+        `takes` is the config's setting; None: the annotation of the first parameter decides.
         """
         parameters = self._signature.parameters.values() if self._signature else ()
         first = next(iter(parameters), None)
@@ -96,7 +96,7 @@ class UserFunction:
             return annotated
         else:
             problem = (
-                "does not say what it is called with: annotate its first parameter (smiles: str, "
+                "has no annotation for its molecules: annotate its first parameter (smiles: str, "
                 "mol: Mol, smiles: list[str] or mols: list[Mol]), or set takes to one of "
                 f"{', '.join(get_args(Takes))}"
             )
@@ -105,29 +105,31 @@ class UserFunction:
     def checked(
         self, parameters: Mapping[str, Any], *, given: Sequence[str] = ("the molecule",)
     ) -> dict[str, Any]:
-        """Check parameters against the signature, and give them in the annotated types.
+        """Check parameters against the signature and convert them to the annotated types.
 
-        `given` says in words what it is given before them, by position.
+        `given` describes the positional arguments that precede them.
         """
-        if self._signature is None:  # compiled: it says itself what it dislikes, at each molecule
+        if self._signature is None:  # a compiled function checks its parameters at each call
             return dict(parameters)
-        takes = [*self._signature.parameters.values()]
+        signature = [*self._signature.parameters.values()]
         fields: dict[str, Any] = {
-            taken.name: (
-                _usable(self._hints.get(taken.name, Any)),
-                ... if taken.default is Parameter.empty else taken.default,
+            parameter.name: (
+                _usable(self._hints.get(parameter.name, Any)),
+                ... if parameter.default is Parameter.empty else parameter.default,
             )
-            for place, taken in enumerate(takes)
-            if (place >= len(given) or taken.kind not in _POSITIONAL)
-            and taken.kind in _BY_NAME
-            and not taken.name.startswith("_")
+            for place, parameter in enumerate(signature)
+            if (place >= len(given) or parameter.kind not in _POSITIONAL)
+            and parameter.kind in _BY_NAME
+            and not parameter.name.startswith("_")
         }
-        anything = any(taken.kind is Parameter.VAR_KEYWORD for taken in takes)
-        names = ", ".join(map(str, parameters))
-        lines = [f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"]
-        InputError.refuse(lines if parameters and not fields and not anything else [])
+        takes_any = any(parameter.kind is Parameter.VAR_KEYWORD for parameter in signature)
+        if parameters and not fields and not takes_any:
+            names = ", ".join(map(str, parameters))
+            raise InputError(
+                f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"
+            )
         config = ConfigDict(
-            extra="allow" if anything else "forbid",
+            extra="allow" if takes_any else "forbid",
             protected_namespaces=(),
             arbitrary_types_allowed=True,
             allow_inf_nan=True,
@@ -152,7 +154,7 @@ class UserFunction:
     def _signature(self) -> inspect.Signature | None:
         try:
             return inspect.signature(self.function)
-        except (TypeError, ValueError):  # compiled functions, such as many of RDKit's, have none
+        except (TypeError, ValueError):  # compiled functions, such as many of RDKit's
             return None
 
     @cached_property
@@ -160,14 +162,14 @@ class UserFunction:
         is_plain = inspect.isroutine(self.function)
         try:
             return get_type_hints(self.function if is_plain else type(self.function).__call__)
-        except (AttributeError, NameError, TypeError):  # names that only a type checker knows
+        except (AttributeError, NameError, TypeError):  # names only defined for type checkers
             return {}
 
 
 def load_function(reference: str, folder: Path | None = None) -> UserFunction:
-    """Find a function by one of `FORMS`; the code around it is run, once in a process.
+    """Find a function by one of `FORMS`; its module is run once per process.
 
-    A relative path is looked up in the folder before the working directory.
+    A relative path is looked up in the folder, then in the working directory.
     """
     place, colon, name = reference.rpartition(":")
     if not colon:
@@ -187,10 +189,10 @@ def load_function(reference: str, folder: Path | None = None) -> UserFunction:
         if not hasattr(value, part):
             names = [
                 name
-                for name, one in getattr(value, "__dict__", {}).items()
-                if inspect.isroutine(one)
+                for name, member in getattr(value, "__dict__", {}).items()
+                if inspect.isroutine(member)
                 and not name.startswith("_")
-                and defined_in in (None, getattr(one, "__module__", None))
+                and defined_in in (None, getattr(member, "__module__", None))
             ]
             raise InputError(f"{place} has no {part!r}{did_you_mean(part, names)}")
         value = getattr(value, part)
@@ -206,18 +208,18 @@ def _described(error: BaseException) -> str:
 
 
 def _usable(annotation: Any) -> Any:
-    """An annotation that values can be checked against; Any where it cannot be read."""
+    """Return the annotation if pydantic can validate it, else Any."""
     try:
         TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except (PydanticSchemaGenerationError, TypeError):
         return Any
     except PydanticUserError:
-        pass  # BaseModels refuse a config; they can be checked against
+        pass  # BaseModels refuse a config, but can be validated
     return annotation
 
 
 def _form(annotation: Any) -> tuple[bool, type] | None:
-    """Read an annotation: a list or not, of SMILES or of molecules; None for anything else."""
+    """Return whether an annotation is a list, and of which type; None if not of str or Mol."""
     if annotation in (str, Mol):
         return False, annotation
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -227,9 +229,9 @@ def _form(annotation: Any) -> tuple[bool, type] | None:
 
 
 def _module(place: str, path: Path | None) -> ModuleType:
-    """Import a module by its dotted name, or run a file as one, which finds the files beside it.
+    """Import a module by its dotted name, or run a file as one, once for the same content.
 
-    The same text is run once.
+    A file can import modules from its own folder.
     """
     name = ""
     try:
@@ -242,19 +244,19 @@ def _module(place: str, path: Path | None) -> ModuleType:
             return loaded
         loader = SourceFileLoader(name, str(path))
         module = module_from_spec(spec_from_loader(name, loader))  # type: ignore[arg-type] # a file
-        sys.modules[name] = module  # dataclasses and pickle look a class's module up there
-        sys.path.insert(0, str(path.parent))  # as for a script that stands there
+        sys.modules[name] = module  # dataclasses and pickle look up the module of a class
+        sys.path.insert(0, str(path.parent))  # as for a script in that folder
         try:
             loader.exec_module(module)
         finally:
             sys.path.remove(str(path.parent))
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
-        lacking = error.name if isinstance(error, ModuleNotFoundError) and path is None else None
+        missing = error.name if isinstance(error, ModuleNotFoundError) and path is None else None
         text = f"{place} cannot be imported: {_described(error)}"
-        if lacking and f"{place}.".startswith(f"{lacking}."):
+        if missing and f"{place}.".startswith(f"{missing}."):
             text = (
-                f"no module {lacking!r} is installed; a function in a file of yours is named as "
+                f"no module {missing!r} is installed; name a function in a file as "
                 "path/to/file.py:name"
             )
         raise InputError(text) from error
@@ -280,43 +282,42 @@ def python_function(
             lambda name, info: load_function(name, (info.context or {}).get("folder")).reference
         ),
         Field(
-            description=f"Where it is: {FORMS}; the path beside the config file, or in the working "
-            "directory. That code is run as soon as the config is checked."
+            description=f"The function: {FORMS}; a path is relative to the config file or to the "
+            "working directory. Its module is run as soon as the config is checked."
         ),
     ],
     *,
     parameters: dict[str, Any] | None = None,
     takes: Takes | None = None,
 ) -> BatchScore:
-    """What a Python function of yours says of a molecule; you decide what high means.
+    """Value of your Python function for a molecule; you decide what high values mean.
 
-    The function may change the molecule that it is given. An exception, or anything else than a
-    finite number, costs that molecule only (chemkl.rewards.TransientError: it is asked about again
-    later); where a list of molecules makes it fail, or gives a
-    list of another length, it is asked again with each of them alone.
+    The function may modify its molecule. After an exception, or a value that is not a finite
+    number, only that molecule fails (after a chemkl.rewards.TransientError it is scored again
+    later). A function of lists that fails, or returns a list of another length, is called again
+    with each molecule alone.
 
     Args:
-        function: Where it is.
-        parameters: What it takes beside the molecule, by name; checked against its signature. null:
-            its defaults.
+        function: The function.
+        parameters: Its other parameters by name; checked against its signature. null: its defaults.
         takes: What it is called with: a canonical SMILES (smiles), an RDKit Mol (mol), or a list of
-            either (list), for which it returns a list as long. null: what its first parameter is
-            annotated with (str, Mol, list[str], list[Mol]).
+            either (list), for which it returns a list of equal length. null: the annotation of its
+            first parameter decides (str, Mol, list[str], list[Mol]).
     """
     user = load_function(function)
-    given = user.checked(parameters or {})
+    checked = user.checked(parameters or {})
     is_list, kind = user.form(takes)
 
     def score(mols: Sequence[Mol]) -> Sequence[float | Failure]:
         molecules = [MolToSmiles(mol) if kind is str else Mol(mol) for mol in mols]
         if is_list:
-            together: Sequence[float | Failure] = user(molecules, **given)
+            together: Sequence[float | Failure] = user(molecules, **checked)
             return together
         answers: list[float | Failure] = []
         for molecule in molecules:
             try:
-                answers.append(user(molecule, **given))
-            except CallError as error:  # what it cannot score fails alone
+                answers.append(user(molecule, **checked))
+            except CallError as error:  # only this molecule fails
                 answers.append(Failure(str(error)))
             except TransientError as error:
                 answers.append(Failure(one_line(error), transient=True))

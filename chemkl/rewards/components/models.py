@@ -1,6 +1,6 @@
-"""Components that ask a trained model, of ONNX or of scikit-learn, about a fingerprint.
+"""Components for a user's trained models on fingerprints, as ONNX or scikit-learn files.
 
-The models come from files, which are read without running anything in them.
+The files are read without running code in them.
 """
 
 import zipfile
@@ -31,7 +31,7 @@ from chemkl.rewards.registry import (
 
 PICKLES = (".pkl", ".pickle", ".joblib", ".sav", ".dill")
 Method = Literal["predict", "predict_proba", "decision_function"]
-Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to one number each (n,)
+Predict = Callable[[np.ndarray], np.ndarray]  # fingerprints (n, n_bits) to values (n,)
 
 _ONNX_TYPES = {
     "tensor(float)": np.dtype("float32"),
@@ -44,13 +44,13 @@ _ONNX_TYPES = {
 
 
 class Fingerprint(NamedTuple):
-    """What the model was trained on: settings that both components share.
+    """The fingerprint the model was trained on: settings shared by both components.
 
     Args:
-        fingerprint: The fingerprint that the model was trained on.
-        radius: Of the Morgan fingerprints, in bonds.
+        fingerprint: Kind of fingerprint.
+        radius: Radius of the Morgan fingerprints, in bonds.
         n_bits: Length of the folded fingerprint (maccs: 167).
-        counts: How often each feature occurs, rather than whether it does.
+        counts: Number of occurrences of each feature instead of its presence.
     """
 
     fingerprint: Literal[
@@ -79,16 +79,16 @@ def onnx_model(
     output: str | Annotated[int, Field(ge=0)] | None = None,
     class_index: ClassIndex = None,
 ) -> BatchScore:
-    """What a trained model predicts from the molecule's fingerprint; ONNX, run by ONNX Runtime.
+    """Prediction of a trained ONNX model from the molecule's fingerprint, run by ONNX Runtime.
 
-    One molecule at a time, on one core: the value does not depend on what else is scored.
+    It predicts one molecule at a time, on one core, so a value does not depend on other molecules.
 
     Args:
         path: The .onnx file.
-        fingerprint: What the model was trained on.
-        output: Name or number (from 0) of the output; null: the only one there is.
-        class_index: Which value to take where the model gives several for a molecule, such as a
-            probability for each class; counted from 0.
+        fingerprint: The fingerprint the model was trained on.
+        output: Name or number (from 0) of the output; null: the only output.
+        class_index: Index from 0 of the value to use if the model returns several per molecule,
+            such as a probability for each class.
     """
     _refuse_pickle(path)
     needed_package("onnxruntime", "onnx_model", "onnx")
@@ -111,20 +111,19 @@ def sklearn_model(
     class_index: ClassIndex = None,
     trusted: list[str] = [],  # noqa: B006 - never changed
 ) -> BatchScore:
-    """What a trained model predicts from the molecule's fingerprint; scikit-learn, in a skops file.
+    """Prediction of a trained scikit-learn model from the molecule's fingerprint, in a skops file.
 
-    A classifier of two classes gives the probability of the second one, unless class_index says
-    otherwise.
+    A classifier of two classes gives the probability of the second class, unless class_index is
+    set.
 
     Args:
-        path: The model as skops.io.dump writes it; pickles are not read.
-        fingerprint: What the model was trained on.
-        method: What to ask; null: predict_proba where the model has it, else predict.
-        class_index: Which value to take where the model gives several for a molecule, such as a
-            probability for each class; counted from 0.
+        path: The model as written by skops.io.dump; pickles are not read.
+        fingerprint: The fingerprint the model was trained on.
+        method: Method to call; null: predict_proba if the model has it, else predict.
+        class_index: Index from 0 of the value to use if the model returns several per molecule,
+            such as a probability for each class.
         trusted: Types in the file that you trust although skops does not; their code is run. Trees
-            and forests need [sklearn.tree._tree.Tree]: one that somebody tampered with can crash
-            the process.
+            and forests need [sklearn.tree._tree.Tree]; a manipulated tree can crash the process.
     """
     _refuse_pickle(path)
     needed_package("skops", "sklearn_model", "sklearn")
@@ -135,7 +134,7 @@ def sklearn_model(
 def _score_by(
     settings: Fingerprint, load: Callable[[int], Predict], path: Path, package: str
 ) -> BatchScore:
-    """Ask a model, loaded for fingerprints of a length, about molecules, in order."""
+    """Return the score function of a model, which is loaded for the length of the fingerprint."""
     kind, radius, n_bits, counts = settings
     fingerprint = build_fingerprint(kind, radius=radius, n_bits=n_bits, counts=counts)
     vector = fingerprint(MolFromSmiles("C"))  # of bits, or of counts
@@ -154,35 +153,35 @@ def _score_by(
 
 
 @contextmanager
-def _explained(says: str) -> Iterator[None]:
-    """Say what was tried: the libraries raise what they like."""
+def _explained(problem: str) -> Iterator[None]:
+    """Turn any exception of a library into an InputError."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - their exceptions share no base but this one
-        raise InputError(f"{says}: {one_line(error)[:300]}") from None
+    except Exception as error:  # noqa: BLE001 - the libraries' exceptions have no common base
+        raise InputError(f"{problem}: {one_line(error)[:300]}") from None
 
 
 def _refuse_pickle(path: Path) -> None:
-    """Refuse a pickle, by its name or its first bytes, and say how to convert it."""
+    """Refuse a pickle, recognised by its name or its first bytes, and say how to convert it."""
     with path.open("rb") as stream:
         start = stream.read(2)
-    pickled = len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5  # its protocol mark
+    pickled = len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5  # protocol 2 to 5
     if path.suffix.lower() in PICKLES or pickled:
         raise InputError(
-            f"{path} is a pickle, which runs whatever code is in it, so it is not read. Convert it "
-            "where you trust it, and give the new file: for sklearn_model with python -c "
+            f"{path} is a pickle, which can run any code, so it is not read. If you trust it, "
+            "convert it and give the new file: for sklearn_model with python -c "
             f"\"import joblib, skops.io; skops.io.dump(joblib.load('{path.name}'), "
             f"'{path.stem}.skops')\", for onnx_model with skl2onnx.to_onnx"
         )
 
 
 def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: int) -> Predict:
-    """Read an ONNX model that takes fingerprints of length n."""
+    """Load an ONNX model for fingerprints of length n."""
     import onnxruntime  # optional
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # a worker has one core
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.log_severity_level = 4  # errors are raised, too
     providers = ["CPUExecutionProvider"]
     with _explained(f"{path} is not a model that ONNX Runtime can read"):
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
@@ -195,17 +194,17 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
     if isinstance(output, int) and output < len(names):
         chosen = names[output]
     if chosen not in names:
-        given = "null" if output is None else repr(output)
+        current = "null" if output is None else repr(output)
         raise InputError(
-            f"output: {path} has {len(names)} outputs: set output to the name of one, or to its "
-            f"number, counted from 0 (it is {given}){did_you_mean(str(output), names)}"
+            f"output: {path} has {len(names)} outputs: set output to the name or the number, "
+            f"counted from 0, of one (it is {current}){did_you_mean(str(output), names)}"
         )
 
     def run(features: np.ndarray) -> Any:
         rows = []
-        for row in features:  # alone: a value must not depend on its neighbours, to the bit
+        for row in features:  # one by one, so that a value never depends on other rows
             result = session.run([chosen], {name: row[None].astype(dtype)})[0]
-            if isinstance(result, list):  # scikit-learn's classifiers give {class: probability}
+            if isinstance(result, list):  # scikit-learn's classifiers return {class: probability}
                 result = list(result[0].values()) if isinstance(result[0], dict) else result
             rows.append(np.asarray(result).reshape(-1))
         return rows
@@ -216,17 +215,17 @@ def load_onnx(path: Path, output: str | int | None, class_index: int | None, n: 
 def load_skops(
     path: Path, method: str | None, class_index: int | None, trusted: Sequence[str], n: int
 ) -> Predict:
-    """Read a scikit-learn model, which takes fingerprints of length n, from a skops file."""
+    """Load a scikit-learn model for fingerprints of length n from a skops file."""
     import skops.io  # optional
 
     what = "not readable" if zipfile.is_zipfile(path) else "not a skops file"
-    with _explained(f"{path} is {what}"):  # a damaged file makes it raise anything
+    with _explained(f"{path} is {what}"):
         unknown = sorted(set(skops.io.get_untrusted_types(file=path)) - set(trusted))
         model: Any = None if unknown else skops.io.load(path, trusted=list(trusted))
     if unknown:
         raise InputError(
-            f"{path} holds types that are not known to be harmless: {', '.join(unknown)}. If you "
-            f"trust whoever made the file, add trusted: [{', '.join(unknown)}]"
+            f"{path} contains types that skops does not trust: {', '.join(unknown)}. If you trust "
+            f"the author of the file, add trusted: [{', '.join(unknown)}]"
         )
     called = method or ("predict_proba" if hasattr(model, "predict_proba") else "predict")
     if not hasattr(model, called):
@@ -239,34 +238,34 @@ def load_skops(
     two_classes = len(getattr(model, "classes_", ())) == 2
     if class_index is None and two_classes and called == "predict_proba":
         class_index = 1
-    ask = getattr(model, called)
+    method_of_model = getattr(model, called)
 
-    # a batch leaves each molecule's value as it is, to the bit, in trees; not in matrix products
+    # in trees a batch gives bit-equal values to single rows, in matrix products it does not
     kind = type(model).__name__.removesuffix("Classifier").removesuffix("Regressor")
-    together = kind in ("DecisionTree", "RandomForest", "ExtraTrees")
-    run = ask if together else lambda rows: np.concatenate([ask(row[None]) for row in rows])
+    run = method_of_model
+    if kind not in ("DecisionTree", "RandomForest", "ExtraTrees"):
+        run = lambda rows: np.concatenate([method_of_model(row[None]) for row in rows])  # noqa: E731
     return _one_number(run, class_index, n, path, called)
 
 
 def _one_number(
     run: Callable[[np.ndarray], Any], class_index: int | None, n: int, path: Path, what: str
 ) -> Predict:
-    """Try a model on an empty fingerprint, and choose the one number that it is to give."""
+    """Try a model on an empty fingerprint, and return a function for one value per molecule."""
 
     def values(features: np.ndarray) -> np.ndarray:
-        given = np.asarray(run(features))
-        return given.reshape(len(features), -1)
+        return np.asarray(run(features)).reshape(len(features), -1)
 
     with _explained(f"{path} cannot be run on a fingerprint of length {n}"):
-        tried = values(np.zeros((1, n), dtype=np.float32))
-    width = tried.shape[1]
+        trial = values(np.zeros((1, n), dtype=np.float32))
+    width = trial.shape[1]
     column = 0 if class_index is None and width == 1 else class_index
     problem = ""
-    if tried.dtype.kind not in "fiub":
-        problem = f"{tried.dtype}, not numbers"
+    if trial.dtype.kind not in "fiub":
+        problem = f"{trial.dtype}, not numbers"
     elif column is None or column >= width:
         problem = (
-            f"{width} values for a molecule: say which one with class_index, 0 to {width - 1} "
+            f"{width} values for a molecule: choose one with class_index, 0 to {width - 1} "
             f"(it is {'null' if column is None else column})"
         )
     if problem:

@@ -1,4 +1,4 @@
-"""Components for programs of the user: kept alive, a line a molecule; or run once for a batch."""
+"""Components for a user's programs: one that runs on, a line a molecule, or one run per batch."""
 
 import hashlib
 import json
@@ -31,52 +31,52 @@ from chemkl.rewards.registry import (
     component,
 )
 
-LONGEST_ANSWER = 1_000_000  # a line longer than this many bytes is no answer
-KEPT_LINES = 5  # so many last lines of standard error are kept for the reason
+LONGEST_ANSWER = 1_000_000  # most bytes of a line
+ERROR_LINES = 5  # last lines of standard error to report in a reason
 GRACE = 0.4
-"""Seconds that a program has to end when it is asked to: well below the seconds of
-`chemkl.rewards.pool` that a worker which is to end has for all of its programs."""
+"""Seconds a program has to end after a signal, well below the time that `chemkl.rewards.pool`
+allows a worker for ending all of its programs."""
 
 
 class ProgramDiedError(RuntimeError):
-    """The program ended where an answer was due."""
+    """The program ended before it answered."""
 
 
 def find_program(command: Sequence[str], folder: Path | None = None) -> list[str]:
-    """Give a command with full paths: of the program, and of files in the config file's folder."""
+    """Return a command with full paths of the program and of files in the config's folder."""
 
-    def beside(argument: str) -> str:
-        """The full path of a file beside the config file; anything else as it is."""
+    def resolve(argument: str) -> str:
+        """Return the full path of a file in the folder or the working directory, or the text."""
         places = [place for place in (folder, Path.cwd()) if place is not None and argument]
         return next(filter(os.path.isfile, (str(place / argument) for place in places)), argument)
 
     name, *arguments = command
     program, problem = shutil.which(name), ""
     if "/" in name:
-        program = str(Path(os.path.expanduser(beside(name))).absolute())
+        program = str(Path(os.path.expanduser(resolve(name))).absolute())
         if not Path(program).is_file():
             problem = f"no such program: {program}"
         elif not os.access(program, os.X_OK):
-            problem = f"{program} may not be run: chmod +x it, or put its interpreter before it"
+            problem = f"{program} is not executable: chmod +x it, or put its interpreter before it"
     elif program is None:
         problem = f"no program {name!r} on this machine's PATH; to name a file, write ./{name}"
     if problem:
         raise InputError(problem)
-    return [str(program), *map(beside, arguments)]
+    return [str(program), *map(resolve, arguments)]
 
 
 def _content(command: Sequence[str]) -> str:
-    """The sha256 of the files in a command."""
+    """Return a hash of the contents of all files in a command."""
     files = (Path(part) for part in command if Path(part).is_absolute())
     digests = [sha256_of(file) for file in files if file.is_file()]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 class Program:
-    """A component's score function that asks a program.
+    """A score function that sends molecules to a program.
 
-    The program is started at the first molecule. A process forked from this one starts its own:
-    two must not talk through the same pipes.
+    The program starts with the first molecule. A fork of this process starts its own program,
+    because two processes must not share the pipes.
     """
 
     def __init__(self, command: tuple[str, ...], timeout: float) -> None:
@@ -87,11 +87,11 @@ class Program:
 
     @property
     def identity(self) -> str:
-        """What decides the values beside the settings."""
+        """What values depend on besides the settings: the program's files."""
         return _content(self.command)
 
     def __call__(self, mol: Mol) -> float:
-        """Ask about one molecule; a RuntimeError where there is no usable answer."""
+        """Score one molecule; raise a RuntimeError if there is no usable answer."""
         if self._process != os.getpid():
             self._running = None
             self._lock, self._process = threading.Lock(), os.getpid()
@@ -100,7 +100,7 @@ class Program:
             try:
                 return self._answer(smiles)
             except ProgramDiedError:
-                return self._answer(smiles)  # started anew, once
+                return self._answer(smiles)  # restarted once
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.command, self.timeout)
@@ -109,9 +109,9 @@ class Program:
         if self._running is None:
             self._running = _Running(self.command)
         try:
-            answer = self._running.ask(smiles, self.timeout)
+            answer = self._running.query(smiles, self.timeout)
         except BaseException:
-            # also Ctrl-C: an answer may still come, and would be taken for another
+            # also after Ctrl-C, because a late answer would be taken for the next molecule's
             self._running.stop()
             self._running = None
             raise
@@ -128,7 +128,7 @@ class Program:
 
 
 class _Running:
-    """One start of a program."""
+    """A running program."""
 
     def __init__(self, command: tuple[str, ...]) -> None:
         try:
@@ -137,55 +137,51 @@ class _Running:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # its children get its signals, and not our Ctrl-C
+                start_new_session=True,  # its children receive its signals, but not our Ctrl-C
                 bufsize=0,
             )
         except OSError as error:
             raise RuntimeError(f"{command[0]} cannot be started ({error.strerror})") from None
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[str] = deque(maxlen=ERROR_LINES)
         self._listener = threading.Thread(
-            target=_listen,  # no method: a thread must not keep this object from being let go
+            target=_listen,  # a function, because a method would keep this object alive
             args=(self._popen.stderr, self._lines),
             daemon=True,
         )
         self._listener.start()
-        self._read = bytearray()
-        self._asked = 0
-        # unlike atexit it is also run where a worker of multiprocessing ends
+        self._buffer = bytearray()
+        self._n_queries = 0
+        # unlike atexit it also runs at the end of a worker of multiprocessing
         self.stop = Finalize(self, _stop, (self._popen,), exitpriority=10)
 
-    def ask(self, smiles: str, timeout: float) -> dict[str, Any]:
-        """Write one question and read its answer, a mapping with a value or an error."""
+    def query(self, smiles: str, timeout: float) -> dict[str, Any]:
+        """Send a molecule and read the answer, a mapping with a value or an error."""
         deadline = monotonic() + timeout
-        problem = ""
-        if self._read or self._readable(0):
+        if self._buffer or self._readable(0):
             line = self._line(deadline, timeout)
-            problem = f"it wrote more than one line for a molecule: {quoted(line)}"
-        else:
-            self._asked += 1
-            question = {"id": self._asked, "smiles": smiles}
-            try:
-                self._popen.stdin.write(json.dumps(question).encode() + b"\n")
-            except OSError:
-                raise self._died("input") from None
-            line = self._line(deadline, timeout)
-            answer = None
-            with suppress(ValueError):
-                answer = json.loads(line)
-            if isinstance(answer, dict) and {"value", "error"} & answer.keys():
-                wrong = [key for key in question if answer.get(key, question[key]) != question[key]]
-                if not wrong:
-                    return answer
-                problem = (
-                    f"its answer has {wrong[0]} {quoted(answer[wrong[0]])}, and was to have "
-                    f"{quoted(question[wrong[0]])}: it answers out of order"
+            raise RuntimeError(f"it wrote more than one line for a molecule: {quoted(line)}")
+        self._n_queries += 1
+        query = {"id": self._n_queries, "smiles": smiles}
+        try:
+            self._popen.stdin.write(json.dumps(query).encode() + b"\n")
+        except OSError:
+            raise self._died("input") from None
+        line = self._line(deadline, timeout)
+        answer = None
+        with suppress(ValueError):
+            answer = json.loads(line)
+        if not isinstance(answer, dict) or not {"value", "error"} & answer.keys():
+            raise RuntimeError(
+                f'its answer {quoted(line)} is not a JSON line {{"value": ...}} or '
+                '{"error": ...}; write other output to standard error'
+            )
+        for key, expected in query.items():
+            if answer.get(key, expected) != expected:
+                raise RuntimeError(
+                    f"its answer has {key} {quoted(answer[key])} instead of {quoted(expected)}: "
+                    "it answers out of order"
                 )
-            else:
-                problem = (
-                    f'its answer {quoted(line)} is not a JSON line {{"value": ...}} or '
-                    '{"error": ...}; other output belongs on its standard error'
-                )
-        raise RuntimeError(problem)
+        return answer
 
     def _readable(self, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
@@ -193,31 +189,31 @@ class _Running:
             return bool(selector.select(max(seconds, 0)))
 
     def _line(self, deadline: float, timeout: float) -> str:
-        """Read one whole line."""
-        while b"\n" not in self._read:
-            if len(self._read) > LONGEST_ANSWER:
+        """Read a line from standard output."""
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > LONGEST_ANSWER:
                 raise RuntimeError(f"its answer is longer than {LONGEST_ANSWER:,} bytes")
             if not self._readable(deadline - monotonic()):
-                raise RuntimeError(f"no answer within {timeout:g} s{self._said()}")
+                raise RuntimeError(f"no answer within {timeout:g} s{self._stderr()}")
             part = os.read(self._popen.stdout.fileno(), 65536)
             if not part:
                 raise self._died("output")
-            self._read += part
-        line, _, rest = bytes(self._read).partition(b"\n")
-        self._read = bytearray(rest)
+            self._buffer += part
+        line, _, rest = bytes(self._buffer).partition(b"\n")
+        self._buffer = bytearray(rest)
         return line.decode("utf-8", "replace")
 
     def _died(self, stream: str) -> ProgramDiedError:
-        """Say how it ended, or that it lives and has closed its standard input or output."""
+        """Return an error with the exit status, or saying that it closed a stream."""
         try:
             status = self._popen.wait(GRACE)
         except subprocess.TimeoutExpired:
-            return ProgramDiedError(f"it closed its standard {stream}{self._said()}")
+            return ProgramDiedError(f"it closed its standard {stream}{self._stderr()}")
         how = f"exit status {status}" if status >= 0 else f"signal {signal.Signals(-status).name}"
-        return ProgramDiedError(f"the program ended ({how}){self._said()}")
+        return ProgramDiedError(f"the program ended ({how}){self._stderr()}")
 
-    def _said(self) -> str:
-        """The last lines of its standard error."""
+    def _stderr(self) -> str:
+        """Return the last lines of standard error as the end of a message."""
         if self._popen.poll() is not None:
             self._listener.join(GRACE)
         text = " ".join(" ".join(list(self._lines)).split())
@@ -225,12 +221,12 @@ class _Running:
 
 
 def _listen(pipe: Iterable[bytes], lines: deque[str]) -> None:
-    with suppress(ValueError):  # closed while it was being read
+    with suppress(ValueError):  # closed while reading
         lines.extend(line.decode("utf-8", "replace") for line in pipe)
 
 
 def _stop(popen: Any) -> None:
-    """End a program and all that it started."""
+    """End a program and its child processes."""
     with suppress(OSError):
         popen.stdin.close()
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -255,25 +251,25 @@ Command = Annotated[
 def external_program(
     command: Command, *, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 ) -> Score:
-    """What a program of yours says of a molecule; you decide what high means.
+    """Value computed by your program for a molecule; you decide what high values mean.
 
-    It is started once in a process and kept alive. For each line {"id": 7, "smiles": "CCO"} on its
-    standard input it writes one line {"value": 1.2}, or {"error": "why not"}, to its standard
-    output and flushes it; an id or smiles that it adds is compared. With {"error": "why not",
-    "transient": true} the molecule is asked about again later. It ends when its input ends.
-    One that dies is started once more for the same molecule; what it wrote to its standard error
-    is in the reason.
+    The program is started once per process and keeps running. For each line
+    {"id": 7, "smiles": "CCO"} on its standard input it writes one line {"value": 1.2}, or
+    {"error": "why not"}, to its standard output and flushes it; an id or smiles in the answer is
+    checked. After {"error": "why not", "transient": true} the molecule is scored again later. The
+    program ends when its input ends. One that dies is restarted once for the same molecule; the end
+    of its standard error is in the reason.
 
     Args:
-        command: The program and its arguments, as a list. What names a file beside the config file
-            is that file.
-        timeout: How long it may take for one molecule, its start included, in seconds; then it is
-            stopped and that molecule has failed.
+        command: The program and its arguments, as a list. Names of files in the config's folder
+            are replaced by their paths.
+        timeout: Time limit per molecule in seconds, including the start; then the program is
+            stopped and the molecule fails.
     """
     return Program(tuple(command), timeout)
 
 
-# ---- a program that is run once for a batch
+# ---- a program run once per batch
 
 
 @component(
@@ -290,17 +286,18 @@ def batch_program(
     *,
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600.0,
 ) -> BatchScore:
-    """What a program of yours says of several molecules at once; you decide what high means.
+    """Values computed by your program for several molecules; you decide what high values mean.
 
-    It is run anew for each batch: it reads SMILES from its standard input, one a line, and writes
-    {"payload": {"<property>": [1.2, 0.3]}} to its standard output, a number for each in order.
+    The program is run once per batch: it reads SMILES from its standard input, one per line, and
+    writes {"payload": {"<property>": [1.2, 0.3]}} to its standard output, one number per SMILES in
+    order.
 
     Args:
-        command: The program and its arguments, as a list. What names a file beside the config file
-            is that file.
-        property: The key of the payload under which the numbers stand.
-        timeout: How long it may take for one batch, in seconds; then its molecules are asked about
-            one by one, and those without an answer have failed.
+        command: The program and its arguments, as a list. Names of files in the config's folder
+            are replaced by their paths.
+        property: The key of the numbers in the payload.
+        timeout: Time limit per batch in seconds; then its molecules are scored one by one, and
+            those without an answer fail.
     """
 
     def score(mols: Sequence[Mol]) -> Sequence[float]:
@@ -314,10 +311,10 @@ def batch_program(
         except OSError as error:
             problem = f"{command[0]} cannot be run ({error.strerror})"
         except (ValueError, KeyError, TypeError):
-            said = " ".join(ended.stderr.split())[-400:]
+            stderr = " ".join(ended.stderr.split())[-400:]
             problem = (
                 f'its answer {quoted(ended.stdout)} is not {{"payload": {{"{property}": [...]}}}} '
-                f"(exit status {ended.returncode}{f'; standard error: {said}' if said else ''})"
+                f"(exit status {ended.returncode}{f'; standard error: {stderr}' if stderr else ''})"
             )
         else:
             return values

@@ -1,7 +1,7 @@
-"""Components of the shape of a molecule: one 3D conformer with hydrogens, embedded by ETKDGv3.
+"""Components of molecular shape, from one 3D conformer with hydrogens (ETKDGv3).
 
-An embedding takes some 10 to 50 ms for a drug-sized molecule; the components of a reward share it.
-Equal settings give every spelling of a molecule the same conformer, unless time runs out.
+An embedding takes 10 to 50 ms for a drug-sized molecule and is shared by the components of a
+reward. With equal settings every spelling of a molecule has the same conformer.
 """
 
 import math
@@ -18,17 +18,17 @@ from rdkit.Chem.AllChem import ComputeMolVolume
 from chemkl.chem.molecules import parse, silenced
 from chemkl.rewards.registry import MANY, Score, component, register_table
 
-REMEMBERED = 1024  # conformers kept, so that the shape components of one reward share the embedding
+CACHE_SIZE = 1024  # conformers to cache, so that the components of a reward share an embedding
 
 
 class Embedding(NamedTuple):
-    """How a conformer is made: settings that the components share.
+    """Settings of the embedding, shared by the components.
 
     Args:
-        seed: Of the embedding.
-        attempts: Embeddings tried, from either sort of start, before it fails.
-        timeout: Seconds after which no further attempt is made; one under way ends.
-        max_heavy_atoms: A larger molecule fails at once: one attempt may take minutes.
+        seed: Random seed of the embedding.
+        attempts: Attempts from each of the two kinds of start before it fails.
+        timeout: Seconds after which it fails.
+        max_heavy_atoms: Larger molecules fail at once, because one attempt may take minutes.
     """
 
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
@@ -41,26 +41,26 @@ EMBEDDING = Embedding()
 
 
 def conformer(mol: Mol, embedding: Embedding) -> Mol:
-    """Give the molecule with hydrogens and one conformer; the same one for every spelling of it."""
-    made = _conformer(Chem.MolToSmiles(mol), embedding)
-    if isinstance(made, str):
-        raise ValueError(made)  # noqa: TRY004 - it is the molecule that is unfit, not its type
-    return made
+    """Return the molecule with hydrogens and one conformer, equal for every spelling."""
+    embedded = _conformer(Chem.MolToSmiles(mol), embedding)
+    if isinstance(embedded, str):
+        raise ValueError(embedded)  # noqa: TRY004 - the molecule is unsuitable, not its type
+    return embedded
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=CACHE_SIZE)
 def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
-    """Embed, or say why not: a failure is remembered like a success.
+    """Embed a molecule, or return the reason, so that failures are cached too.
 
-    Start from distances, as is usual, then from random places, which suits long chains. Only
-    attempts without success lead to the second start. Running out of time is a failure: which
-    conformer a molecule has must not depend on how busy the machine is.
+    The first start is from distances, as usual, the second from random coordinates, which suits
+    long chains. A timeout in the first start is final: the conformer of a molecule must not depend
+    on the load of the machine.
     """
     with silenced():
-        read = parse(smiles)
-        if read is None:
+        parsed = parse(smiles)
+        if parsed is None:
             return "RDKit cannot read its canonical SMILES"
-        mol = Chem.AddHs(read)
+        mol = Chem.AddHs(parsed)
         n_fragments, n_heavy = len(Chem.GetMolFrags(mol)), mol.GetNumHeavyAtoms()
         if n_fragments > 1:
             return f"{n_fragments} fragments have no common shape"
@@ -94,8 +94,10 @@ def _conformer(smiles: str, embedding: Embedding) -> Mol | str:
 def molecular_volume(
     *,
     embedding: Embedding = EMBEDDING,
-    grid_spacing: Annotated[float, Field(ge=0.05, le=1, description="Of the grid, in Å.")] = 0.2,
-    box_margin: Annotated[float, Field(ge=1, le=10, description="Round the atoms, in Å.")] = 2.0,
+    grid_spacing: Annotated[float, Field(ge=0.05, le=1, description="Grid spacing in Å.")] = 0.2,
+    box_margin: Annotated[
+        float, Field(ge=1, le=10, description="Margin of the grid around the atoms, in Å.")
+    ] = 2.0,
 ) -> Score:
     """Volume inside the van der Waals radii of the atoms, counted on a grid."""
     volume: Callable[..., float] = ComputeMolVolume

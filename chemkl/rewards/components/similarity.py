@@ -1,12 +1,12 @@
-"""Components that compare a molecule, or its ring scaffold, with reference molecules.
+"""Components that compare a molecule, or its scaffold, with reference molecules.
 
-All of them take references in the config, in a file, or both, and every one counts. High means
-similar. RDKit calls two fingerprints without any feature unlike (methane has no atom pair, so its
-similarity by atom pairs is 0 even to itself).
+References come from the config, from a file, or from both. High values mean similar. In RDKit two
+fingerprints without features are dissimilar (methane has no atom pair, so its similarity by atom
+pairs is 0 even to itself).
 
-A scaffold is Bemis and Murcko's (rings, linkers, exocyclic double bonds), or its generic form
-(every atom a carbon, every bond single). References are whole molecules or scaffolds: the scaffold
-of a scaffold is itself. Stereochemistry plays no part.
+A scaffold is the Bemis-Murcko scaffold (rings, linkers, exocyclic double bonds) or its generic form
+(every atom a carbon, every bond single). References are molecules or scaffolds, because the
+scaffold of a scaffold is itself. Stereochemistry is ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from chemkl.rewards.registry import OneOrMore, Score, component, refuse
 
 
 class References(NamedTuple):
-    """Where the reference molecules stand: settings that the components share.
+    """The reference molecules: settings shared by the components.
 
     Args:
         references: SMILES of the reference molecules
@@ -41,13 +41,13 @@ class References(NamedTuple):
 
 
 class Fingerprint(NamedTuple):
-    """Which fingerprint is compared: settings that several components share.
+    """The fingerprint to compare: settings shared by several components.
 
     Args:
-        fingerprint: which fingerprint; morgan is ECFP
+        fingerprint: kind of fingerprint; morgan is ECFP
         radius: bonds; morgan, feature_morgan: 2 is ECFP4, FCFP4
         n_bits: length after folding; null: unfolded, no collisions
-        counts: count the features instead of noting their presence
+        counts: use the number of occurrences of each feature instead of its presence
         max_distance: bonds; atom_pairs only
     """
 
@@ -58,7 +58,7 @@ class Fingerprint(NamedTuple):
     max_distance: Annotated[int, Field(ge=1)] = 30
 
     def build(self, *, chirality: bool = False) -> Fingerprinter:
-        """Give the function that makes it; an InputError for a setting that it does not have."""
+        """Return the function that computes the fingerprint."""
         settings = self._asdict()
         return build_fingerprint(settings.pop("fingerprint"), chirality=chirality, **settings)
 
@@ -66,15 +66,15 @@ class Fingerprint(NamedTuple):
 NO_REFERENCES, FINGERPRINT = References(), Fingerprint()
 Combine = Annotated[
     Literal["max", "mean", "min"],
-    Field(description="the nearest reference, the average over all, or the farthest"),
+    Field(description="the most similar reference, the mean over all, or the least similar"),
 ]
-Chirality = Annotated[bool, Field(description="let R and S differ")]
+Chirality = Annotated[bool, Field(description="distinguish R and S")]
 
 _COMBINE: dict[str, Callable[[np.ndarray], Any]] = {"max": np.max, "mean": np.mean, "min": np.min}
 
 
 def read_references(references: Sequence[str] | None = None, file: Path | None = None) -> list[Mol]:
-    """Read every reference: those in the config first, then those of the file, in order."""
+    """Read the references of the config, then those of the file, in order."""
     texts = [(f"references[{index}]", text) for index, text in enumerate(references or ())]
     from_file: list[tuple[str, str]] = []
     try:
@@ -82,21 +82,21 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
             lines = [(line.number, line.smiles or line.reason) for line in MoleculeFile(file)]
             from_file = [(f"{file}:{number}", text) for number, text in lines if text]
     except InputError as error:
-        fix = "rename that with the SMILES to smiles"  # there is no setting beside the file
+        fix = "rename that with the SMILES to smiles"  # there is no setting for the column
         text = str(error).replace("say which one it is with `column`", fix)
         raise InputError(f"references_file: {text}") from None
-    read = [(place, read_molecule(text)) for place, text in texts + from_file]
+    molecules = [(place, read_molecule(text)) for place, text in texts + from_file]
     problems = [
         f"{place} = {molecule.smiles!r} is not a molecule: {molecule.reason}"
-        for place, molecule in read
+        for place, molecule in molecules
         if molecule.mol is None
     ]
     if file is not None and not from_file:
-        problems.append(f"references_file: {file}: no reference in it; expected one a line")
-    elif not read:
-        problems.append("references: required, and not given: give references or references_file")
+        problems.append(f"references_file: {file}: no reference in it; expected one per line")
+    elif not molecules:
+        problems.append("references: required: give references or references_file")
     refuse(problems)
-    return [molecule.mol for _, molecule in read if molecule.mol is not None]
+    return [molecule.mol for _, molecule in molecules if molecule.mol is not None]
 
 
 def _compared(
@@ -105,10 +105,10 @@ def _compared(
     combine: str,
     bulk: Callable[[Any, Sequence[Any]], Sequence[float]] = DataStructs.BulkTanimotoSimilarity,
 ) -> Score:
-    """Compare a molecule with several; `bulk` does it with one fingerprint, in RDKit's order."""
+    """Return a score that combines a molecule's similarities to the references."""
     fingerprints = [fingerprint(mol) for mol in references]
-    joined = _COMBINE[combine]
-    return lambda mol: float(joined(np.asarray(bulk(fingerprint(mol), fingerprints), dtype=float)))
+    reduce = _COMBINE[combine]
+    return lambda mol: float(reduce(np.asarray(bulk(fingerprint(mol), fingerprints), dtype=float)))
 
 
 @component(
@@ -123,14 +123,14 @@ def tanimoto(
     chirality: Chirality = False,
     combine: Combine = "max",
 ) -> Score:
-    """Tanimoto similarity to the references: features shared over features that either has.
+    """Tanimoto similarity to the references: shared features over features of either molecule.
 
-    With counts, a feature counts by its smaller count over its larger one. The defaults are folded
-    ECFP4 bits. GuacaMol's fingerprints (Brown et al., J. Chem. Inf. Model. 59, 1096 (2019)) all
-    have ``n_bits: null, counts: true``: ECFP4 and ECFP6 are morgan of radius 2 and 3, FCFP4 is
+    With counts it is the sum of the smaller counts over the sum of the larger ones. The default is
+    folded ECFP4 bits. GuacaMol's fingerprints (Brown et al., J. Chem. Inf. Model. 59, 1096 (2019))
+    all have ``n_bits: null, counts: true``: ECFP4 and ECFP6 are morgan of radius 2 and 3, FCFP4 is
     feature_morgan of radius 2, AP is atom_pairs with ``max_distance: 10``. Its PHCO is
-    pharmacophore, which has no settings. A molecule costs 0.1 ms (maccs and
-    rdkit_path 1 ms; pharmacophore 7 ms, and seconds beyond 100 atoms: give it a timeout).
+    pharmacophore, which has no settings. A molecule costs 0.1 ms (maccs and rdkit_path 1 ms;
+    pharmacophore 7 ms, and seconds beyond 100 atoms: set a timeout).
     """
     mols, make = read_references(*references), fingerprint.build(chirality=chirality)
     return _compared(mols, make, combine)
@@ -146,7 +146,7 @@ def dice(
 ) -> Score:
     """Dice similarity to the references: features shared over the mean number of features.
 
-    Settings as for tanimoto; never below it.
+    Settings as for tanimoto; the value is never smaller than tanimoto's.
     """
     mols, make = read_references(*references), fingerprint.build(chirality=chirality)
     return _compared(mols, make, combine, DataStructs.BulkDiceSimilarity)
@@ -156,16 +156,20 @@ def dice(
 def tversky(
     references: References = NO_REFERENCES,
     *,
-    alpha: Annotated[float, Field(ge=0, le=1000, description="weight of what only it has")],
-    beta: Annotated[float, Field(ge=0, le=1000, description="weight of what it lacks")],
+    alpha: Annotated[
+        float, Field(ge=0, le=1000, description="weight of the molecule's other features")
+    ],
+    beta: Annotated[
+        float, Field(ge=0, le=1000, description="weight of the reference's other features")
+    ],
     fingerprint: Fingerprint = FINGERPRINT,
     chirality: Chirality = False,
     combine: Combine = "max",
 ) -> Score:
-    """Tversky similarity: c / (alpha a + beta b + c), lopsided where alpha and beta differ.
+    """Tversky similarity: c / (alpha a + beta b + c), asymmetric if alpha and beta differ.
 
-    Here c counts the features that molecule and reference share, a those of the molecule alone, b
-    those of the reference alone. alpha = 0, beta = 1 is the share of the reference that the
+    Here c is the number of features that molecule and reference share, a those of the molecule
+    only, b those of the reference only. alpha = 0, beta = 1 is the share of the reference that the
     molecule contains; both 1 is tanimoto, both 0.5 dice. Other settings as for tanimoto.
     """
     if alpha + beta == 0:
@@ -187,7 +191,7 @@ _SCAFFOLDS = {"murcko": murcko_scaffold, "generic": generic_scaffold}
 
 
 def _scaffolds(references: References, form: str) -> list[str]:
-    """Give the scaffold of every reference, each once; a reference without one is refused."""
+    """Return the distinct scaffolds of the references; each reference must have one."""
     scaffolds: dict[str, None] = {}
     problems: list[str] = []
     for mol in read_references(*references):
@@ -209,9 +213,9 @@ def scaffold_match(
 
     A molecule costs 0.2 ms, with generic scaffolds 0.5 ms.
     """
-    wanted = frozenset(_scaffolds(references, form))
+    scaffolds = frozenset(_scaffolds(references, form))
     scaffold_of = _SCAFFOLDS[form]
-    return lambda mol: float(scaffold_of(mol) in wanted)
+    return lambda mol: float(scaffold_of(mol) in scaffolds)
 
 
 @component("contains_scaffold", range=(0, 1), source=_SCAFFOLD_SOURCE)
@@ -220,13 +224,13 @@ def contains_scaffold(
     *,
     form: ScaffoldForm = "murcko",
     combine: Annotated[
-        Literal["any", "all"], Field(description="whether one scaffold is enough, or all must be")
+        Literal["any", "all"], Field(description="whether one scaffold suffices or all are needed")
     ] = "any",
 ) -> Score:
     """1 when the molecule contains the scaffold of a reference as a substructure, else 0.
 
-    Further rings, fused ones too, do no harm. The generic form matches whatever elements and bonds
-    the molecule has there. A molecule costs 20 µs a reference.
+    Additional rings, even fused ones, are allowed. The generic form matches any elements and bonds.
+    A molecule costs 20 µs per reference.
     """
     queries = [as_mol(scaffold) for scaffold in _scaffolds(references, form)]
     if form == "generic":
@@ -248,7 +252,7 @@ def scaffold_similarity(
 ) -> Score:
     """Tanimoto similarity of the molecule's scaffold to those of the references; 0 without a ring.
 
-    References that share a scaffold count once. Settings as for tanimoto. A molecule costs 0.5 ms,
+    References with the same scaffold count once. Settings as for tanimoto. A molecule costs 0.5 ms,
     with generic scaffolds 0.8 ms.
     """
     mols = [as_mol(text) for text in _scaffolds(references, form)]
@@ -259,9 +263,9 @@ def scaffold_similarity(
         scaffold = scaffold_of(mol)
         if scaffold == "":
             return 0.0
-        read = None if scaffold is None else parse(scaffold)
-        if read is None:
+        scaffold_mol = None if scaffold is None else parse(scaffold)
+        if scaffold_mol is None:
             raise ValueError(f"its {form} scaffold is not a molecule")
-        return to_references(read)
+        return to_references(scaffold_mol)
 
     return score

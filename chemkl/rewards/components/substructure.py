@@ -1,18 +1,18 @@
-"""Components that look for substructures: SMARTS, alerts, reactions, a scaffold's points.
+"""Substructure components: SMARTS patterns, alerts, reactions, decorated scaffolds.
 
 Patterns are compiled when the reward is built, never per molecule.
 
-The reactions are RDKit reaction SMARTS read backwards, one product on the left and its two
+Reactions are retro-reactions as RDKit reaction SMARTS, with one product on the left and its two
 building blocks on the right, for example an amide
 ``[C:1](=[O:2])-!@[N:3]>>[C:1](=[O:2])O.[N:3]``. They are applied by reinvent-chemistry 0.0.51
-(Fialkova et al., J. Chem. Inf. Model. 62, 2046 (2022)). What it does, so that nobody is surprised:
+(Fialkova et al., J. Chem. Inf. Model. 62, 2046 (2022)). Behaviour that may surprise:
 
-1. `disconnections` looks at the molecule without stereochemistry and isotopes: reinvent-chemistry
-   copies molecules by way of flat SMILES. `reaction_filter` keeps both. (RDKit's reactions match
-   either hand in any case.)
+1. `disconnections` ignores stereochemistry and isotopes, because reinvent-chemistry copies
+   molecules through flat SMILES. `reaction_filter` keeps both. (RDKit's reactions match either
+   enantiomer in any case.)
 2. A disconnection that opens a ring does not count in `disconnections`.
-3. Its non-selective filter forgets all lists of reactions but the last; here they are joined first.
-4. It keeps one bond for each atom, so a scaffold atom has one attachment point at most.
+3. Its non-selective filter uses only the last list of reactions; here the lists are joined first.
+4. It stores one bond per atom, so a scaffold atom may have at most one attachment point.
 """
 
 import math
@@ -37,19 +37,17 @@ from chemkl.config import InputError
 from chemkl.rewards.registry import MANY, OneOrMore, Score, component, refuse
 
 MOST_MATCHES = 100_000
-"""The search for one pattern in one molecule ends here (RDKit's own limit is 1,000)."""
+"""Limit on the matches of a pattern in a molecule (RDKit's default is 1,000)."""
 
 Smarts = Annotated[OneOrMore, Field(description="SMARTS patterns")]
 Chirality = Annotated[
-    bool, Field(description="let the stereo marks of a pattern count; else they match either hand")
+    bool, Field(description="use the stereo marks of a pattern; otherwise both enantiomers match")
 ]
-Unique = Annotated[
-    bool, Field(description="matches on the same atoms, in whatever order, are one match")
-]
+Unique = Annotated[bool, Field(description="count matches of the same atoms in any order once")]
 
 
 def compile_smarts(smarts: list[str]) -> list[Mol]:
-    """Compile the patterns of a component, once."""
+    """Compile SMARTS patterns."""
     with silenced():
         patterns = [Chem.MolFromSmarts(text) if text.isascii() else None for text in smarts]
     refuse(
@@ -65,7 +63,7 @@ def compile_smarts(smarts: list[str]) -> list[Mol]:
 def _counter(
     *, unique: bool, use_chirality: bool, most: int = MOST_MATCHES
 ) -> Callable[[Mol, Mol], int]:
-    """Give the function that counts how often a pattern occurs in a molecule, up to `most`."""
+    """Return a function that counts the matches of a pattern in a molecule, up to `most`."""
     settings = Chem.SubstructMatchParameters()
     settings.uniquify = unique  # type: ignore[assignment] # RDKit's stubs
     settings.useChirality = use_chirality  # type: ignore[assignment] # RDKit's stubs
@@ -83,17 +81,17 @@ def required_smarts(
     unique: Unique = True,
     use_chirality: Chirality = False,
 ) -> Score:
-    """1 when the molecule has the wanted substructures, else 0.
+    """1 when the molecule has the required substructures, else 0.
 
-    A molecule costs a few µs a pattern.
+    A molecule costs a few µs per pattern.
 
     Args:
         smarts: SMARTS patterns
-        combine: whether every pattern must be there, or any one
-        min_matches: a pattern is there when it occurs at least so often
-        max_matches: and at most so often; null: no limit
-        unique: matches on the same atoms are one
-        use_chirality: whether stereo marks count
+        combine: whether all patterns are required, or any one
+        min_matches: least number of matches of a pattern
+        max_matches: largest number of matches of a pattern; null: no limit
+        unique: count matches of the same atoms once
+        use_chirality: use the stereo marks of patterns
     """
     patterns = compile_smarts(smarts)
     if max_matches is not None and max_matches < min_matches:
@@ -101,8 +99,8 @@ def required_smarts(
             f"max_matches = {max_matches} is below min_matches = {min_matches}: nothing can pass"
         )
     enough = all if combine == "all" else any
-    settled_by = 1 if (min_matches, max_matches) == (1, None) else MOST_MATCHES
-    count = _counter(unique=unique, use_chirality=use_chirality, most=settled_by)
+    limit = 1 if (min_matches, max_matches) == (1, None) else MOST_MATCHES
+    count = _counter(unique=unique, use_chirality=use_chirality, most=limit)
     most = math.inf if max_matches is None else max_matches
     return lambda mol: float(
         enough(min_matches <= count(mol, pattern) <= most for pattern in patterns)
@@ -111,9 +109,9 @@ def required_smarts(
 
 @component("forbidden_smarts", range=(0, 1), source="RDKit substructure search")
 def forbidden_smarts(smarts: Smarts, *, use_chirality: Chirality = False) -> Score:
-    """1 when the molecule has none of the unwanted substructures, else 0.
+    """1 when the molecule has none of the forbidden substructures, else 0.
 
-    A molecule costs a few µs a pattern.
+    A molecule costs a few µs per pattern.
     """
     has_any = required_smarts(smarts, combine="any", use_chirality=use_chirality)
     return lambda mol: 1 - has_any(mol)
@@ -123,9 +121,9 @@ def forbidden_smarts(smarts: Smarts, *, use_chirality: Chirality = False) -> Sco
 def smarts_count(
     smarts: Smarts, *, unique: Unique = True, use_chirality: Chirality = False
 ) -> Score:
-    """How often the substructures occur in the molecule, added up over the patterns.
+    """Number of matches of the patterns in the molecule, added up.
 
-    A molecule costs a few µs a pattern.
+    A molecule costs a few µs per pattern.
     """
     patterns = compile_smarts(smarts)
     count = _counter(unique=unique, use_chirality=use_chirality)
@@ -139,7 +137,7 @@ CatalogName = Literal[
     "CHEMBL_Dundee", "CHEMBL_Glaxo", "CHEMBL_Inpharmatica", "CHEMBL_LINT", "CHEMBL_MLSMR",
     "CHEMBL_SureChEMBL", "ALL",
 ]  # fmt: skip
-"""RDKit's catalogs, by RDKit's names."""
+"""RDKit's names of its catalogs."""
 
 _SINGLE = [name for name in get_args(CatalogName) if name not in ("PAINS", "CHEMBL", "ALL")]
 
@@ -160,7 +158,7 @@ _ALERTS_SOURCE = (
 
 
 def _catalog(names: Sequence[str]) -> FilterCatalog:
-    """Join catalogs, each part once however often it is named."""
+    """Join catalogs, each part once even if it is named several times."""
     parameters = FilterCatalogParams()
     for part in _SINGLE:
         if any(name in ("ALL", part) or part.startswith(f"{name}_") for name in names):
@@ -170,11 +168,11 @@ def _catalog(names: Sequence[str]) -> FilterCatalog:
 
 @component("alert_count", unit="alerts", range=MANY, source=_ALERTS_SOURCE)
 def alert_count(catalogs: Catalogs) -> Score:
-    """Number of structural alerts that a molecule sets off: high is bad.
+    """Number of structural alerts in the molecule; high values are bad.
 
-    An alert counts once however often its pattern occurs, but several catalogs know some of the
-    same patterns, and those count in each. A molecule costs 2 ms with PAINS, 3 ms with CHEMBL, up
-    to 1 ms with any other.
+    An alert counts once even if its pattern occurs several times. A pattern that is in several
+    catalogs counts once for each. A molecule costs 2 ms with PAINS, 3 ms with CHEMBL, up to 1 ms
+    with any other.
     """
     catalog = _catalog(catalogs)
     return lambda mol: float(len(catalog.GetMatches(mol)))
@@ -182,21 +180,21 @@ def alert_count(catalogs: Catalogs) -> Score:
 
 @component("no_alerts", range=(0, 1), source=_ALERTS_SOURCE)
 def no_alerts(catalogs: Catalogs) -> Score:
-    """1 when a molecule sets off no structural alert of these catalogs, else 0.
+    """1 when the molecule has no structural alert of these catalogs, else 0.
 
-    Made for a filter. A clean molecule costs 2 ms with PAINS, 3 ms with CHEMBL, up to 1 ms with any
-    other; the first alert ends the search.
+    Intended as a filter. A clean molecule costs 2 ms with PAINS, 3 ms with CHEMBL, up to 1 ms with
+    any other; the search ends at the first alert.
     """
     catalog = _catalog(catalogs)
     return lambda mol: float(not catalog.HasMatch(mol))
 
 
-# ---- reactions, and a scaffold with its decorations
+# ---- reactions and decorated scaffolds
 
-BOND = "bondNum"  # the atom property by which reinvent-chemistry knows the ends of a bond
+BOND = "bondNum"  # the atom property in which reinvent-chemistry numbers the ends of a bond
 
 ORIGIN = "react_atom_idx"
-"""The atom property in which RDKit keeps an atom's index before the reaction."""
+"""The atom property in which RDKit stores an atom's index before the reaction."""
 
 Scaffold = Annotated[
     str, Field(description="SMILES with * (or [*:0], [*:1], ...) at its attachment points")
@@ -206,7 +204,7 @@ _LIBINVENT = "Fialkova et al., J. Chem. Inf. Model. 62, 2046 (2022); reinvent-ch
 
 
 def check_reactions(smarts: Sequence[str], place: str = "reactions") -> list[str]:
-    """Say what is wrong with retro-reactions, one line each; nothing when all can be used."""
+    """Return a line for each retro-reaction that cannot be used."""
     problems = []
     for index, text in enumerate(smarts):
         problem = "is not a reaction SMARTS: not ASCII"
@@ -221,10 +219,10 @@ def check_reactions(smarts: Sequence[str], place: str = "reactions") -> list[str
             if (n_left, n_right) != (1, 2):
                 problem = (
                     f"is not a disconnection: it has {n_left} and {n_right} molecules left and "
-                    "right of >>, needed are 1 and 2 (the product first, then its building blocks)"
+                    "right of >>; write 1 and 2 (the product, then its two building blocks)"
                 )
             elif reaction.Validate(True)[1]:
-                problem = "is not a valid reaction: its atom maps do not fit together"
+                problem = "is not a valid reaction: its atom maps do not match"
         if problem:
             problems.append(f"{place}[{index}] = {text!r} {problem}")
     return problems
@@ -234,8 +232,8 @@ def check_reactions(smarts: Sequence[str], place: str = "reactions") -> list[str
 def decorated_scaffold(scaffold: Scaffold) -> Score:
     """1 when the molecule is the scaffold, decorated at its attachment points and nowhere else.
 
-    Every attachment point needs a decoration of its own, of one heavy atom or more; none may be
-    tied to the scaffold or another decoration once more. A molecule costs 20 µs.
+    Every attachment point needs its own decoration of one heavy atom or more, with no second bond
+    to the scaffold or to another decoration. A molecule costs 20 µs.
     """
     decorated = DecoratedScaffold(scaffold)
     return lambda mol: float(bool(decorated.bonds(mol)))
@@ -248,19 +246,19 @@ def reaction_filter(
     *,
     mode: Literal["selective", "non_selective"] = "selective",
 ) -> Score:
-    """Whether the bonds between the scaffold and its decorations are those that reactions make.
+    """Whether reactions can form the bonds between the scaffold and its decorations.
 
     LibINVENT's filter for molecules of any origin: those that are not the decorated scaffold (see
-    decorated_scaffold) have 0; the others, with p the share of their attachment points whose bond
-    one of the reactions makes, have 0.5 + p / 2 in mode selective and p in mode non_selective.
-    Where the scaffold fits in several ways, the best counts. A molecule that fits costs 0.1 ms a
-    reaction; any other 20 µs.
+    decorated_scaffold) score 0. For the others, p is the share of attachment points whose bond one
+    of the reactions forms; the score is 0.5 + p / 2 in mode selective and p in mode non_selective.
+    If the scaffold matches in several ways, the best counts. A molecule with the scaffold costs
+    0.1 ms per reaction, any other 20 µs.
 
     Args:
         scaffold: SMILES with its attachment points
-        reactions: retro-reactions in lists; selective: one list for each attachment point in the
-            order of their numbers, an empty one allows any bond
-        mode: whether each attachment point has its own reactions, or all have all
+        reactions: lists of retro-reactions; selective: one list for each attachment point in the
+            order of their numbers, where an empty list allows any bond
+        mode: whether each attachment point has its own list, or all lists apply to all points
     """
     decorated = DecoratedScaffold(scaffold, one_point_an_atom=True)
     problems = [
@@ -274,7 +272,7 @@ def reaction_filter(
             "selective needs one for each"
         )
     if mode == "non_selective" and not any(reactions):
-        problems.append("reactions: no reaction at all; mode non_selective needs one")
+        problems.append("reactions: no reaction; mode non_selective needs at least one")
     refuse(problems)
     lists = reactions if mode == "selective" else [[text for texts in reactions for text in texts]]
     kinds = ReactionFiltersEnum()
@@ -286,7 +284,7 @@ def reaction_filter(
     def score(mol: Mol) -> float:
         best = 0.0
         for bonds in decorated.bonds(mol):
-            marked = Chem.Mol(mol)  # the ends of its bonds to decorations, as LibINVENT marks them
+            marked = Chem.Mol(mol)  # LibINVENT marks the ends of bonds to decorations
             for number, ends in enumerate(bonds):
                 for atom in ends:
                     marked.GetAtomWithIdx(atom).SetIntProp(BOND, number)
@@ -298,9 +296,9 @@ def reaction_filter(
 
 @component("disconnections", unit="bonds", range=MANY, source=_LIBINVENT)
 def disconnections(reactions: Annotated[OneOrMore, Field(description="retro-reactions")]) -> Score:
-    """Number of bonds that one of the reactions could have made; cutting one leaves two parts.
+    """Number of bonds that one of the reactions can form and that connect two parts.
 
-    A molecule costs 0.2 ms, and 0.5 ms for each reaction that fits.
+    A molecule costs 0.2 ms, and 0.5 ms for each matching reaction.
     """
     refuse(check_reactions(reactions))
     chemistry, conversions = FragmentReactions(), Conversions()
@@ -308,7 +306,7 @@ def disconnections(reactions: Annotated[OneOrMore, Field(description="retro-reac
         compiled = chemistry.create_reactions_from_smirks(reactions)
 
     def bonds_between(mol: Mol, blocks: Sequence[Mol]) -> frozenset[int]:
-        """The bonds of the product that run between its two building blocks."""
+        """Return the bonds of the product between its two building blocks."""
         side = {
             atom.GetIntProp(ORIGIN): index
             for index, block in enumerate(blocks)
@@ -322,15 +320,15 @@ def disconnections(reactions: Annotated[OneOrMore, Field(description="retro-reac
         )
 
     def score(mol: Mol) -> float:
-        flat = conversions.copy_mol(mol)  # what apply_reactions_on_molecule looks at
-        fitting = [
+        flat = conversions.copy_mol(mol)  # apply_reactions_on_molecule uses this copy
+        matching = [
             reaction
             for reaction in compiled
             if flat.HasSubstructMatch(reaction.chemical_reaction.GetReactantTemplate(0))
         ]
         cuts = {
             bonds_between(outcome.targeted_molecule, blocks)
-            for outcome in chemistry.apply_reactions_on_molecule(flat, fitting)
+            for outcome in chemistry.apply_reactions_on_molecule(flat, matching)
             for blocks in outcome.reaction_outcomes
         }
         return float(len(cuts - {frozenset()}))
