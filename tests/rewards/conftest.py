@@ -1,4 +1,4 @@
-"""Components that a test makes up are forgotten after it."""
+"""Registration of components for one test."""
 
 import pytest
 from rdkit import Chem
@@ -8,22 +8,21 @@ from chemkl.rewards.registry import COMPONENTS, Component
 
 @pytest.fixture
 def register(monkeypatch):
-    """Register a component for one test; gives the list of what it is asked, as SMILES."""
+    """Register a component for one test; returns the list of its calls, as SMILES."""
 
     def add(kind, score, range_=(0, 1), **flags):
-        questions = []
+        calls = []
+
+        def noted(mols):
+            is_list = flags.get("batched", False)
+            calls.append([*map(Chem.MolToSmiles, mols)] if is_list else Chem.MolToSmiles(mols))
+            return score(mols)
 
         def factory():
-            def noted(asked):
-                together = flags.get("batched", False)
-                told = [*map(Chem.MolToSmiles, asked)] if together else Chem.MolToSmiles(asked)
-                questions.append(told)
-                return score(asked)
-
             return noted
 
-        part = Component(kind, factory, "", range_, "made up", **flags)
-        monkeypatch.setitem(COMPONENTS, kind, part)
-        return questions
+        component = Component(kind, factory, "", range_, "a test", **flags)
+        monkeypatch.setitem(COMPONENTS, kind, component)
+        return calls
 
     return add

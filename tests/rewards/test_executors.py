@@ -69,10 +69,14 @@ def molecules(real_smiles):
     return some
 
 
-@pytest.mark.parametrize("executor", ["process", pytest.param(LOCAL, marks=pytest.mark.slow)])
-def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor):
-    # quicker ones are handed over together, and done again where one of them kills the worker
-    with RewardModel.from_config(reward_of(tmp_path, executor, seconds=0.05)) as model:
+@pytest.mark.parametrize(
+    ("executor", "workers"),
+    [("process", 1), ("process", 2), pytest.param(LOCAL, 2, marks=pytest.mark.slow)],
+)
+def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor, workers):
+    # quicker molecules would be sent together, and scored again if one of them kills the worker
+    reward = reward_of(tmp_path, executor, seconds=0.05, workers=workers)
+    with RewardModel.from_config(reward) as model:
         rows = model.score(molecules)
         again = model.score(molecules[::-1])
         counts = model.failures["own"]
@@ -82,11 +86,16 @@ def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor):
     fine = rows["reason"].isna()
     assert rows["raw_own"].equals((rows["smiles"].str.len() / 7).where(fine))
     assert (rows["reward"] > 0).equals(fine)
+    lost = [fate in ("hang", "crash") for fate in fates]
+    assert rows["raw_qed"].isna().tolist() == lost
+    expected = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(molecules)
+    assert rows["raw_qed"].equals(expected["raw_qed"].mask(lost))
     assert asked(tmp_path) == {
         smiles: 2 if fate == "unlucky" else 1 for smiles, fate in zip(molecules, fates, strict=True)
     }
     pd.testing.assert_frame_equal(again[::-1].reset_index(drop=True), rows)
     assert (counts.attempts, counts.failed) == (20, 6)
+    assert counts.reasons["timeout after 1 s"] == 2
     assert list((tmp_path / "parsl").glob("*")) == []
 
 

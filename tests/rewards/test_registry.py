@@ -1,4 +1,4 @@
-"""Components by name: one function is one, its signature is its schema, and the tables show all."""
+"""The registry: a function's signature is a component's schema; names, synonyms and tables."""
 
 import io
 import math
@@ -22,24 +22,28 @@ from chemkl.rewards.registry import (
     transform_tables,
 )
 
-SHIPPED = [each for each in COMPONENTS.values() if each.factory.__module__.startswith("chemkl.")]
+SHIPPED = [entry for entry in COMPONENTS.values() if entry.factory.__module__.startswith("chemkl.")]
 
 
 @pytest.fixture
 def registry():
-    """Whatever a test registers is forgotten after it."""
+    """Forget the components that a test registers."""
     with patch.dict(COMPONENTS):
         yield
 
 
-def test_a_component_of_ones_own_is_one_function(registry):
+def register(kind, factory):
+    return component(kind, range=(0, 1), source="this test")(factory)
+
+
+def test_a_user_component_is_one_function(registry):
     @component("carbon_share", range=(0, 1), source="this test", batched=False, costly=True)
     def carbon_share(element: int = 6, *, mode: Literal["share", "any"] = "share"):
         """Share of one element among the heavy atoms."""
 
         def score(mol):
-            found = sum(atom.GetAtomicNum() == element for atom in mol.GetAtoms())
-            return found / mol.GetNumAtoms() if mode == "share" else float(found > 0)
+            n = sum(atom.GetAtomicNum() == element for atom in mol.GetAtoms())
+            return n / mol.GetNumAtoms() if mode == "share" else float(n > 0)
 
         return score
 
@@ -47,32 +51,32 @@ def test_a_component_of_ones_own_is_one_function(registry):
     frame = reward_of("carbon_share", oxygen).score(["CCO", "CC"])
     assert frame["raw_carbon_share"].tolist() == [2 / 3, 1.0]
     assert frame["raw_has_o"].tolist() == [1.0, 0.0]
-    made = find_component("carbon_share")
-    assert (made.batched, made.costly, made.version) == (False, True, 1)
-    assert paragraphs(made.factory)[0] == "Share of one element among the heavy atoms."
+    entry = find_component("carbon_share")
+    assert (entry.batched, entry.costly, entry.version) == (False, True, 1)
+    assert paragraphs(entry.factory)[0] == "Share of one element among the heavy atoms."
 
 
-def test_its_signature_is_its_schema(registry):
-    @component("demo", range=(0, 1), source="this test")
+def test_a_signature_is_a_schema(registry):
     def demo(patterns: list[str], *, model_size: int = 3, mode: Literal["a", "b"] = "a"):
         return lambda _: 0.0
 
+    register("demo", demo)
     with pytest.raises(InputError) as caught:
         build("demo", modle_size=1, model_size="x", mode="c")
-    says = [
+    expected = [
         "demo: patterns: required, and not given",
         "demo: model_size: should be a",
         "demo: mode: 'c' is not allowed. Known: a, b",
         "demo: modle_size: not a known key; did you mean 'model_size'? Known: mode",
     ]
-    for line, start in zip(str(caught.value).splitlines(), says, strict=True):
+    for line, start in zip(str(caught.value).splitlines(), expected, strict=True):
         assert line.startswith(start)
     with pytest.raises(InputError, match=r"qed takes no parameters \(got weights\)"):
         build("qed", weights="mean")
 
 
 class Window(NamedTuple):
-    """Settings that two components share."""
+    """Settings shared by two components."""
 
     low: int = 1
     high: int = 3
@@ -81,104 +85,97 @@ class Window(NamedTuple):
 DEFAULT_WINDOW = Window(high=5)
 
 
-def test_settings_that_several_components_share_are_one_parameter(registry):
-    @component("demo", range=(0, 1), source="this test")
+def test_shared_settings_are_one_parameter(registry):
     def demo(elements: list[str], *, window: Window = DEFAULT_WINDOW, exactly: bool = False):
         return lambda mol: float(window.low <= mol.GetNumAtoms() <= window.high)
 
-    assert [key.name for key in keys_of(find_component("demo").parameter_model)] == [
-        *("elements", "low", "high", "exactly")
-    ]
-    given = {"elements": ["C"], "low": "2"}
-    assert [value("demo", smiles, **given) for smiles in ("C", "CC", "CCC", "CCCC")] == [0, 1, 1, 0]
+    register("demo", demo)
+    names = [key.name for key in keys_of(find_component("demo").parameter_model)]
+    assert names == ["elements", "low", "high", "exactly"]
+    values = [value("demo", s, elements=["C"], low="2") for s in ("C", "CC", "CCC", "CCCC")]
+    assert values == [0, 1, 1, 0]
     with pytest.raises(InputError, match="window: not a known key"):
         build("demo", elements=["C"], window={"low": 1})
 
 
-def test_a_name_is_taken_once_and_fits_a_config_and_a_column(registry):
-    with pytest.raises(ValueError, match=r"'qed': is registered already, by chemkl.*ors\.qed"):
-        component("qed", range=(0, 1), source="this test")(lambda: len)
-    assert value("qed", "CCO") == pytest.approx(0.4068, abs=1e-4)
-    for kind in ("", "QED", "a b", "1a", "a-b"):
-        with pytest.raises(ValueError, match="use lower-case letters, digits and _"):
-            component(kind, range=(0, 1), source="this test")(lambda: len)
+def any_keyword(**parameters: int):
+    return len
 
 
-def test_a_parameter_needs_a_type(registry):
-    with pytest.raises(ValueError, match="component 'demo': parameter 'width' needs a type"):
-        component("demo", range=(0, 1), source="this test")(lambda width: width)
-
-    def anything(**parameters: int):
-        return len
-
-    with pytest.raises(ValueError, match=r"component 'demo': parameter \*parameters has no schema"):
-        component("demo", range=(0, 1), source="this test")(anything)
+@pytest.mark.parametrize(
+    ("kind", "factory", "message"),
+    [
+        ("qed", lambda: len, r"'qed': is registered already, by chemkl.*descriptors\.qed"),
+        *((kind, lambda: len, "use lower-case letters, digits and _")
+          for kind in ("", "QED", "a b", "1a", "a-b")),
+        ("demo", lambda width: width, "component 'demo': parameter 'width' needs a type"),
+        ("demo", any_keyword, r"component 'demo': parameter \*parameters has no schema"),
+    ],
+)  # fmt: skip
+def test_a_bad_name_or_parameter_is_not_registered(registry, kind, factory, message):
+    with pytest.raises(ValueError, match=message):
+        register(kind, factory)
     assert "demo" not in COMPONENTS
+    assert value("qed", "CCO") == pytest.approx(0.4068, abs=1e-4)
 
 
-def test_every_component_says_its_unit_range_source_and_parameters():
-    numbers = {"logp", "penalized_logp", "balaban_j", "rdkit_descriptor"}  # pure, without an end
+def test_every_component_has_a_unit_range_source_and_documented_parameters():
+    numbers = {"logp", "penalized_logp", "balaban_j", "rdkit_descriptor"}  # pure, unbounded
     assert len(SHIPPED) > 80
-    for one in SHIPPED:  # other tests register components of their own
-        assert one.factory.__doc__, one.kind
-        assert one.source, one.kind
-        low, high = one.range
-        assert low < high, one.kind
-        assert one.unit or one.kind in numbers or math.isfinite(high - low), one.kind
-        keys = keys_of(one.parameter_model)
+    for entry in SHIPPED:
+        assert entry.factory.__doc__, entry.kind
+        assert entry.source, entry.kind
+        low, high = entry.range
+        assert low < high, entry.kind
+        assert entry.unit or entry.kind in numbers or math.isfinite(high - low), entry.kind
         names = []
-        for name, kind in get_type_hints(one.factory).items():
+        for name, kind in get_type_hints(entry.factory).items():
             names += getattr(kind, "_fields", [] if name == "return" else [name])
+        keys = keys_of(entry.parameter_model)
         assert [key.name for key in keys] == names
-        assert all(key.meaning for key in keys), one.kind
+        assert all(key.meaning for key in keys), entry.kind
     with pytest.raises(InputError, match="exact_mass takes no parameters"):  # a row of a table
         build("exact_mass", hydrogens=True)
 
 
-# ---- names that other programs and people have
+# ---- names in other programs
+
+MEANT = """
+required_smarts substructure smarts MatchingSubstructure matching_substructure
+forbidden_smarts custom_alerts unwanted_substructures
+tanimoto TanimotoSimilarity TanimotoDistance jaccard_distance similarity ROCSSimilarity
+no_alerts CustomAlerts | mol_wt MolecularWeight MW | tpsa TPSA | logp SlogP | sa_score SAScore
+functional_group_count GroupCount | qed Qed qedd drug-likeness | hba HBondAcceptors
+hbd HBondDonors NumHBD | rotatable_bonds NumRotBond | rings NumRings RingCount
+vina DockStream docking | aromatic_rings NumAromaticRings | aliphatic_rings NumAliphaticRings
+largest_ring LargestRingSize | heavy_atoms NumHeavyAtoms | npr1 PMI | hetero_atoms NumHeteroAtoms
+stereo_centres NumAtomStereoCenters | csp3_fraction Csp3 | sp2_atoms numsp2
+graph_length GraphLength | molecular_volume MolVolume | reaction_filter ReactionFilter
+external_program ExternalProcess
+"""
 
 
-MEANT = {
-    "required_smarts": "substructure smarts MatchingSubstructure matching_substructure",
-    "forbidden_smarts": "custom_alerts unwanted_substructures",
-    "tanimoto": "TanimotoSimilarity TanimotoDistance jaccard_distance similarity ROCSSimilarity",
-    **{"no_alerts": "CustomAlerts", "mol_wt": "MolecularWeight MW", "tpsa": "TPSA"},
-    **{"logp": "SlogP", "functional_group_count": "GroupCount", "qed": "Qed qedd drug-likeness"},
-    **{"sa_score": "SAScore", "hba": "HBondAcceptors", "hbd": "HBondDonors NumHBD"},
-    **{
-        "rotatable_bonds": "NumRotBond",
-        "rings": "NumRings RingCount",
-        "vina": "DockStream docking",
-    },
-    **{"aromatic_rings": "NumAromaticRings", "aliphatic_rings": "NumAliphaticRings"},
-    **{"largest_ring": "LargestRingSize", "heavy_atoms": "NumHeavyAtoms", "npr1": "PMI"},
-    **{"hetero_atoms": "NumHeteroAtoms", "stereo_centres": "NumAtomStereoCenters"},
-    **{"csp3_fraction": "Csp3", "sp2_atoms": "numsp2", "graph_length": "GraphLength"},
-    **{"molecular_volume": "MolVolume", "reaction_filter": "ReactionFilter"},
-    "external_program": "ExternalProcess",
-}
-
-
-@pytest.mark.parametrize("meant", MEANT)
-def test_an_unknown_kind_names_the_component_that_was_meant(meant):
-    for name in MEANT[meant].split():
+@pytest.mark.parametrize("names", MEANT.strip().replace(" | ", "\n").splitlines())
+def test_an_unknown_kind_suggests_the_component_that_was_meant(names):
+    kind, *others = names.split()
+    for name in others:
         with pytest.raises(InputError) as caught:
             reward_of(name)
         message = str(caught.value)
         hint, _, meaning = message.partition("? ")
         assert f"unknown component {name!r}; did you mean " in hint
-        assert repr(meant) in hint
-        assert paragraphs(COMPONENTS[meant].factory)[0] in meaning
+        assert repr(kind) in hint
+        assert paragraphs(COMPONENTS[kind].factory)[0] in meaning
         assert message.endswith(f") chemkl show rewards lists all {len(COMPONENTS)}")
         assert len(message.splitlines()) == 1
 
 
-def test_every_other_name_is_of_a_component_and_none_is_a_component_itself():
+def test_every_synonym_belongs_to_a_component_and_is_none():
     assert set(SYNONYMS) <= set(COMPONENTS)
     assert not {name for names in SYNONYMS.values() for name in names} & set(COMPONENTS)
 
 
-# ---- the tables of components and transforms
+# ---- tables
 
 
 def shown(tables):
@@ -189,18 +186,14 @@ def shown(tables):
 
 
 def test_every_component_and_transform_is_in_a_table():
-    text = shown(reward_tables())
-    assert all(f"│ {kind} " in text for kind in COMPONENTS)
-    text = shown(transform_tables())
-    assert all(f"│ {kind} " in text for kind in SETTINGS)
-    one = shown(transform_tables("sigmoid"))
-    assert "k: number > 0 = 0.25. Steepness" in one
-    assert "double_sigmoid" not in one
-
-
-def test_one_component_in_detail():
-    text = shown(reward_tables("external_program"))
-    for said in (
+    components, transforms = shown(reward_tables()), shown(transform_tables())
+    assert all(f"│ {kind} " in components for kind in COMPONENTS)
+    assert all(f"│ {kind} " in transforms for kind in SETTINGS)
+    sigmoid = shown(transform_tables("sigmoid"))
+    assert "k: number > 0 = 0.25. Steepness" in sigmoid
+    assert "double_sigmoid" not in sigmoid
+    details = shown(reward_tables("external_program"))
+    for text in (
         "unit    as answered",
         "range   -inf to inf",
         "source  a program of yours",
@@ -209,7 +202,7 @@ def test_one_component_in_detail():
         "│ timeout   │ number > 0   │ 60.0     │",
         '{"id": 7, "smiles": "CCO"}',
     ):
-        assert said in text
+        assert text in details
     assert "takes no parameters" in shown(reward_tables("qed"))
 
 
@@ -221,6 +214,6 @@ def test_one_component_in_detail():
         (transform_tables, "sigmod", "unknown transform 'sigmod'; did you mean 'sigmoid'"),
     ],
 )
-def test_unknown_names_are_met_with_the_nearest(table, name, message):
+def test_unknown_names_are_refused_with_the_nearest(table, name, message):
     with pytest.raises(InputError, match=message):
         shown(table(name))

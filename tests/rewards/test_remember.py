@@ -1,17 +1,14 @@
 """Failures are counted and end a run; what was paid for is read back and not asked again."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from building import mol, reward_of
+from building import reward_of
 from rdkit import Chem
-from rdkit.Chem import Lipinski
 
 from chemkl.config import InputError
 from chemkl.results import TraceWriter, read_trace
-from chemkl.rewards import RewardModel
 from chemkl.rewards.model import Failures
 from chemkl.rewards.scoring import Failed
 
@@ -186,19 +183,3 @@ def test_what_is_known_already_stays_and_what_nothing_explains_is_asked_again(qu
     fresh.remember(first.assign(raw_docking=math.nan))
     pd.testing.assert_frame_equal(fresh.score(["CCO"]), first, check_exact=True)
     assert questions[1] == ["CCO", "CCO"]
-
-
-def test_the_shipped_example_screens_pays_and_punishes():
-    file = Path(__file__).parents[2] / "configs/rewards/screened_lead.yaml"
-    chains = [f"c1ccccc1{'C' * n}" for n in (6, 9, 11, 14)]
-    frame = RewardModel.from_config(file).score([*chains, "O=Cc1ccccc1", "CCC", "CC=O"])
-    paid = (frame["score_qed"] ** 2 * frame["score_sa_score"]) ** (1 / 3)
-    # a chain of n carbons on benzene has n - 1 rotatable bonds: its last one turns a methyl only
-    assert [Lipinski.NumRotatableBonds(mol(smiles)) for smiles in chains] == [5, 8, 10, 13]
-    left = [1, 4 / 6, 2 / 6, 0]
-    assert frame["reward"][:4].tolist() == pytest.approx((paid[:4] * left).tolist(), abs=1e-12)
-    assert frame["reason"].fillna("").tolist()[4:] == [
-        "filter reactive failed",
-        "filter rings failed",
-        "filter reactive failed; filter rings failed",
-    ]

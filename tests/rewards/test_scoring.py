@@ -1,4 +1,4 @@
-"""Who is asked in which order, what a wrong answer costs, and what several scores pay."""
+"""Order of components, failures of batches and values, filters, penalties, aggregates."""
 
 import math
 import re
@@ -19,42 +19,50 @@ def count(symbol):
     return lambda mol: sum(atom.GetSymbol() == symbol for atom in mol.GetAtoms())
 
 
+def sizes(mols):
+    return [mol.GetNumAtoms() for mol in mols]
+
+
 # ---- batched components: a molecule that spoils the batch fails alone
 
 
 @pytest.fixture
 def batched(register):
-    """Register the batched component `sizes`; give a reward of it, and what it is asked."""
+    """Register the batched component `sizes`; return a reward of it, and its calls."""
 
     def make(score):
-        questions = register("sizes", score, (0, 9), batched=True)
-        return reward_of({"kind": "sizes", "transform": TENTH}), questions
+        calls = register("sizes", score, (0, 9), batched=True)
+        return reward_of({"kind": "sizes", "transform": TENTH}), calls
 
     return make
 
 
-def sizes(mols):
-    return [mol.GetNumAtoms() for mol in mols]
-
-
-def test_unknown_molecules_are_asked_about_together_and_once(batched):
-    model, questions = batched(sizes)
+def test_a_batch_has_every_new_molecule_once(batched):
+    model, calls = batched(sizes)
     frame = model.score(["CC", "C", "C1CC", "C-C", "CCC", "C", "OCC"])
-    assert questions == [["CC", "C", "CCC", "CCO"]]  # canonical
+    assert calls == [["CC", "C", "CCC", "CCO"]]  # canonical
     assert frame["raw_sizes"].fillna(-1).tolist() == [2, 1, -1, 2, 3, 1, 3]
     assert frame["reward"].tolist() == pytest.approx([0.2, 0.1, 0, 0.2, 0.3, 0.1, 0.3], abs=1e-15)
-    model.score(["CCC", "CCCC", "OO("])
-    model.score(["CCC", ""])
-    model.score([])
-    assert questions[1:] == [["CCCC"]]  # never asked about nothing
+    for batch in (["CCC", "CCCC", "OO("], ["CCC", ""], []):
+        model.score(batch)
+    assert calls[1:] == [["CCCC"]]  # never an empty batch
+
+
+def in_place(mols):
+    values = sizes(mols)
+    mols.reverse()
+    mols.pop()
+    return values
+
+
+FORMS = [tuple, np.array, pd.Series, iter, lambda values: map(int, values)]
 
 
 @pytest.mark.parametrize(
-    "form", [tuple, np.array, pd.Series, iter, lambda values: map(int, values)]
+    "score", [*(lambda mols, form=form: form(sizes(mols)) for form in FORMS), in_place]
 )
-def test_any_list_of_numbers_will_do(batched, form):
-    model, _ = batched(lambda mols: form(sizes(mols)))
-    assert model.score(MOLECULES)["raw_sizes"].tolist() == [1, 2, 3, 4, 5]
+def test_any_list_of_numbers_is_accepted_and_the_list_of_molecules_may_be_changed(batched, score):
+    assert batched(score)[0].score(MOLECULES)["raw_sizes"].tolist() == [1, 2, 3, 4, 5]
 
 
 def refuse_three(mols):
@@ -63,55 +71,43 @@ def refuse_three(mols):
     return sizes(mols)
 
 
-@pytest.mark.parametrize(
-    ("score", "reason"),
-    [
-        (refuse_three, "three is a crowd"),
-        # values for fewer molecules never shift to their neighbours
-        (lambda mols: [n for n in sizes(mols) if n != 3], "it returned 0 values for 1 molecules"),
-    ],
-)
-def test_what_spoils_a_batch_costs_the_guilty_only(batched, score, reason):
-    model, questions = batched(score)
-    frame = model.score(MOLECULES)
-    assert frame["raw_sizes"].fillna(-1).tolist() == [1, 2, -1, 4, 5]
-    assert frame["reason"].fillna("").tolist() == [
-        *("", ""), f"component sizes failed: {reason}", *("", ""),
-    ]  # fmt: skip
-    assert frame.loc[2, "reward"] == 0.0
-    assert questions == [MOLECULES, *([smiles] for smiles in MOLECULES)]
+SPOILT = [
+    (refuse_three, "three is a crowd"),
+    # values for fewer molecules never shift to their neighbours
+    (lambda mols: [n for n in sizes(mols) if n != 3], "it returned 0 values for 1 molecules"),
+]
+WRONG = [
+    (None, "it returned None, not a number"),
+    ("3", "it returned '3', not a number"),
+    ([3], "it returned [3], not a number"),
+    (3j, "it returned 3j, not a number"),
+    (10**400, "not a number"),
+    ("x" * 500, f"it returned '{'x' * 76}..., not a number"),
+    (math.nan, "it returned nan"),
+    (-math.inf, "it returned -inf"),
+    (Failure("no\n conformer"), "no conformer"),
+]
 
 
-def test_a_list_that_the_component_shortens_or_turns_is_its_own(batched):
-    def careless(mols):
-        values = sizes(mols)
-        mols.reverse()
-        mols.pop()
-        return values
-
-    assert batched(careless)[0].score(MOLECULES)["raw_sizes"].tolist() == [1, 2, 3, 4, 5]
+def with_value(value):
+    return lambda mols: [value if n == 3 else n for n in sizes(mols)]
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("score", "reason", "n_calls"),
     [
-        (None, "it returned None, not a number"),
-        ("3", "it returned '3', not a number"),
-        ([3], "it returned [3], not a number"),
-        (3j, "it returned 3j, not a number"),
-        (10**400, "not a number"),
-        ("x" * 500, f"it returned '{'x' * 76}..., not a number"),
-        (math.nan, "it returned nan"),
-        (-math.inf, "it returned -inf"),
-        (Failure("no\n conformer"), "no conformer"),
+        *((score, reason, 6) for score, reason in SPOILT),
+        *((with_value(value), reason, 1) for value, reason in WRONG),
     ],
 )
-def test_one_wrong_value_costs_one_molecule(batched, value, reason):
-    model, questions = batched(lambda mols: [value if n == 3 else n for n in sizes(mols)])
+def test_a_failure_in_a_batch_fails_one_molecule(batched, score, reason, n_calls):
+    model, calls = batched(score)
     frame = model.score(MOLECULES)
     assert frame["raw_sizes"].fillna(-1).tolist() == [1, 2, -1, 4, 5]
+    assert frame["reason"].isna().tolist() == [True, True, False, True, True]
     assert re.fullmatch(f"component sizes failed: .*{re.escape(reason)}", frame.loc[2, "reason"])
-    assert len(questions) == 1
+    assert frame.loc[2, "reward"] == 0.0
+    assert calls == [MOLECULES, *([smiles] for smiles in MOLECULES)][:n_calls]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +119,7 @@ def test_one_wrong_value_costs_one_molecule(batched, value, reason):
         (dict.fromkeys(range(5)), "not a list of numbers"),
     ],
 )
-def test_something_that_is_no_list_is_no_score(batched, value, reason):
+def test_something_that_is_no_list_fails_all(batched, value, reason):
     frame = batched(lambda _: value)[0].score(MOLECULES)
     assert frame["raw_sizes"].isna().all()
     assert (frame["reward"] == 0).all()
@@ -132,13 +128,20 @@ def test_something_that_is_no_list_is_no_score(batched, value, reason):
 
 # ---- filters, penalties, costly components
 
-
 MAPPED = {0: 0.25, 1: 0.49, 2: 0.5, 3: 1}
+SCREEN = [
+    {"kind": "docking", "weight": 3},  # first in the config, but costly
+    {"kind": "nitrogens", "role": "filter", "transform": {"kind": "value_map", "values": MAPPED}},
+    {"kind": "half"},
+    {"kind": "no_oxygen", "role": "filter"},
+]
+# nitrogen atoms 3 and 2 pass (1 and .5), 1 and 0 do not (.49 and .25); oxygen never passes
+PASSING, FAILING = ["N=NN", "NCN"], ["CN", "CC", "NCNO", "CO"]
 
 
 @pytest.fixture
-def asked(register):
-    """`docking` and `purchase` are costly; every question to a component is noted."""
+def calls(register):
+    """`docking` and `purchase` are costly; the calls of every component."""
 
     def docking(mol):
         if count("Br")(mol):
@@ -154,23 +157,14 @@ def asked(register):
         "nitrogens": register("nitrogens", count("N"), (0, math.inf)),
         "half": register("half", lambda _: 0.5),
         "no_oxygen": register("no_oxygen", without("O")),
+        "picky": register("picky", lambda _: math.nan),
     }
 
 
-SCREEN = [
-    {"kind": "docking", "weight": 3},  # first in the config, and asked last all the same
-    {"kind": "nitrogens", "role": "filter", "transform": {"kind": "value_map", "values": MAPPED}},
-    {"kind": "half"},
-    {"kind": "no_oxygen", "role": "filter"},
-]
-# nitrogen atoms 3 and 2 pass (1 and .5), 1 and 0 do not (.49 and .25); oxygen never passes
-PASSING = ["N=NN", "NCN"]
-FAILING = ["CN", "CC", "NCNO", "CO"]
-
-
-def test_a_filter_passes_from_one_half_on_and_else_the_reward_is_0(asked):
-    frame = reward_of(*SCREEN).score([*PASSING, *FAILING])
-    paid = (0.8**3 * 0.5) ** (1 / 4)  # the filters' own scores are no part of it
+def test_a_score_of_one_half_passes_a_filter_and_less_costs_the_reward_and_the_costly_parts(calls):
+    model = reward_of(*SCREEN)
+    frame = model.score([*PASSING, *FAILING])
+    paid = (0.8**3 * 0.5) ** (1 / 4)  # without the filters' scores
     assert frame["reward"].tolist() == pytest.approx([paid, paid, 0, 0, 0, 0], abs=1e-15)
     assert frame["valid"].all()
     assert frame["reason"].fillna("").tolist() == [
@@ -179,45 +173,46 @@ def test_a_filter_passes_from_one_half_on_and_else_the_reward_is_0(asked):
         "filter nitrogens failed; filter no_oxygen failed",
     ]
     assert frame["score_nitrogens"].tolist() == [1, 0.5, 0.49, 0.25, 0.5, 0.25]
-
-
-def test_what_fails_a_filter_is_not_asked_of_the_costly_ones(asked):
-    model = reward_of(*SCREEN)
-    frame = model.score([*FAILING, *PASSING])
-    assert asked["docking"] == PASSING  # canonical as they stand
-    assert len(asked["half"]) == len(asked["no_oxygen"]) == 6  # the cheap ones hear of all
+    assert calls["docking"] == PASSING  # canonical
+    assert len(calls["half"]) == len(calls["no_oxygen"]) == 6
     for column in ("raw_docking", "score_docking"):
-        assert frame[column].isna().tolist() == [True] * 4 + [False] * 2
+        assert frame[column].isna().tolist() == [False] * 2 + [True] * 4
     assert (model.failures["docking"].attempts, model.failures["docking"].failed) == (2, 0)
     model.score(["NC", *FAILING])
-    assert len(asked["docking"]) == 2  # nor later
+    assert len(calls["docking"]) == 2
 
 
-def test_a_costly_filter_comes_before_the_other_costly_ones(asked):
+def test_a_costly_filter_comes_before_the_other_costly_components(calls):
     filters = [{"kind": kind, "role": "filter"} for kind in ("purchase", "no_oxygen")]
     frame = reward_of("docking", *filters).score(["CS", "CO", "CC"])
-    assert asked["no_oxygen"] == ["CS", "CO", "CC"]
-    assert asked["purchase"] == ["CS", "CC"]
-    assert asked["docking"] == ["CC"]
+    assert calls["no_oxygen"] == ["CS", "CO", "CC"]
+    assert (calls["purchase"], calls["docking"]) == (["CS", "CC"], ["CC"])
     assert frame["reward"].tolist() == pytest.approx([0, 0, 0.8], abs=1e-15)
     assert frame["reason"].fillna("").tolist() == [
         *("filter purchase failed", "filter no_oxygen failed", "")
     ]
 
 
-def test_a_filter_that_cannot_tell_lets_nothing_pass(asked, register):
-    register("picky", lambda _: math.nan)
-    row = reward_of("docking", {"kind": "picky", "role": "filter"}).score(["CC"]).loc[0]
-    assert asked["docking"] == []
-    assert (row["reward"], row["reason"]) == (0.0, "component picky failed: it returned nan")
-
-
-def test_a_value_without_a_score_says_so(asked):
-    row = reward_of(*SCREEN).score(["NN(N)NN"]).loc[0]
-    reason = "component nitrogens failed: its transform has no score for the value 5"
-    assert (row["raw_nitrogens"], row["reward"], row["reason"]) == (5, 0.0, reason)
-    assert math.isnan(row["score_nitrogens"])
-    assert asked["docking"] == []
+@pytest.mark.parametrize(
+    ("parts", "smiles", "reason", "n_docked"),
+    [
+        (["docking", {"kind": "picky", "role": "filter"}], "CC",
+         "component picky failed: it returned nan", 0),
+        (SCREEN, "NN(N)NN",
+         "component nitrogens failed: its transform has no score for the value 5", 0),
+        (["half", {"kind": "docking", "role": "penalty"}], "CBr",
+         "component docking failed: no pose", 1),
+    ],
+)  # fmt: skip
+def test_a_filter_or_penalty_without_a_score_costs_the_reward(
+    calls, parts, smiles, reason, n_docked
+):
+    row = reward_of(*parts).score([smiles]).loc[0]
+    assert (row["reward"], row["reason"]) == (0.0, reason)
+    assert len(calls["docking"]) == n_docked
+    if parts is SCREEN:
+        assert row["raw_nitrogens"] == 5
+        assert math.isnan(row["score_nitrogens"])
 
 
 @pytest.mark.parametrize(
@@ -229,7 +224,7 @@ def test_a_value_without_a_score_says_so(asked):
         ("minimum", 0.5),
     ],
 )
-def test_penalties_multiply_what_the_scorers_earn(asked, aggregate, joined):
+def test_penalties_multiply_the_aggregate(calls, aggregate, joined):
     line = {"kind": "linear_clip", "low": 4, "high": 0}  # 1 nitrogen .75, 2 nitrogens .5
     parts = [
         *("docking", "half"),
@@ -239,23 +234,17 @@ def test_penalties_multiply_what_the_scorers_earn(asked, aggregate, joined):
     frame = reward_of(*parts, aggregate=aggregate).score(["CC", "CN", "NCN", "NN(N)NN"])
     expected = [joined * 0.5, joined * 0.75 * 0.5, joined * 0.5 * 0.5, 0.0]
     assert frame["reward"].tolist() == pytest.approx(expected, abs=1e-15)
-    assert frame["reason"].isna().all()  # a penalty of 0 is no failure
+    assert frame["reason"].isna().all()  # a penalty of 0 is not a failure
 
 
-def test_a_penalty_that_fails_costs_the_reward(asked):
-    row = reward_of("half", {"kind": "docking", "role": "penalty"}).score(["CBr"]).loc[0]
-    assert (row["reward"], row["reason"]) == (0.0, "component docking failed: no pose")
-
-
-# ---- several scores to one reward
+# ---- aggregates
 
 
 @pytest.mark.parametrize(
     ("aggregate", "scores", "weights", "expected"),
     [
         ("geometric_mean", [0.25, 1.0], [1, 1], 0.5),  # sqrt(1/4)
-        # (0.5^3 * 0.008^1)^(1/4) = (0.001)^(1/4)
-        ("geometric_mean", [0.5, 0.008], [3, 1], 0.001**0.25),
+        ("geometric_mean", [0.5, 0.008], [3, 1], 0.001**0.25),  # (0.5^3 * 0.008^1)^(1/4)
         ("geometric_mean", [0.2, 0.9], [0.05, 0.15], (0.2 * 0.9**3) ** 0.25),  # the ratio counts
         ("geometric_mean", [0.0, 1.0], [1, 99], 0.0),
         ("arithmetic_mean", [0.25, 1.0], [1, 1], 0.625),
@@ -273,7 +262,7 @@ def test_aggregates_by_hand(aggregate, scores, weights, expected):
 
 
 @pytest.mark.parametrize("join", AGGREGATES.values())
-def test_what_every_aggregate_keeps(join):
+def test_properties_of_every_aggregate(join):
     assert join([0.3], [1]) == 0.3
     assert join([1.0] * 7, [0.1, 0.7, 1 / 3, 1e-9, 1e9, 2, 0.3]) == 1.0  # never more
     for scores in ([0.0, math.nan], [math.nan, 0.0], [math.nan]):
