@@ -406,7 +406,7 @@ class LlmPosttrainConfig(ObjectiveConfig):
         yield from self._problems_of_alarm()
         until = self.callbacks.terminate
         if until is not None and until.hits and not self.target.has_hits:
-            text = f"the target {self.target.kind} tells no hits: take mara or filter"
+            text = f"the target {self.target.kind} has no hits: use mara or filter"
             yield "callbacks.terminate.hits", text
         if self.model.dtype == "bfloat16" and self.adapter.kind == "full":
             instead = "with adapter: full take float32 (and precision: bf16-mixed for speed)"

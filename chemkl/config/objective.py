@@ -282,7 +282,7 @@ class ObjectiveConfig(Config):
     def in_stages(self) -> list[Self]:
         """The settings of each stage of the run; only these if it has no stages."""
         return [
-            self.model_copy(update={**stage.given, "stages": None})
+            self.model_copy(update={**stage.changes, "stages": None})
             for stage in getattr(self, "stages", None) or ()
         ] or [self]
 

@@ -32,7 +32,7 @@ def test_adapters_beside_them_are_trained_and_so_are_weights_of_float32(dtype, a
 def test_a_target_without_hits_does_not_end_a_run_by_them():
     config = SETTINGS | {"model": {"name": "some/model"}}
     ends = {"callbacks": {"terminate": {"hits": 100}}}
-    with pytest.raises(ValidationError, match=r"the target gibbs tells no hits: take mara"):
+    with pytest.raises(ValidationError, match=r"the target gibbs has no hits: use mara"):
         LlmPosttrainConfig.model_validate(config | ends)
     LlmPosttrainConfig.model_validate(
         config | ends | {"target": {"kind": "mara", "beta": 0.1, "tau": 1}}

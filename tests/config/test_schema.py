@@ -28,8 +28,9 @@ def test_keys_of_sections_lists_and_kinds_come_by_their_dotted_names():
         "budget",
         "whole number ≥ 1",
         "10000",
-        "Oracle calls: first scorings of a valid canonical SMILES. Repeats and invalid strings are "
-        "free. The run ends with exactly so many, unless max_samples ends it before.",
+        "Number of oracle calls: first scorings of a valid canonical SMILES. Repeats and invalid "
+        "strings are free. The run ends with exactly this many, unless max_samples ends it "
+        "earlier.",
     )
     assert keys["prior"].default == ""
     assert keys["target"].type == "filter | gibbs | mara"

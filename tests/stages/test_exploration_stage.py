@@ -266,15 +266,15 @@ def test_seeds_are_parents(config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"memory": None}, "exploration: makes new molecules of those that a memory holds: give"),
-        ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pol"),
+        ({"memory": None}, "exploration: starts from the molecules of a memory: add one"),
+        ({"estimator": "msc"}, "estimator: 'msc' cannot learn from replayed rows, which the pres"),
         ({"estimator": "rloo"}, "exploration: no policy sampled its molecules, but 'rloo' weighs"),
         ({"exploration": {"calls": 0}}, "exploration.calls: should be greater than or equal to 1"),
         ({"exploration": {"every": 0}}, "exploration.every: should be greater than or equal to 1"),
         ({"exploration": {"calls": 1001}}, "exploration.calls: should be less than or equal to"),
         ({"exploration": {"screen": "best"}}, "exploration.screen: 'best' is not allowed. Known:"),
         ({"exploration": {"shares": {"crossover": 0, "mutation": 0, "neighbour": 0}}},
-         "exploration.shares: all are 0 (crossover, mutation, neighbour, fragments, prior; tho"),
+         "exploration.shares: all are 0 (crossover, mutation, neighbour, fragments, prior; omi"),
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip

@@ -213,7 +213,7 @@ BAD = {
     ),
     "shares out of order": (
         {"kind": "analogues", "molecules": ["CCO"], "keep": [0.9, 0.5]},
-        r"keep: \[0\.9, 0\.5\] is not 0 < least <= largest < 1",
+        r"keep: \[0\.9, 0\.5\] is not 0 < smallest <= largest < 1",
     ),
     "no such file": (
         {"kind": "decorate", "scaffolds": "scaffolds.smi"},

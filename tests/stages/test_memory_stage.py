@@ -122,7 +122,7 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"memory": None, "estimator": "msc", "updates_per_batch": 2}, "estimator: 'msc' can use "
          "a batch for one update only: take reinvent, log_variance, trajectory_balance, snis, "
          "ahc, hill_climbing, dpo, rloo, grpo with clip, ppo with clip"),
-        ({"augment": True}, "augment: spells further updates at random, and there are none"),
+        ({"augment": True}, "augment: applies to further updates, but there are none"),
         ({"augment": True, "updates_per_batch": 2, "estimator": "snis"},
          "estimator: 'snis' cannot learn from random spellings: take reinvent, log_variance, "),
         ({"memory": {"draw": "best"}}, "memory.draw: 'best' is not allowed. Known: hits, rank"),
