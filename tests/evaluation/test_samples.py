@@ -1,51 +1,61 @@
+"""Samples of runs and files: which rows count, parsing in several processes, columns of rewards."""
+
+import itertools
 import math
 import re
+from contextlib import nullcontext
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from rdkit import Chem
+from rdkit.Chem import rdFingerprintGenerator
+from rdkit.DataStructs import ExplicitBitVect
 
-from chemkl.chem import scaffolds as structures
-from chemkl.chem.fingerprints import packed_morgan
+from chemkl.chem import fingerprints, scaffolds
+from chemkl.chem.fingerprints import packed_morgan, tanimoto_sums, unpacked
 from chemkl.chem.molecules import MoleculeError
-from chemkl.config import InputError
+from chemkl.config import InputError, load_config
 from chemkl.config.evaluate import MetricOptions, SampledFile
 from chemkl.evaluation import evaluate, from_smiles, from_trace
+from chemkl.evaluation import samples as samples_module
 from chemkl.evaluation.breakdown import family_rows, over_time
-from chemkl.evaluation.samples import read_samples, sample
+from chemkl.evaluation.samples import in_order, moses_bits, read_samples, read_structures, sample
+from chemkl.results import Manifest
+from chemkl.rewards.pool import Lost
 
 
-def test_a_trace_gives_each_molecule_once_at_its_first_scoring(make_trace):
+def molecules_of(samples):
+    return [(m.smiles, m.call, m.reward) for m in samples.molecules]
+
+
+# ---- which rows count
+
+
+def test_trace_has_each_molecule_once_at_its_first_scoring(make_trace):
     trace = make_trace([[("OCC", 0.5), ("C1CC", 0.0)], [("CCO", 0.5), ("CCN", 0.7)]])
-    samples = from_trace("x", trace)
-    assert samples.n_sampled == 4
-    assert list(samples.valid) == ["CCO", "CCO", "CCN"]
-    assert [(m.smiles, m.call, m.reward) for m in samples.molecules] == [
-        ("CCO", 1, 0.5),
-        ("CCN", 2, 0.7),
-    ]
+    for rows in (trace, trace.iloc[::-1]):  # the calls order the molecules
+        samples = from_trace("x", rows)
+        assert (samples.n_sampled, sorted(samples.valid)) == (4, ["CCN", "CCO", "CCO"])
+        assert molecules_of(samples) == [("CCO", 1, 0.5), ("CCN", 2, 0.7)]
+    assert from_trace("x", trace).valid == ["CCO", "CCO", "CCN"]
 
 
-def test_rows_from_a_replay_buffer_were_not_sampled(make_trace):
-    trace = make_trace([[("CCO", 0.5)], [("CCO", 0.5), ("CCN", 0.1)]])
+def test_replayed_and_unscored_rows_do_not_count(make_trace):
+    trace = make_trace([[("CCO", 0.5)], [("CCO", 0.5), ("CCN", 0.9)]])
     trace.loc[1, "is_replay"] = True
     samples = from_trace("x", trace)
-    assert samples.n_sampled == 2
-    assert list(samples.valid) == ["CCO", "CCN"]
-
-
-def test_calls_order_molecules_and_one_that_was_never_scored_is_not_counted(make_trace):
-    trace = make_trace([[("CCO", 0.5), ("CCN", 0.9)]])
-    assert [m.call for m in from_trace("x", trace.iloc[::-1]).molecules] == [1, 2]
-    trace.loc[1, "call"] = None  # the budget ended within the batch
+    assert (samples.n_sampled, samples.valid) == (2, ["CCO", "CCN"])
+    trace.loc[2, "call"] = None  # the budget ended within the batch
     samples = from_trace("x", trace)
-    assert [m.smiles for m in samples.molecules] == ["CCO"]
+    assert molecules_of(samples) == [("CCO", 1, 0.5)]
     assert samples.hits(0.8) == []
 
 
-def test_a_seed_of_the_memory_that_is_sampled_was_not_found_and_has_its_scaffold(make_trace):
+def test_sampled_seed_of_the_memory_was_not_found_by_the_run(make_trace):
     trace = make_trace([[("Cc1ccccc1", 0.9)], [("CCO", 0.2), ("c1ccccc1C", 0.9), ("CCO", 0.2)]])
-    trace.loc[0, "is_replay"] = True  # paid for, and in the memory before the first sample
+    trace.loc[0, "is_replay"] = True  # scored, and in the memory before the first sample
     samples = from_trace("x", trace)
     assert [m.smiles for m in samples.molecules] == ["CCO"]
     assert samples.valid == ["CCO", "Cc1ccccc1", "CCO"]
@@ -58,84 +68,216 @@ def test_a_seed_of_the_memory_that_is_sampled_was_not_found_and_has_its_scaffold
     assert (family["policy_share"], family["n_molecules"]) == (1, 0)
 
 
-def test_a_file_gives_distinct_molecules_in_order_without_rewards():
+def test_file_has_distinct_molecules_in_order_without_rewards():
     samples = from_smiles("x", ["OCC", "not a molecule", None, "CCO", "CCN"])
-    assert samples.n_sampled == 5
-    assert list(samples.valid) == ["CCO", "CCO", "CCN"]
-    assert [(m.smiles, m.call) for m in samples.molecules] == [("CCO", 1), ("CCN", 2)]
+    assert (samples.n_sampled, samples.valid) == (5, ["CCO", "CCO", "CCN"])
+    assert molecules_of(samples) == [("CCO", 1, None), ("CCN", 2, None)]
     assert not samples.is_scored
     assert samples.hits(0.0) == []
 
 
-def test_what_rdkit_cannot_read_back_is_skipped_and_counted(make_trace):
+def test_unreadable_molecules_are_skipped_and_counted(make_trace):
     bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
     trace = make_trace([[("CCO", 0.5), (bad, 0.9)], [(bad, 0.9), ("CCN", 0.7), ("CCO", 0.5)]])
-    written = trace.loc[1, "canonical_smiles"]
-    assert Chem.MolFromSmiles(written) is None
+    canonical = trace.loc[1, "canonical_smiles"]
+    assert Chem.MolFromSmiles(canonical) is None
     samples = from_trace("x", trace)
-    assert samples.n_sampled == 5
-    assert samples.valid == ["CCO", "CCN", "CCO"]
-    assert [(m.smiles, m.call) for m in samples.molecules] == [("CCO", 1), ("CCN", 3)]
-    assert samples.skipped == {written}
+    assert (samples.n_sampled, samples.valid) == (5, ["CCO", "CCN", "CCO"])
+    assert molecules_of(samples) == [("CCO", 1, 0.5), ("CCN", 3, 0.7)]
+    assert samples.skipped == {canonical}
     assert samples.note == (
         "x: 1 molecules recorded as valid are counted as invalid: RDKit cannot read or take apart "
-        f"{written}"
+        f"{canonical}"
     )
     assert from_smiles("x", ["CCO", bad]).skipped == frozenset()  # plainly invalid in a file
 
 
-def test_a_molecule_without_a_fingerprint_is_skipped_too(make_trace, monkeypatch):
+def test_molecule_without_a_fingerprint_is_skipped(make_trace, monkeypatch):
     def fails(mol, **settings):
         if mol.GetNumAtoms() == 2:
             raise MoleculeError("made up")
         return packed_morgan(mol, **settings)
 
-    monkeypatch.setattr(structures, "packed_morgan", fails)  # no other test reads PP
+    monkeypatch.setattr(scaffolds, "packed_morgan", fails)  # no other test reads PP
     samples = from_trace("x", make_trace([[("PP", 0.5), ("CCC", 0.5)]]))
     assert (samples.valid, samples.skipped, samples.n_sampled) == (["CCC"], {"PP"}, 2)
 
 
-def test_a_sample_is_seeded_keeps_the_order_and_leaves_small_sets_alone(real_smiles):
+def test_sample_is_seeded_and_keeps_the_order(real_smiles):
     molecules = from_smiles("x", real_smiles[:60]).molecules
     assert sample(molecules, 60, seed=0) is molecules
-    first, again, other = (sample(molecules, 20, seed) for seed in (0, 0, 1))
-    assert first == again != other
+    first, again, different = (sample(molecules, 20, seed) for seed in (0, 0, 1))
+    assert first == again != different
     assert len(first) == 20
     calls = [m.call for m in first]
     assert calls == sorted(set(calls))
 
 
-def test_a_run_that_is_paid_for_texts_is_refused(make_text_trace):
+def test_run_with_a_reward_of_texts_is_refused(make_text_trace):
     trace = make_text_trace([[("1 or 2?", "1", "1", 1.0), ("1 or 2?", "3", None, 0.0)]])
     with pytest.raises(InputError, match=r"run x: 1 valid rows .* `chemkl evaluate_text`"):
         from_trace("x", trace)
 
 
-# ---- out of files
+# ---- parsing many molecules in parallel
 
 
-@pytest.fixture(params=["samples.parquet", "samples.csv"])
-def scored(request, tmp_path):
+@pytest.fixture
+def pooled(monkeypatch):
+    """Let other processes parse even few molecules, a few at a time."""
+    monkeypatch.setattr(samples_module, "MIN_POOLED", 1)
+    monkeypatch.setattr(samples_module, "UNIT", 7)
+
+
+@pytest.fixture
+def steps(real_smiles):
+    rewards = np.random.default_rng(0).random(150).tolist()
+    scored = list(zip(real_smiles[:150], rewards, strict=True))
+    return [*(scored[i : i + 30] for i in range(0, 150, 30)), [("C1CC", 0.0), *scored[:3]]]
+
+
+def morgan(smiles, n_bits):
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=n_bits)
+    return [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in smiles]
+
+
+def test_results_do_not_depend_on_the_number_of_workers(
+    make_trace, steps, real_smiles, pooled, monkeypatch
+):
+    monkeypatch.setattr(fingerprints, "BLOCK", 32)
+    trace = make_trace(steps)
+    alone, together = (from_trace("x", trace, workers) for workers in (1, 2))
+    assert alone == together
+    assert evaluate(alone, [0.5], MetricOptions(workers=1)) == evaluate(
+        together, [0.5], MetricOptions(workers=2)
+    )
+    texts = [*real_smiles[:40], "nonsense", *real_smiles[:5]]
+    assert from_smiles("x", texts, workers=1) == from_smiles("x", texts, workers=2)
+    trace.loc[40, "canonical_smiles"] = "C1CC"  # unreadable
+    samples = from_trace("x", trace, 2)
+    assert samples.skipped == {"C1CC"}
+    assert samples == from_trace("x", trace, 1)
+
+
+def test_few_molecules_start_no_process(real_smiles, monkeypatch):
+    monkeypatch.setattr(samples_module, "Pool", None)  # calling it would fail
+    assert len(read_structures(real_smiles, workers=2)) == 400
+    assert in_order("canonical", ["OCC", "nonsense"], workers=2) == ["CCO", None]
+
+
+def test_death_of_a_worker_is_an_error_with_advice(real_smiles, pooled, monkeypatch):
+    lost = Lost("the worker died (SIGKILL)", -1)
+    dying = SimpleNamespace(run=lambda _job, units: [(len(units) - 1, lost)])
+    monkeypatch.setattr(samples_module, "Pool", lambda *_, **__: nullcontext(dying))
+    message = r"molecules 15 to 20: the worker died \(SIGKILL\).*metrics.workers: 1"
+    with pytest.raises(RuntimeError, match=message):
+        read_structures(real_smiles[:20], workers=2)
+
+
+def test_recorded_scaffolds_are_used_only_if_the_checked_ones_are_right(real_smiles, monkeypatch):
+    computed = read_structures(real_smiles)
+    right = [structure.scaffold for structure in computed]
+    assert read_structures(real_smiles, right) == computed
+    monkeypatch.setattr(samples_module, "CHECKED", 3)  # checks molecules 0, 199 and 399
+    marked = [*right[:10], "C1CC1", *right[11:]]
+    assert read_structures(real_smiles, marked)[10].scaffold == "C1CC1"
+    assert read_structures(real_smiles, [*right[:10], None, *right[11:]]) == computed
+    for wrong in ([*right[:199], "C1CC1", *right[200:]], ["C1CC1"] * 400):
+        assert read_structures(real_smiles, wrong) == computed
+    monkeypatch.setattr(samples_module, "CHECKED", 400)  # no more than are checked: none is used
+    assert read_structures(real_smiles, marked) == computed
+
+
+def test_canonical_smiles_are_parsed_faster_to_the_same_result(real_smiles, monkeypatch):
+    monkeypatch.setattr(samples_module, "CHECKED", 3)
+    salts = ["[Na+].CC(=O)[O-]", "[2H]C", "C[N+](=O)[O-]", "C[C@H](N)C(=O)O", "[nH]1cccc1"]
+    smiles = [Chem.CanonSmiles(text) for text in [*real_smiles, *salts]]
+    structures = read_structures(smiles)
+    recorded = [structure.scaffold for structure in structures]
+    with monkeypatch.context() as patch:
+        patch.setattr(scaffolds, "parse", lambda _: pytest.fail("parsed in full"))
+        assert scaffolds.StructureReader()("C1CCCCC1", "", is_canonical=True) is not None
+    assert read_structures(smiles, recorded, are_canonical=True) == structures
+    damaged, recorded = ["C1C", *smiles], [recorded[0], *recorded]
+    assert read_structures(damaged, recorded, are_canonical=True) == [None, *structures]
+
+
+def test_only_smiles_of_the_same_rdkit_are_canonical(tmp_path):
+    with Manifest.start(tmp_path, stage="posttrain", config={}, seed=0) as manifest:
+        manifest.finish()
+    assert samples_module.written_by_this_rdkit(manifest)
+    old = manifest.model_copy(update={"versions": {"rdkit": "2020.03.1"}})
+    assert not samples_module.written_by_this_rdkit(old)
+
+
+def test_trace_may_lack_scaffolds(make_trace, steps, monkeypatch):
+    monkeypatch.setattr(samples_module, "CHECKED", 2)
+    trace = make_trace(steps)
+    whole = from_trace("x", trace)
+    assert from_trace("x", trace.drop(columns="scaffold")) == whole
+    trace.loc[5:9, "scaffold"] = None
+    assert from_trace("x", trace) == whole
+
+
+@pytest.mark.parametrize("block", [1, 7, 40, 64, 1000])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_sums_of_similarities_against_loops(real_smiles, monkeypatch, block, workers):
+    monkeypatch.setattr(fingerprints, "BLOCK", block)
+    prints = morgan(real_smiles[:64], 1024)
+    on = [set(bits.GetOnBits()) for bits in prints]
+    lower = np.zeros((64, 64))
+    for i, j in itertools.combinations(range(64), 2):
+        lower[j, i] = len(on[i] & on[j]) / len(on[i] | on[j])
+    below, above = tanimoto_sums(prints, (1, 2), workers=workers)
+    for row, p in enumerate((1, 2)):
+        np.testing.assert_allclose(below[row], (lower**p).sum(axis=1), rtol=1e-12)
+        np.testing.assert_allclose(above[row], (lower**p).sum(axis=0), rtol=1e-12)
+
+
+def test_sums_for_fingerprints_with_many_bits_and_with_none():
+    many, half, none = (ExplicitBitVect(1024) for _ in range(3))
+    many.SetBitsFromList(list(range(1000)))  # more than a byte can count
+    half.SetBitsFromList(list(range(500)))
+    below, above = tanimoto_sums([many, half, none, none, many])
+    # RDKit: nothing is similar to a fingerprint without bits, not even another one
+    assert below.tolist() == [[0, 0.5, 0, 0, 1.5]]
+    assert above.tolist() == [[1.5, 0.5, 0, 0, 0]]
+    assert tanimoto_sums([])[0].shape == (1, 0)
+
+
+def test_fingerprints_are_rdkits(real_smiles):
+    molecules = from_smiles("x", real_smiles[:20]).molecules
+    canonical = [molecule.smiles for molecule in molecules]
+    moses = [unpacked(row.tobytes()) for row in moses_bits(molecules)]
+    assert moses == morgan(canonical, 1024)
+    assert [unpacked(molecule.packed) for molecule in molecules] == morgan(canonical, 2048)
+
+
+def test_workers_are_not_part_of_a_runs_identity():
+    assert MetricOptions(workers=3).model_dump() == MetricOptions().model_dump()
+    with pytest.raises(InputError, match=r"workers"):
+        load_config(MetricOptions, {"workers": 0})
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_molecules_have_the_reward_of_their_first_row(tmp_path, suffix):
     columns = {
         "smiles": ["OCC", "CCO", "CCN", "nonsense", "CCC"],
         "reward": [0.5, 0.9, None, 0.0, 0.7],
         "truncated": [False, False, False, False, True],
     }
-    path, frame = tmp_path / request.param, pd.DataFrame(columns)
-    frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path)
-    return SampledFile(path=path)
-
-
-def test_rewards_go_with_the_first_of_each_molecule(scored):
-    samples = read_samples("prior", scored)
+    path, frame = tmp_path / f"samples.{suffix}", pd.DataFrame(columns)
+    frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    samples = read_samples("prior", SampledFile(path=path))
     assert (samples.n_sampled, samples.valid) == (5, ["CCO", "CCO", "CCN"])
-    assert [(m.smiles, m.call) for m in samples.molecules] == [("CCO", 1), ("CCN", 2)]
-    ethanol, amine = samples.molecules
-    assert ethanol.reward == 0.5
-    assert math.isnan(amine.reward)
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert molecules_of(samples) == [("CCO", 1, 0.5), ("CCN", 2, nan)]
     assert samples.is_scored
     assert [m.smiles for m in samples.hits(0.4)] == ["CCO"]
-    unscored = read_samples("x", scored.model_copy(update={"reward_column": False}))
+    unscored = read_samples("x", SampledFile(path=path, reward_column=False))
     assert not unscored.is_scored
     assert unscored.hits(0) == []
 
@@ -148,53 +290,67 @@ def test_rewards_go_with_the_first_of_each_molecule(scored):
         ("prior.csv", "CCO,0.5\nCCN,0.7\n", 0),
     ],
 )
-def test_a_file_without_rewards_is_not_scored(tmp_path, name, text, column):
+def test_file_without_rewards_is_not_scored(tmp_path, name, text, column):
     (tmp_path / name).write_text(text)
     samples = read_samples("prior", SampledFile(path=tmp_path / name, column=column))
     assert samples.valid == ["CCO", "CCN"]
     assert not samples.is_scored
 
 
-def scored_text(path, rows):
-    path.write_text("smiles,name,reward\n" + "".join(f"{row}\n" for row in rows))
-    return SampledFile(path=path)
+@pytest.fixture
+def scored(tmp_path):
+    def write(*rows):
+        path = tmp_path / "p.csv"
+        path.write_text("smiles,name,reward\n" + "".join(f"{row}\n" for row in rows))
+        return SampledFile(path=path)
+
+    return write
 
 
-def test_rewards_of_a_text_file(tmp_path):
-    rows = ["OCC,a,0.5", "CCO,b,0.9", "CCN,c,", "nonsense,d,0", "CCC,e,1e-1", "CO", ""]
-    samples = read_samples("prior", scored_text(tmp_path / "prior.csv", rows))
+def test_rewards_of_a_text_file(scored):
+    file = scored("OCC,a,0.5", "CCO,b,0.9", "CCN,c,", "nonsense,d,0", "CCC,e,1e-1", "CO", "")
+    samples = read_samples("prior", file)
     assert (samples.n_sampled, len(samples.valid)) == (7, 5)
+    nan = pytest.approx(math.nan, nan_ok=True)  # an empty cell, and a line that is too short
     rewards = {m.smiles: m.reward for m in samples.molecules}
-    assert (rewards["CCO"], rewards["CCC"]) == (0.5, 0.1)
-    assert math.isnan(rewards["CCN"])  # an empty cell, and a line that is too short
-    assert math.isnan(rewards["CO"])
+    assert rewards == {"CCO": 0.5, "CCN": nan, "CCC": 0.1, "CO": nan}
 
 
-def test_lines_that_hold_no_number_are_named(tmp_path):
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ["CCO,a,0.5", "CCN,b,high", 'CCC,c,"0,5"'],
+            r"p\.csv: .*numbers.* line 3 holds 'high', line 4 holds '0",
+        ),
+        (
+            [f"CCO,a,{n}?" for n in range(8)],
+            r"line 6 holds '4\?', and 3 more\. Correct them, name",
+        ),
+        *(
+            (
+                ["CCO,a,0", "CCN,b,1", "CCC,c,nan", f"CO,d,{cell}"],
+                rf"from 0 to 1 .* line 5 holds '{re.escape(cell)}'\. ",
+            )
+            for cell in ("1.01", "-0.1", "inf", "-inf", "true", "0.5 0.6")
+        ),
+    ],
+)
+def test_invalid_rewards_are_listed(scored, rows, message):
+    with pytest.raises(InputError, match=message):
+        read_samples("prior", scored(*rows))
+
+
+def test_invalid_rewards_of_parquet_are_listed(tmp_path):
     path = tmp_path / "prior.parquet"
     pd.DataFrame({"smiles": ["CCO"], "reward": ["high"]}).to_parquet(path)
     message = r"prior\.parquet: the column 'reward' must hold rewards.* line 1 holds 'high'"
     with pytest.raises(InputError, match=message):
         read_samples("prior", SampledFile(path=path))
-    file = scored_text(tmp_path / "p.csv", ["CCO,a,0.5", "CCN,b,high", 'CCC,c,"0,5"'])
-    with pytest.raises(
-        InputError, match=r"p\.csv: .*numbers.* line 3 holds 'high', line 4 holds '0"
-    ):
-        read_samples("prior", file)
-    file = scored_text(tmp_path / "p.csv", [f"CCO,a,{n}?" for n in range(8)])
-    with pytest.raises(InputError, match=r"line 6 holds '4\?', and 3 more\. Correct them, name"):
-        read_samples("prior", file)
-
-
-@pytest.mark.parametrize("cell", ["1.01", "-0.1", "inf", "-inf", "true", "0.5 0.6"])
-def test_a_reward_lies_from_0_to_1(tmp_path, cell):
-    file = scored_text(tmp_path / "p.csv", ["CCO,a,0", "CCN,b,1", "CCC,c,nan", f"CO,d,{cell}"])
-    with pytest.raises(InputError, match=rf"from 0 to 1 .* line 5 holds '{re.escape(cell)}'\. "):
-        read_samples("p", file)
 
 
 @pytest.mark.parametrize(
-    ("header", "given", "taken"),
+    ("header", "setting", "column"),
     [
         ("SMILES,Score,SMILES_state", None, "Score"),  # the CSV of REINVENT 4
         ("Total_Score,smiles,score", None, "score"),
@@ -206,22 +362,19 @@ def test_a_reward_lies_from_0_to_1(tmp_path, cell):
         ("smiles,score,other", False, None),
     ],
 )
-def test_the_column_of_rewards_is_found_by_name_and_said(tmp_path, capsys, header, given, taken):
-    columns = header.split(",")
-    place = columns.index(taken) if taken else None
-    cells = ["CCO" if name.lower() == "smiles" else "0.25" for name in columns]
-    if place is not None:
-        cells[place] = "0.75"
+def test_column_of_rewards_is_found_by_name_and_reported(tmp_path, capsys, header, setting, column):
+    rewards = {"smiles": "CCO"} | ({column.lower(): "0.75"} if column else {})
+    cells = [rewards.get(name.lower(), "0.25") for name in header.split(",")]
     path = tmp_path / "p.csv"
     path.write_text(f"{header}\n{','.join(cells)}\n")
-    (molecule,) = read_samples("p", SampledFile(path=path, reward_column=given)).molecules
-    assert molecule.reward == (None if taken is None else 0.75)
-    message = f"p.csv: takes the rewards from column {taken!r} and the order of calls"
-    assert (message in capsys.readouterr().err) == (taken is not None and given is None)
+    (molecule,) = read_samples("p", SampledFile(path=path, reward_column=setting)).molecules
+    assert molecule.reward == (None if column is None else 0.75)
+    message = f"p.csv: takes the rewards from column {column!r} and the order of calls"
+    assert (message in capsys.readouterr().err) == (column is not None and setting is None)
 
 
-def test_a_column_that_is_not_there_is_named(tmp_path):
-    file = scored_text(tmp_path / "p.csv", ["CCO,a,0.5"])
+def test_missing_column_is_named(scored):
+    file = scored("CCO,a,0.5")
     with pytest.raises(InputError, match=r"p\.csv: no column 'rewards'; did you mean 'reward'\?"):
         read_samples("p", file.model_copy(update={"reward_column": "rewards"}))
     file.path.write_text("text,reward\nCCO,1\n")
