@@ -1,4 +1,6 @@
-"""How far fine-tuning moved a model: every number against RDKit and the models themselves."""
+"""Changes by fine-tuning: every value against RDKit and the models themselves."""
+
+import io
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from chemkl.evaluation.fine_tuning import ROWS, movement, movement_table
 from chemkl.policies import load_policy
 from chemkl.policies.base import stream
 
-LEARNT = ["CCO", "CCN", "CCC1CCCC1", "C1CC1", "OC1CC1"]
-HELD = ["CCCO", "CCC1CCC1"]
+TRAIN = ["CCO", "CCN", "CCC1CCCC1", "C1CC1", "OC1CC1"]
+VALID = ["CCCO", "CCC1CCC1"]
 
 
 @pytest.fixture(scope="module")
@@ -24,56 +26,52 @@ def models(tiny_prior):
     return before, after
 
 
-def nll(policy, smiles):
-    with torch.no_grad():
-        return -sum(policy.logp([text]).item() for text in smiles) / len(smiles)
-
-
-def test_every_number_by_hand(models):
-    found = movement(*models, LEARNT, HELD, 200, 7)
-    samples = {}
+@torch.no_grad()
+def test_every_value_by_hand(models):
+    measures = movement(*models, TRAIN, VALID, 200, 7)
+    bits = GetMorganGenerator(radius=2, fpSize=1024).GetFingerprint
+    references = [bits(Chem.MolFromSmiles(text)) for text in TRAIN]
+    scaffolds = {MurckoScaffoldSmiles(text) for text in TRAIN} - {""}
+    init_samples = models[0].sample(200, stream(7, 0, purpose="movement"))
     for name, policy in zip(("before", "after"), models, strict=True):
-        drawn = policy.sample(200, stream(7, 0, purpose="movement"))
-        texts = [s for s, cut in zip(drawn.smiles, drawn.truncated, strict=True) if s and not cut]
-        mols = [mol for mol in map(Chem.MolFromSmiles, texts) if mol is not None]
-        samples[name] = drawn
-        got = found[name]
-        assert got["nll_set"] == pytest.approx(nll(policy, LEARNT), abs=1e-4)
-        assert got["nll_valid"] == pytest.approx(nll(policy, HELD), abs=1e-4)
-        assert got["validity"] == pytest.approx(len(mols) / 200)
+        rollout = policy.sample(200, stream(7, 0, purpose="movement"))
+        rows = zip(rollout.smiles, rollout.truncated, strict=True)
+        mols = [Chem.MolFromSmiles(text) for text, cut in rows if text and not cut]
+        mols = [mol for mol in mols if mol is not None]
         distinct = {Chem.MolToSmiles(mol) for mol in mols}
-        assert got["uniqueness"] == pytest.approx(len(distinct) / len(mols))
-        assert got["novelty"] == pytest.approx(len(distinct - set(LEARNT)) / len(distinct))
-        of_set = {MurckoScaffoldSmiles(text) for text in LEARNT} - {""}
-        shared = sum(MurckoScaffoldSmiles(text) in of_set for text in distinct)
-        assert got["of_set_scaffolds"] == pytest.approx(shared / len(distinct))
-        bits = GetMorganGenerator(radius=2, fpSize=1024).GetFingerprint
-        references = [bits(Chem.MolFromSmiles(text)) for text in LEARNT]
-        nearest = [
-            max(BulkTanimotoSimilarity(bits(Chem.MolFromSmiles(text)), references))
-            for text in distinct
-        ]
-        assert got["snn"] == pytest.approx(sum(nearest) / len(nearest), abs=1e-6)
-    of_init = samples["before"]
-    for name, policy in zip(("before", "after"), models, strict=True):
-        with torch.no_grad():
-            logp = policy.logp_tokens(of_init.tokens)
-        assert found[name]["nll_init"] == pytest.approx(-logp.mean().item(), abs=1e-4)
-    # -log p of the model's own samples is least under the model itself, on the average
-    assert found["after"]["nll_init"] > found["before"]["nll_init"]
-    assert found["before"].keys() == found["after"].keys() == {row.key for row in ROWS}
+        n = len(distinct)
+        shared = sum(MurckoScaffoldSmiles(text) in scaffolds for text in distinct)
+        exact = {
+            "validity": len(mols) / 200,
+            "uniqueness": n / len(mols),
+            "novelty": len(distinct - set(TRAIN)) / n,
+            "of_set_scaffolds": shared / n,
+        }
+        values = measures[name]
+        assert {key: values[key] for key in exact} == pytest.approx(exact)
+        prints = [bits(Chem.MolFromSmiles(text)) for text in distinct]
+        nearest = sum(max(BulkTanimotoSimilarity(p, references)) for p in prints) / n
+        assert values["snn"] == pytest.approx(nearest, abs=1e-6)
+        for key, smiles in (("nll_set", TRAIN), ("nll_valid", VALID)):
+            nll = -sum(policy.logp([text]).item() for text in smiles) / len(smiles)
+            assert values[key] == pytest.approx(nll, abs=1e-4)
+        nll = -policy.logp_tokens(init_samples.tokens).mean().item()
+        assert values["nll_init"] == pytest.approx(nll, abs=1e-4)
+    # -log p of a model's samples is lowest under the model itself, on average
+    assert measures["after"]["nll_init"] > measures["before"]["nll_init"]
+    assert measures["before"].keys() == measures["after"].keys() == {row.key for row in ROWS}
 
 
-def test_a_model_that_has_not_moved_is_told_so(models):
-    found = movement(models[0], models[0], LEARNT, HELD, 20, 0)
-    assert found["before"] == found["after"]
+def test_unchanged_model_has_equal_values(models):
+    measures = movement(models[0], models[0], TRAIN, VALID, 20, 0)
+    assert measures["before"] == measures["after"]
 
 
-def test_the_table_leaves_out_what_has_no_value(models):
-    found = movement(*models, ["CCO"], ["CCN"], 20, 0)
-    assert found["after"]["scaf"] is None  # ethanol has no scaffold
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(movement_table(found))
+def test_table_omits_undefined_measures(models):
+    measures = movement(*models, ["CCO"], ["CCN"], 20, 0)
+    assert measures["after"]["scaf"] is None  # ethanol has no scaffold
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(movement_table(measures))
     text = console.export_text()
     assert "NLL of init's samples" in text
     assert "Scaf " not in text

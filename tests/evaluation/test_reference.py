@@ -1,3 +1,5 @@
+"""Likeness to reference sets: against RDKit, molsets and fcd_torch; statistics files of molsets."""
+
 import codecs
 import importlib.util
 import math
@@ -41,17 +43,58 @@ def bits_of(smiles):
 
 def molsets_scaffolds(smiles):
     """compute_scaffolds of molsets 0.3.1, written out."""
-    counts = Counter()
-    for text in smiles:
-        scaffold = MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(text))
-        if scaffold.GetRingInfo().NumRings() >= 2:
-            counts[Chem.MolToSmiles(scaffold)] += 1
-    return counts
+    scaffolds = (MurckoScaffold.GetScaffoldForMol(Chem.MolFromSmiles(s)) for s in smiles)
+    return Counter(Chem.MolToSmiles(s) for s in scaffolds if s.GetRingInfo().NumRings() >= 2)
+
+
+def fragments(smiles):
+    broken = (Chem.FragmentOnBRICSBonds(Chem.MolFromSmiles(s)) for s in smiles)
+    return Counter(fragment for mol in broken for fragment in Chem.MolToSmiles(mol).split("."))
 
 
 def plain_cosine(u, v):
     dot = sum(u[k] * v[k] for k in u)
     return dot / math.sqrt(sum(x * x for x in u.values()) * sum(x * x for x in v.values()))
+
+
+# ---- SNN, Scaf and Frag
+
+
+@pytest.mark.parametrize(("block", "query"), [(8192, 1024), (7, 11)])
+def test_snn_is_the_mean_similarity_to_the_nearest(real_smiles, halves, monkeypatch, block, query):
+    monkeypatch.setattr(reference_module, "REFERENCE_BLOCK", block)
+    monkeypatch.setattr(reference_module, "QUERY_BLOCK", query)
+    ours, theirs = halves
+    reference = from_smiles("r", theirs, None)
+    best = [max(DataStructs.BulkTanimotoSimilarity(b, bits_of(theirs))) for b in bits_of(ours)]
+    assert snn(ours, bits_of(ours), reference) == pytest.approx(np.mean(best), abs=1e-6)
+    part = snn(ours[:10], bits_of(ours[:10]), reference)  # from the cache
+    assert part == pytest.approx(np.mean(best[:10]), abs=1e-6)
+    reference = from_smiles("r", real_smiles, None)
+    assert snn(real_smiles[:90], bits_of(real_smiles[:90]), reference) == 1
+    assert set(reference.nearest.values()) == {1.0}  # in every block
+    assert snn([], [], reference) is None
+
+
+def test_scaf_and_frag_are_cosines_of_counts(halves):
+    ours, theirs = halves
+    molecules = samples_of("x", ours).molecules
+    smiles = [m.smiles for m in molecules]
+    values = compare(smiles, moses_bits(molecules), from_smiles("r", theirs, None), None)
+    for name, count in (("scaf", molsets_scaffolds), ("frag", fragments)):
+        assert values[name] == pytest.approx(plain_cosine(count(ours), count(theirs)))
+    assert values["fcd"] is None
+    assert cosine_similarity({"a": 3, "b": 4}, {"a": 4, "c": 3}) == pytest.approx(12 / 25)
+    assert cosine_similarity({"a": 2}, {"a": 9}) == pytest.approx(1)
+    assert cosine_similarity({}, {"a": 1}) is None
+
+
+def test_reference_without_molecules_is_refused():
+    with pytest.raises(InputError, match="no valid SMILES"):
+        from_smiles("r", ["nonsense"], None)
+
+
+# ---- statistics files of molsets
 
 
 def statistics_of(smiles):
@@ -69,54 +112,7 @@ def save(path, statistics):
     return path
 
 
-@pytest.mark.parametrize(("block", "query"), [(8192, 1024), (7, 11)])
-def test_snn_is_the_mean_similarity_to_the_nearest(halves, monkeypatch, block, query):
-    monkeypatch.setattr("chemkl.evaluation.reference.REFERENCE_BLOCK", block)
-    monkeypatch.setattr("chemkl.evaluation.reference.QUERY_BLOCK", query)
-    ours, theirs = halves
-    reference = from_smiles("r", theirs, None)
-    best = [max(DataStructs.BulkTanimotoSimilarity(b, bits_of(theirs))) for b in bits_of(ours)]
-    assert snn(ours, bits_of(ours), reference) == pytest.approx(np.mean(best), abs=1e-6)
-    part = snn(ours[:10], bits_of(ours[:10]), reference)  # from what is known by now
-    assert part == pytest.approx(np.mean(best[:10]), abs=1e-6)
-
-
-def test_snn_of_a_part_of_the_reference_is_one(real_smiles):
-    reference = from_smiles("r", real_smiles, None)
-    assert snn(real_smiles[:90], bits_of(real_smiles[:90]), reference) == 1
-    assert set(reference.nearest.values()) == {1.0}  # whatever block a molecule is in
-    assert snn([], [], reference) is None
-
-
-def test_scaf_and_frag_are_cosines_of_counts(halves):
-    ours, theirs = halves
-    chosen = samples_of("x", ours).molecules
-    values = compare(
-        [m.smiles for m in chosen], moses_bits(chosen), from_smiles("r", theirs, None), None
-    )
-    expected = plain_cosine(molsets_scaffolds(ours), molsets_scaffolds(theirs))
-    assert values["scaf"] == pytest.approx(expected)
-    counts = [
-        Counter(
-            fragment
-            for s in part
-            for fragment in Chem.MolToSmiles(
-                Chem.FragmentOnBRICSBonds(Chem.MolFromSmiles(s))
-            ).split(".")
-        )
-        for part in (ours, theirs)
-    ]
-    assert values["frag"] == pytest.approx(plain_cosine(*counts))
-    assert values["fcd"] is None
-
-
-def test_cosine_by_hand_and_of_nothing():
-    assert cosine_similarity({"a": 3, "b": 4}, {"a": 4, "c": 3}) == pytest.approx(12 / 25)
-    assert cosine_similarity({"a": 2}, {"a": 9}) == pytest.approx(1)
-    assert cosine_similarity({}, {"a": 1}) is None
-
-
-def test_a_statistics_file_gives_what_the_molecules_give(halves, tmp_path):
+def test_statistics_file_and_molecules_give_the_same_reference(halves, tmp_path):
     ours, theirs = halves
     path = save(tmp_path / "stats.npz", statistics_of(theirs))
     reference = from_statistics("r", read_statistics(path, "stats"))
@@ -133,7 +129,12 @@ class Hostile:
         return os.system, ("touch hacked",)
 
 
-def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, monkeypatch):
+class Utf8Text:
+    def __reduce__(self):
+        return codecs.encode, ("x", "utf-8")
+
+
+def test_hostile_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / "stats.npz", {"FCD": Hostile()})
     with pytest.raises(InputError, match=r"asks for (posix|nt)\.system, which is not allowed"):
@@ -141,24 +142,19 @@ def test_a_pickle_that_asks_for_anything_else_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "hacked").exists()
 
 
-def test_a_foreign_file_and_a_truncated_pickle_are_refused(tmp_path):
-    for content in (b"", b"PK\x03\x04 not really", b"\x93NUMPY"):
-        (tmp_path / "stats.npz").write_bytes(content)
-        with pytest.raises(InputError, match=r"stats\.npz: not a molsets statistics file"):
-            read_statistics(tmp_path / "stats.npz", "stats.npz")
-    path = save(tmp_path / "a.npz", {"FCD": 1})
-    with zipfile.ZipFile(path) as archive:
+def test_other_files_and_truncated_pickles_are_refused(tmp_path):
+    path = tmp_path / "stats.npz"
+    with zipfile.ZipFile(save(tmp_path / "a.npz", {"FCD": 1})) as archive:
         body = archive.read("stats.npy")
-    for cut in (10, 128, len(body) - 5):
-        with zipfile.ZipFile(tmp_path / "b.npz", "w") as archive:
-            archive.writestr("stats.npy", body[:cut])
-        with pytest.raises(InputError, match="not a molsets statistics file"):
-            read_statistics(tmp_path / "b.npz", "b.npz")
-
-
-class Utf8Text:
-    def __reduce__(self):
-        return codecs.encode, ("x", "utf-8")
+    contents = [b"", b"PK\x03\x04 not really", b"\x93NUMPY"]
+    for content in (*contents, *(body[:cut] for cut in (10, 128, len(body) - 5))):
+        if content in contents:
+            path.write_bytes(content)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("stats.npy", content)
+        with pytest.raises(InputError, match=r"stats\.npz: not a molsets statistics file"):
+            read_statistics(path, "stats.npz")
 
 
 @pytest.mark.parametrize(
@@ -169,13 +165,13 @@ class Utf8Text:
         (np.array(Utf8Text(), dtype=object), r"\(text in encoding 'utf-8'\)"),
     ],
 )
-def test_arrays_of_something_else_are_no_statistics(tmp_path, stats, message):
+def test_other_arrays_are_refused(tmp_path, stats, message):
     np.savez(tmp_path / "a.npz", stats=stats)
     with pytest.raises(InputError, match=message):
         read_statistics(tmp_path / "a.npz", "a.npz")
 
 
-def test_statistics_that_are_missing_or_of_another_length_are_refused(halves):
+def test_missing_statistics_and_other_lengths_are_refused(halves):
     for missing in ("SNN", "Scaf", "Frag", "FCD"):
         statistics = statistics_of(halves[0])
         del statistics[missing]
@@ -185,11 +181,6 @@ def test_statistics_that_are_missing_or_of_another_length_are_refused(halves):
     statistics["SNN"]["fps"] = statistics["SNN"]["fps"][:, :512]
     with pytest.raises(InputError, match=r"shape \(80, 512\); expected 1024"):
         from_statistics("r", statistics)
-
-
-def test_a_reference_without_molecules_is_refused():
-    with pytest.raises(InputError, match="no valid SMILES"):
-        from_smiles("r", ["nonsense"], None)
 
 
 # ---- Frechet ChemNet Distance
@@ -204,32 +195,27 @@ def gaussian(seed, dimension=6, n=40):
     return Gaussian(points.mean(0), np.cov(points.T))
 
 
-def test_frechet_distance_against_the_matrix_square_root():
-    one, other = gaussian(1), gaussian(2)
-    root = linalg.sqrtm(one.covariance @ other.covariance).real
-    expected = np.sum((one.mean - other.mean) ** 2) + np.trace(
-        one.covariance + other.covariance - 2 * root
-    )
-    assert frechet_distance(one, other) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(other, one) == pytest.approx(expected, rel=1e-9)
-
-
-def test_frechet_distance_by_hand_and_of_singular_covariances_to_themselves():
-    one = Gaussian(np.array([1.0]), np.array([[4.0]]))
-    other = Gaussian(np.array([4.0]), np.array([[9.0]]))
-    assert frechet_distance(one, other) == pytest.approx(9 + (2 - 3) ** 2)
+def test_frechet_distance_by_hand_and_against_the_matrix_square_root():
+    a, b = gaussian(1), gaussian(2)
+    root = linalg.sqrtm(a.covariance @ b.covariance).real
+    expected = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance + b.covariance - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
+    a = Gaussian(np.array([1.0]), np.array([[4.0]]))
+    b = Gaussian(np.array([4.0]), np.array([[9.0]]))
+    assert frechet_distance(a, b) == pytest.approx(9 + (2 - 3) ** 2)
     few = gaussian(3, dimension=20, n=5)  # rank 4 of 20
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
 
 
-def test_without_the_package_the_error_names_the_extra(monkeypatch):
+def test_missing_package_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr(reference_module, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'fcd_torch>=1.0.7', or set fcd: false"):
         ChemNet()
 
 
 @needs_fcd_torch
-def test_activations_do_not_depend_on_the_batch_and_are_kept(real_smiles):
+def test_activations_do_not_depend_on_the_batch_and_are_cached(real_smiles):
     network = ChemNet()
     together = network.activations(real_smiles[:12])
     assert together.shape == (12, 512)
