@@ -1,7 +1,4 @@
-"""The forecast: exact where each sequence is drawn as often as it is likely, and honest.
-
-Oracle: the closed forms of `chemkl.losses.exact`, and sums written out by hand.
-"""
+"""Estimates of a target: against the closed forms of `chemkl.losses.exact`, and by hand."""
 
 import math
 
@@ -24,7 +21,6 @@ from chemkl.losses.exact import mara_optimum, reverse_kl_optimum
 
 N_TOKENS, LENGTH, EIGHTHS = 4, 4, 8
 TAU = 0.6
-BETAS = (1.0, 0.1, 1 / 30)
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +28,17 @@ def world():
     """All 256 sequences of 4 steps over 4 tokens: log-probabilities, rewards, scaffolds.
 
     Each step's probabilities are eighths and depend on the token before. Sequences that begin with
-    token 3 are invalid, with reward 0; 'scaffolds' are the middle two tokens, 00 stands for none.
+    token 3 are invalid, with reward 0; scaffolds are the middle two tokens, 00 means none.
     """
     rng = np.random.default_rng(5)
     more = rng.multinomial(EIGHTHS - N_TOKENS, np.full(N_TOKENS, 1 / N_TOKENS), size=N_TOKENS)
     step = np.log((1 + more) / EIGHTHS)
-    every = np.array(np.meshgrid(*[range(N_TOKENS)] * LENGTH, indexing="ij")).reshape(LENGTH, -1).T
-    logp = step[0, every[:, 0]] + sum(step[every[:, t - 1], every[:, t]] for t in range(1, LENGTH))
-    reward = rng.beta(2, 2, len(every))
-    reward[every[:, 0] == 3] = 0.0
+    tokens = np.array(np.meshgrid(*[range(N_TOKENS)] * LENGTH, indexing="ij")).reshape(LENGTH, -1)
+    logp = step[0, tokens[0]] + sum(step[tokens[t - 1], tokens[t]] for t in range(1, LENGTH))
+    reward = rng.beta(2, 2, tokens.shape[1])
+    reward[tokens[0] == 3] = 0.0
     scaffold = [
-        None if first == 3 else "" if (a, b) == (0, 0) else f"{a}{b}" for first, a, b, _ in every
+        None if first == 3 else "" if (a, b) == (0, 0) else f"{a}{b}" for first, a, b, _ in tokens.T
     ]
     return logp, reward, scaffold
 
@@ -52,25 +48,13 @@ def points_at(world, rows):
     return Points(logp[rows], reward[rows], [scaffold[row] for row in rows])
 
 
-def drawn(world, n, seed=0):
-    """n draws from the reference, as a policy would give them."""
+def sampled(world, n, seed=0):
     rows = np.random.default_rng(seed).choice(len(world[0]), n, p=np.exp(world[0]))
     return points_at(world, rows)
 
 
-def optimum(world, kind, beta):
-    logp, reward = (torch.from_numpy(values) for values in world[:2])
-    if kind == "gibbs":
-        return reverse_kl_optimum(reward, logp, beta).numpy()
-    return mara_optimum(reward, logp, beta, tau=TAU).numpy()
-
-
 def predict(points, target, tau):
     return describe(points, target_shares(points, target), tau)
-
-
-def target_of(kind, beta):
-    return Gibbs(beta=beta) if kind == "gibbs" else Mara(beta=beta, tau=TAU)
 
 
 def by_hand(world, exact):
@@ -92,59 +76,57 @@ def by_hand(world, exact):
     }
 
 
-# ---- every sequence as often as it is likely: nothing is estimated
-
-
-@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("beta", [1.0, 0.1, 1 / 30])
 @pytest.mark.parametrize("kind", ["gibbs", "mara"])
-def test_of_a_sample_in_the_very_proportions_the_forecast_is_the_exact_optimum(world, kind, beta):
-    exact, target = optimum(world, kind, beta), target_of(kind, beta)
-    times = (np.exp(world[0]) * EIGHTHS**LENGTH).round().astype(int)
-    assert times.sum() == EIGHTHS**LENGTH
-    rows = np.repeat(np.arange(len(times)), times)
+def test_sample_in_exact_proportions_gives_the_exact_optimum(world, kind, beta):
+    """Every sequence is drawn as often as it is likely, so nothing is estimated."""
+    logp, reward = (torch.from_numpy(values) for values in world[:2])
+    exact, target = reverse_kl_optimum(reward, logp, beta).numpy(), Gibbs(beta=beta)
+    if kind == "mara":
+        exact = mara_optimum(reward, logp, beta, tau=TAU).numpy()
+        target = Mara(beta=beta, tau=TAU)
+    prior = np.exp(world[0])
+    counts = (prior * EIGHTHS**LENGTH).round().astype(int)
+    assert counts.sum() == EIGHTHS**LENGTH
+    rows = np.repeat(np.arange(len(counts)), counts)
     points = points_at(world, rows)
     shares = np.bincount(rows, target_shares(points, target))
     np.testing.assert_allclose(shares, exact, rtol=0, atol=1e-9)
-    found = predict(points, target, TAU)
-    for name, value in by_hand(world, exact).items():
-        assert found[name] == pytest.approx(value, abs=1e-9), name
-    prior = np.exp(world[0])
-    assert found["kl_to_prior"] == pytest.approx(float(exact @ np.log(exact / prior)), abs=1e-9)
-    chi_square = float((exact**2 / prior).sum()) - 1
-    assert found["ess_share"] == pytest.approx(1 / (1 + chi_square), abs=1e-9)
+    expected = by_hand(world, exact) | {
+        "kl_to_prior": float(exact @ np.log(exact / prior)),
+        "ess_share": 1 / float((exact**2 / prior).sum()),  # 1 / (1 + chi-square)
+    }
+    values = predict(points, target, TAU)
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
-# ---- samples
-
-
-def test_the_standard_error_of_the_top_share_is_the_spread_over_samples():
+def test_standard_error_of_the_top_share_is_the_spread_over_samples():
     """Over 300 samples of 400 draws; a standard deviation from 300 is known to 4 % (15 % = 3.7 s).
 
-    A is largest by far, so that which family is on top adds no spread.
+    A is by far the largest, so the choice of the top family adds no spread.
     """
     logp = np.log([0.4, 0.2, 0.1, 0.1, 0.1, 0.1])
     reward, scaffold = np.array([0.2, 0.7, 0.3, 0.8, 0.0, 0.5]), ["A", "A", "B", "C", None, ""]
-    found = [
-        predict(drawn((logp, reward, scaffold), 400, seed), Gibbs(beta=0.5), 0.6)
-        for seed in range(300)
-    ]
+    world = logp, reward, scaffold
+    values = [predict(sampled(world, 400, seed), Gibbs(beta=0.5), 0.6) for seed in range(300)]
     weight = np.exp(logp + reward / 0.5)
-    assert {prediction["top_scaffold"] for prediction in found} == {"A"}
-    shares = [prediction["top_share"] for prediction in found]
+    assert {v["top_scaffold"] for v in values} == {"A"}
+    shares = [v["top_share"] for v in values]
     assert np.mean(shares) == pytest.approx(weight[:2].sum() / weight[:4].sum(), abs=0.005)
-    assert np.mean([p["top_share_error"] for p in found]) == pytest.approx(np.std(shares), rel=0.15)
+    errors = [v["top_share_error"] for v in values]
+    assert np.mean(errors) == pytest.approx(np.std(shares), rel=0.15)
 
 
 @pytest.mark.parametrize(
     ("points", "target", "expected"),
     [
-        # equal weights: the whole sample is effective
+        # equal weights: the effective sample size is that of the sample
         (
             Points(np.full(40, -3.0), np.full(40, 0.5), ["c1ccccc1"] * 40),
             Gibbs(beta=0.01),
             {"ess": 40, "top_share": 1, "effective_scaffolds": 1, "kl_to_prior": 0},
         ),
-        # one draw outweighs all others; log 4 is all that four draws can show
+        # one draw outweighs all others; four draws cannot show more than log 4
         (
             Points(np.full(4, -20.0), np.array([0.1, 0.2, 0.9, 0.3]), ["A", "B", "C", "D"]),
             Gibbs(beta=1e-3),
@@ -174,31 +156,25 @@ def test_the_standard_error_of_the_top_share_is_the_spread_over_samples():
         ),
     ],
 )
-def test_a_target_by_hand(points, target, expected):
-    found = predict(points, target, 0.8)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+def test_target_by_hand(points, target, expected):
+    values = predict(points, target, 0.8)
+    assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
 
-# ---- hit rate
-
-
-def test_the_interval_of_the_hit_rate_is_wilsons(world):
-    points = drawn(world, 400)
+def test_interval_of_the_hit_rate_is_wilsons(world):
+    points = sampled(world, 400)
     k, n, z = int((points.reward_N >= TAU).sum()), 400, norm.ppf(0.975)
     p = k / n
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    found = hit_rate(points, TAU)
-    assert tuple(found.values()) == pytest.approx((p, middle - half, middle + half))
+    rate = hit_rate(points, TAU)
+    assert tuple(rate.values()) == pytest.approx((p, middle - half, middle + half))
     # no hit in the sample still bounds the rate
     none = hit_rate(Points(np.full(100, -5.0), np.zeros(100), [None] * 100), 0.9)
     assert tuple(none.values()) == pytest.approx((0, 0, z * z / (100 + z * z)))
 
 
-# ---- the bonus of MARA
-
-
-def test_the_bonus_is_that_of_algorithm_1():
+def test_bonus_of_mara_is_that_of_algorithm_1():
     """Hits: R(z) - R + beta (lr(z) - lr); z is the likeliest hit, the second point."""
     logp, reward = np.array([-12.0, -9.0, -15.0, -8.0]), np.array([0.9, 0.8, 1.0, 0.1])
     bonus = mara_bonus(Points(logp, reward, ["A"] * 4), Mara(beta=0.1, tau=0.8))
@@ -222,21 +198,21 @@ def families_of(**rewards):
     return Points(np.full(len(scaffold), -7.0), np.concatenate([*rewards.values()]), scaffold)
 
 
-def test_the_larger_family_is_the_one_that_is_said_to_be():
+def test_the_larger_family_on_both_sides_of_a_crossover():
     rng = np.random.default_rng(0)
     rewards = {"A": rng.beta(2, 4, 30), "B": rng.beta(4, 2, 20), "C": rng.beta(6, 2, 10)}
     points = families_of(**rewards)
-    found = crossovers(points, ["A", "B", "C"])
-    assert found
-    assert [c.beta for c in found] == sorted((c.beta for c in found), reverse=True)
-    for crossing in found:
+    crossings = crossovers(points, ["A", "B", "C"])
+    assert crossings
+    assert crossings == sorted(crossings, key=lambda c: -c.beta)
+    for crossing in crossings:
         for factor, winner in ((1.001, crossing.above), (1 / 1.001, crossing.below)):
             names = (crossing.above, crossing.below)
             mass = {k: np.exp(rewards[k] / (crossing.beta * factor)).sum() for k in names}
             assert max(mass, key=mass.get) == winner
 
 
-def test_two_crossovers_of_one_pair_are_both_found():
+def test_two_crossovers_of_one_pair():
     """A: 100 e^(s / 2); B: 79 + 20 e^s. With x = e^(s/2) they are equal
 
     where 0.2 x^2 - x + 0.79 = 0: x = (1 -+ sqrt(1 - 0.632)) / 0.4, and only roots x > 1 are s > 0.
@@ -250,24 +226,21 @@ def test_two_crossovers_of_one_pair_are_both_found():
     assert [c.sigma for c in crossovers(points, ["A", "B"])] == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_equal_rewards_never_cross(n):
-    assert crossovers(families_of(A=[0.6] * n, B=[0.6]), ["A", "B"]) == []
-
-
 def test_two_families_cross_at_the_closed_form():
     """A drawn 3 times at R = 0.5, B once at R = 0.9: equal where 3 e^(0.5 s) = e^(0.9 s)."""
     points = families_of(A=[0.5] * 3, B=[0.9])
-    (found,) = crossovers(points, ["A", "B"])
-    assert found.sigma == pytest.approx(math.log(3) / 0.4, rel=1e-12)
-    assert found.beta == pytest.approx(0.4 / math.log(3), rel=1e-12)
-    assert (found.above, found.below) == ("A", "B")
-    assert found.ess == pytest.approx(1)
-    assert found.sigma_error == pytest.approx(math.sqrt(1 / 3 + 1) / 0.4)
-    assert crossovers(points, ["B", "A"]) == [found]  # their order does not matter
+    (crossing,) = crossovers(points, ["A", "B"])
+    assert crossing.sigma == pytest.approx(math.log(3) / 0.4, rel=1e-12)
+    assert crossing.beta == pytest.approx(0.4 / math.log(3), rel=1e-12)
+    assert (crossing.above, crossing.below) == ("A", "B")
+    assert crossing.ess == pytest.approx(1)
+    assert crossing.sigma_error == pytest.approx(math.sqrt(1 / 3 + 1) / 0.4)
+    assert crossovers(points, ["B", "A"]) == [crossing]  # the order does not matter
+    for n in (1, 3):  # equal rewards never cross
+        assert crossovers(families_of(A=[0.6] * n, B=[0.6]), ["A", "B"]) == []
 
 
-def test_the_standard_error_is_the_spread_over_samples():
+def test_standard_error_of_a_crossover_is_the_spread_over_samples():
     """200 samples of 3,000 draws; a standard deviation from 200 is known to 5 % (15 % = 3 s)."""
     p, reward = np.array([0.5, 0.2, 0.2, 0.1]), np.array([0.3, 0.5, 0.6, 0.8])
     scaffold = np.array(["A", "A", "B", "B"])
@@ -275,28 +248,22 @@ def test_the_standard_error_is_the_spread_over_samples():
     for seed in range(200):
         rows = np.random.default_rng(seed).choice(4, 3000, p=p)
         points = Points(np.log(p)[rows], reward[rows], scaffold[rows].tolist())
-        (found,) = crossovers(points, ["A", "B"])
-        sigmas.append(found.sigma)
-        errors.append(found.sigma_error)
+        (crossing,) = crossovers(points, ["A", "B"])
+        sigmas.append(crossing.sigma)
+        errors.append(crossing.sigma_error)
     assert np.mean(errors) == pytest.approx(np.std(sigmas), rel=0.15)
 
 
-def test_the_main_families_are_the_largest_under_prior_or_target():
+def test_main_families_are_the_largest_under_prior_or_target():
     points = families_of(A=[0.1] * 10, B=[0.2] * 6, C=[0.3] * 3, D=[0.9])
-    prior_first, target_first = main_families(points, [0.05], 2)[::-1], main_families(points, [], 2)
-    assert [family.scaffold for family in target_first] == ["A", "B"]
-    assert {family.scaffold for family in prior_first} == {"A", "D"}
-    d = next(family for family in prior_first if family.scaffold == "D")
-    assert d.beta == 0.05
-    assert d.prior_share == pytest.approx(0.05)
+    assert [family.scaffold for family in main_families(points, [], 2)] == ["A", "B"]
+    families = {family.scaffold: family for family in main_families(points, [0.05], 2)}
+    assert families.keys() == {"A", "D"}
+    a, d = families["A"], families["D"]
+    assert (d.beta, d.prior_share, d.best_reward) == (0.05, pytest.approx(0.05), 0.9)
     assert d.largest_share == pytest.approx(predict(points, Gibbs(beta=0.05), 0.8)["top_share"])
-    assert d.best_reward == 0.9
-    a = next(family for family in prior_first if family.scaffold == "A")
     assert a.beta is None
     assert a.largest_share == a.prior_share == pytest.approx(0.5)
-
-
-def test_without_scaffolds_there_are_no_families():
-    points = Points(np.full(2, -7.0), np.zeros(2), ["", None])
-    assert main_families(points, [0.1], 3) == []
-    assert crossovers(points, []) == []
+    without = Points(np.full(2, -7.0), np.zeros(2), ["", None])
+    assert main_families(without, [0.1], 3) == []
+    assert crossovers(without, []) == []
