@@ -1,19 +1,19 @@
-"""Our numbers beside those of other people's packages, on the same molecules.
+"""Metrics compared with those of other packages on the same molecules.
 
-The packages come as wheels, pinned by their sha256, and are not installed: see the peer_ scripts.
+The packages are wheels pinned by their sha256, which are not installed: see peer_programs.py.
 
-Where a convention differs, both have names of their own, and a test says by how much they differ:
+Where conventions differ, the metrics have different names, and a test shows the difference:
 
 - IntDiv: `int_div_moses_1` and `_2` count each molecule with itself, on 1024 bits (molsets,
-  molecule-benchmarks); `int_div_pairs` takes pairs of different molecules, on 2048 bits (PyTDC).
-- Uniqueness: `uniqueness_at_1000` is of the first 1000 *valid* samples (molsets; in
-  molecule-benchmarks `unique_fraction_of_valids_at_1000`), `uniqueness` of all valid ones.
-  molecule-benchmarks' `unique_fraction` is per *sample*, the invalid ones together being one more
-  molecule; it is not offered: n_sampled, validity and uniqueness say it without that one.
-- FCD: fcd_torch (whose activations are ours too), fcd, molsets and molecule-benchmarks compute one
-  distance. GuacaMol's score is exp(-0.2 FCD) of it (molecule-benchmarks: `fcd_normalized`).
+  molecule-benchmarks); `int_div_pairs` uses pairs of different molecules, on 2048 bits (PyTDC).
+- Uniqueness: `uniqueness_at_1000` covers the first 1000 *valid* samples (molsets; in
+  molecule-benchmarks `unique_fraction_of_valids_at_1000`), `uniqueness` all valid ones.
+  molecule-benchmarks' `unique_fraction` is per *sample*, with all invalid ones as one more
+  molecule; it is not offered, as n_sampled, validity and uniqueness contain the information.
+- FCD: fcd_torch (whose activations are used here), fcd, molsets and molecule-benchmarks compute the
+  same distance. GuacaMol's score is exp(-0.2 FCD) (molecule-benchmarks: `fcd_normalized`).
 - Repeats: molsets and molecule-benchmarks keep them in IntDiv, SNN, Scaf, Frag and FCD; here a
-  molecule counts once, and repeats have `uniqueness`.
+  molecule counts once, and `uniqueness` measures repeats.
 """
 
 import csv
@@ -39,7 +39,7 @@ from chemkl.evaluation.reference import ChemNet, read_statistics
 from chemkl.evaluation.samples import moses_bits
 from chemkl.results.external import MOLSETS, Wheel, fetch_wheel, open_member
 
-HERE = Path(__file__).parent
+PROGRAMS = Path(__file__).with_name("peer_programs.py")
 CACHE = MosesReference(kind="moses_test").cache
 MOLECULE_BENCHMARKS = Wheel(
     "molecule_benchmarks",
@@ -55,40 +55,36 @@ SKFP = Wheel(
     "731865c70e8845a4945f3720d657cf5f0c6770f5dca0cc9900163321947a2ebd",
 )
 FLOAT32 = 1e-6
-"""Similarities in float32, rounded at 6e-8, and their means."""
+"""Tolerance of similarities in float32, rounded at 6e-8, and of their means."""
 EXACT = 1e-12
-"""The same sums in float64, in another order."""
+"""Tolerance of equal sums in float64 in another order."""
 ROOT = 1e-3
-"""FCD, relative: their means are float32, and they take the root of a product of covariances by a
-Schur decomposition, which 512 activations of few molecules (a singular covariance) make inexact."""
+"""Relative tolerance of FCD: other packages have float32 means, and take the root of a product of
+covariances by a Schur decomposition, which is inexact for singular ones (few molecules)."""
 
 needs_fcd_torch = pytest.mark.skipif(
     importlib.util.find_spec("fcd_torch") is None, reason="fcd_torch is not installed"
 )
 
 
-def ask(script, *arguments, path=""):
-    """Run a script beside this file; packages in the folder `path` are there for it."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", HERE / script, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"PYTHONPATH": str(path)},
-    )
-    assert done.returncode == 0, done.stderr
+def run_peer(name, packages, sets_path, out):
+    """Run a program of peer_programs.py with packages from a folder or wheel."""
+    command = [sys.executable, "-W", "ignore", PROGRAMS, name, packages, sets_path, out]
+    environment = os.environ | {"PYTHONPATH": str(packages)}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.fixture(scope="module")
 def sets(real_smiles):
-    """Molecules under test, a reference that has some of them, and samples with repeats."""
+    """Molecules under test, an overlapping reference, and samples with repeats."""
     canonical = [Chem.CanonSmiles(s) for s in real_smiles]
-    drawn = random.Random(0).choices([*canonical[:300], None], k=1300)
-    return {"ours": canonical[:150], "theirs": canonical[100:400], "sampled": drawn}
+    sampled = random.Random(0).choices([*canonical[:300], None], k=1300)
+    return {"ours": canonical[:150], "theirs": canonical[100:400], "sampled": sampled}
 
 
 @pytest.fixture(scope="module")
-def given(sets, tmp_path_factory):
+def sets_path(sets, tmp_path_factory):
     path = tmp_path_factory.mktemp("peers") / "in.json"
     path.write_text(json.dumps(sets))
     return path
@@ -100,19 +96,19 @@ def row_of(smiles, **comparisons):
 
 
 @pytest.fixture(scope="module")
-def benchmarked(given, tmp_path_factory):
+def benchmarked(sets_path, tmp_path_factory):
     unpacked = tmp_path_factory.mktemp("wheels")
     for wheel in (MOLECULE_BENCHMARKS, FCD_WHEEL):
         with zipfile.ZipFile(fetch_wheel(wheel, CACHE)) as archive:
-            archive.extractall(unpacked)  # it reads files of its own by their paths
-    path = given.with_name("benchmarked.json")
-    ask("peer_molecule_benchmarks.py", given, path, path=unpacked)
+            archive.extractall(unpacked)  # they read their data files by path
+    path = sets_path.with_name("benchmarked.json")
+    run_peer("molecule_benchmarks", unpacked, sets_path, path)
     return json.loads(path.read_text())
 
 
 @pytest.fixture(scope="module")
 def row(sets):
-    """Ours, with everything that a reference gives."""
+    """Our metrics, including those with a reference."""
     chemnet = ChemNet()
     theirs = reference.from_smiles("theirs", sets["theirs"], chemnet)
     return row_of(sets["ours"], references=[theirs], chemnet=chemnet)
@@ -134,12 +130,12 @@ def test_diversity_and_likeness_agree_with_molecule_benchmarks(row, benchmarked)
 def test_fcd_is_one_distance_in_four_packages(sets, row, benchmarked):
     from fcd_torch import FCD
 
-    others = {
+    distances = {
         "molecule-benchmarks": benchmarked["fcd"]["fcd_valid"],
         "fcd": benchmarked["fcd_package"],
         "fcd_torch": FCD(device="cpu", n_jobs=1)(sets["ours"], sets["theirs"]),
     }
-    assert others == pytest.approx(dict.fromkeys(others, row["fcd"]), rel=ROOT)
+    assert distances == pytest.approx(dict.fromkeys(distances, row["fcd"]), rel=ROOT)
     score = benchmarked["fcd"]["fcd_valid_normalized"]
     assert score == pytest.approx(math.exp(-0.2 * row["fcd"]), rel=5 * ROOT)
 
@@ -154,7 +150,7 @@ def test_quality_agrees_with_molecule_benchmarks_under_other_names(sets, benchma
     assert ours["uniqueness_at_1000"] == theirs["unique_fraction_of_valids_at_1000"]
     novel = theirs["valid_and_unique_and_novel_fraction_of_valid_and_uniques"]
     assert ours["novelty"] == novel
-    # of the samples, not of the valid ones; and None, the invalid one, is a molecule of theirs
+    # per sample, not per valid one; and None, the invalid one, counts as a molecule
     assert theirs["unique_fraction"] == (distinct + 1) / 1300
     assert theirs["unique_fraction"] != ours["uniqueness"]
     assert theirs["unique_fraction_at_1000"] != ours["uniqueness_at_1000"]
@@ -172,9 +168,9 @@ def test_a_repeat_changes_their_diversity_and_not_ours(sets, row, benchmarked):
 
 
 @pytest.fixture(scope="module")
-def skfp(given):
-    path = given.with_name("skfp.npz")
-    ask("peer_scikit_fingerprints.py", fetch_wheel(SKFP, CACHE), given, path)
+def skfp(sets_path):
+    path = sets_path.with_name("skfp.npz")
+    run_peer("skfp", fetch_wheel(SKFP, CACHE), sets_path, path)
     return np.load(path)
 
 
@@ -195,7 +191,7 @@ def test_similarities_are_those_of_scikit_fingerprints(sets, skfp):
 
 @pytest.mark.slow
 def test_scaffolds_are_those_of_scikit_fingerprints(sets, skfp):
-    sizes = skfp["scaffold_sizes"]  # one set more where there are molecules without a scaffold
+    sizes = skfp["scaffold_sizes"]  # one more set if there are molecules without a scaffold
     row = row_of(sets["ours"])
     assert row["murcko"] + (row["acyclic"] > 0) == len(sizes)
     if not row["acyclic"]:
@@ -214,7 +210,7 @@ def corpus_of_molsets(name):
 
 @pytest.fixture(scope="module", params=["test", "test_scaffolds"])
 def molsets(request):
-    """A test set of MOSES as its authors' statistics have it, and its molecules."""
+    """A test set of MOSES: its name, the statistics shipped in molsets, and its molecules."""
     member = f"moses/dataset/data/{request.param}_stats.npz"
     with open_member(fetch_wheel(MOLSETS, CACHE), member) as stream:
         statistics = read_statistics(stream, member)
@@ -230,11 +226,11 @@ def test_the_statistics_shipped_in_molsets_are_what_we_compute(molsets):
     bits = [generator.GetFingerprintAsNumPy(Chem.MolFromSmiles(s)) for s in smiles[:500]]
     assert np.array_equal(np.unpackbits(shipped.packed_bits[:500], axis=1, bitorder="little"), bits)
     ours = reference.from_smiles("ours", smiles[::200], None)
-    # RDKit of 2019 wrote one SMILES in a thousand otherwise
+    # RDKit of 2019 wrote one SMILES in a thousand differently
     for mine, theirs in ((ours.scaffolds, shipped.scaffolds), (ours.fragments, shipped.fragments)):
         assert sum((mine - theirs).values()) <= 2e-3 * mine.total()
-    # BRICS makes as many fragments; 200 times as many come from 200 times the molecules, to 3
-    # standard deviations of a mean of 880 counts that spread by about 1.5
+    # BRICS makes equally many fragments per molecule, within 3 standard deviations of a mean of 880
+    # counts with a spread of about 1.5
     scale = len(smiles) / len(smiles[::200])
     assert ours.fragments.total() * scale == pytest.approx(shipped.fragments.total(), rel=0.03)
 
@@ -258,20 +254,20 @@ PUBLISHED = {
     "test": {"snn": 0.6419, "frag": 1.0},
     "test_scaffolds": {"snn": 0.5859, "frag": 0.9986},
 }
-"""The row "Train" of the table of arXiv 1811.12823."""
+"""The row "Train" in the table of arXiv 1811.12823."""
 
 
 @pytest.mark.slow
 def test_the_training_set_of_moses_has_the_published_numbers(molsets):
     name, shipped, _ = molsets
-    some = random.Random(0).sample(corpus_of_molsets("train"), 1500)
-    row = row_of(some, references=[shipped])
-    # SNN: nearest similarities spread by 0.11, their mean over 1,500 by 0.003: three of these
+    train = random.Random(0).sample(corpus_of_molsets("train"), 1500)
+    row = row_of(train, references=[shipped])
+    # SNN: nearest similarities vary by 0.11, their mean over 1,500 by 0.003: three of these
     assert row["snn"] == pytest.approx(PUBLISHED[name]["snn"], abs=0.009)
-    # counts of 1,500 molecules have noise of their own, which lowers the cosine
+    # noise in the counts of 1,500 molecules lowers the cosine
     assert PUBLISHED[name]["frag"] - 0.006 < row["frag"] < PUBLISHED[name]["frag"] + 1e-3
     # the pairs (i, i) lower IntDiv by 0.86 / n = 0.0006, IntDiv2 by 1 / (2 n x 0.15) = 0.0022
     assert row["int_div_moses_1"] == pytest.approx(0.8567 - 0.0006, abs=0.002)
     assert row["int_div_moses_2"] == pytest.approx(0.8508 - 0.0022, abs=0.002)
     if name == "test_scaffolds":
-        assert row["scaf"] == 0  # made of scaffolds that the training set lacks
+        assert row["scaf"] == 0  # its scaffolds are not in the training set
