@@ -573,7 +573,7 @@ def replay_problems(
                 name = key.rpartition(".")[2]
                 yield key, f"{text}: take the estimator {off_policy}, or no {name}"
     of_samples = {"kernel_BB", "outcome_B", "features_BF"}  # known for sampled rows only
-    usable = [name for name in SHAPERS if of_samples.isdisjoint(SHAPERS[name].wanted.required)]
+    usable = [name for name in SHAPERS if of_samples.isdisjoint(SHAPERS[name].signature.required)]
     if shaper is not None and shaper.kind not in usable:
         text = f"{shaper.kind!r} needs sampled rows, but a memory also replays other rows"
         yield "shaper", f"{text}: take no shaper (null), {', '.join(usable)}, or no memory"
@@ -608,7 +608,7 @@ def _on_policy(estimator: EstimatorSettings, why: str, *, weighing: bool = True)
         return ""
     usable = [name for name in ESTIMATORS if ESTIMATORS[name].off_policy]
     weighs = [name for name in ESTIMATORS if weighing and ESTIMATORS[name].weighs_old]
-    clipped = [name for name in weighs if "clip" in ESTIMATORS[name].wanted.options]
+    clipped = [name for name in weighs if "clip" in ESTIMATORS[name].signature.options]
     usable += [name for name in weighs if name not in clipped]
     usable += [f"{name} with clip" for name in clipped]
     return f"{estimator.kind!r} {why}: take {', '.join(usable)}"

@@ -1,10 +1,10 @@
 """The estimators: each is one function of tensors that returns (loss, metrics).
 
-Its ordinary parameters are filled by name from ``INPUTS``; its keyword-only ones are options with
-defaults, which the user sets beside the estimator's name. To add one, write the function and
-register it with ``estimator``, which also checks the shapes of what it is called with.
+Ordinary parameters are filled by name from ``INPUTS``; keyword-only ones are options with defaults.
+To add an estimator, write the function and register it with ``estimator``, which also checks the
+shapes of its arguments.
 
-Legend: B rows of a batch; P sequences sampled freshly from the reference.
+Legend: B rows of a batch; P fresh samples of the reference.
 """
 
 import math
@@ -17,23 +17,23 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from chemkl.losses.kl import k3_value
-from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Wanted, with_check
+from chemkl.losses.registry import ABOVE_0, BELOW_1, INSIDE, Range, Registry, Signature, with_check
 from chemkl.losses.targets import Gibbs, Target
-from chemkl.losses.types import Groups, check_rows, found, mean_over_rows
+from chemkl.losses.types import Groups, any_row, check_rows, mean_over_rows
 
 
 class State:
-    """The memory of an estimator, saved and restored with a run: plain values and tensors."""
+    """State of an estimator across batches, saved with a run: plain values and tensors."""
 
     def __init__(self) -> None:
         self.memory: Mapping[str, Any] = {}
 
     def parameters(self) -> Iterator[Tensor]:
-        """Return what the optimizer is to learn beside the policy: nothing."""
+        """Return the parameters for the optimiser: none."""
         yield from ()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later run needs to continue."""
+        """Return the state for a checkpoint."""
         return dict(self.memory)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -42,10 +42,10 @@ class State:
 
 
 class LearnedLogZ(State):
-    """The learned log partition function: one number, trained by the optimizer with the policy.
+    """The learned log partition function: one number, trained by the policy's optimiser.
 
-    It starts at the first batch's own estimate. The parameter is log Z / rate: an optimizer with
-    steps of a given size, as Adam, moves log Z faster than the policy's weights by that factor.
+    It starts at the estimate from the first batch. The parameter is log Z / rate, so an optimiser
+    with steps of a fixed size, such as Adam, moves log Z faster than the weights by that factor.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class LearnedLogZ(State):
         self._started = False
 
     def value(self, first: Tensor, rate: float) -> Tensor:
-        """Return log Z, a float64 scalar with graph; ``first`` is where it starts."""
+        """Return log Z, a float64 scalar with graph; ``first`` is its initial value."""
         if not self._started:
             with torch.no_grad():
                 self._parameter.copy_(first.double() / rate)
@@ -76,18 +76,18 @@ class LearnedLogZ(State):
 
 
 class AverageLogZ(State):
-    """The moving average of the partition function, in the log domain, for each group number.
+    """The moving average of the partition function, in the log domain, for each group.
 
-    Z of a group is the mean of exp(log_target - lp) over rows of the policy. The average gives the
-    batch i steps back the weight decay^i, divided by the sum of the weights; the batch itself is
-    part of it. Group numbers must keep their meaning from batch to batch.
+    Z of a group is the mean of exp(log_target - lp) over rows of the policy. The batch i steps back
+    has the weight decay^i, divided by the sum of the weights; the current batch is included. Group
+    labels must keep their meaning from batch to batch.
     """
 
     def __init__(self) -> None:
         self._sums: dict[int, tuple[float, float]] = {}
 
     def update(self, log_ratio_B: Tensor, groups: Groups, decay: float) -> Tensor:
-        """Take a batch in; return log Z of each row's group: (B,), no graph; -inf without mass."""
+        """Update with a batch; return log Z of each row's group (B,), without graph."""
         sum_N = groups.table_NM(log_ratio_B.detach(), -torch.inf).logsumexp(dim=1)
         log_z_N = (sum_N - groups.size_N.to(sum_N).log()).tolist()
         share = torch.tensor([decay, 1 - decay], dtype=torch.float64).log()
@@ -101,7 +101,7 @@ class AverageLogZ(State):
         return (log_sum_N - weight_N.log()).to(log_ratio_B)[groups.index_B]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return group numbers, log sums and weights."""
+        """Return group labels, log sums and weights."""
         group = torch.tensor(list(self._sums), dtype=torch.int64)
         sums = torch.tensor(list(self._sums.values()), dtype=torch.float64).reshape(-1, 2)
         return {"group": group, "log_sum": sums[:, 0].clone(), "weight": sums[:, 1].clone()}
@@ -113,19 +113,19 @@ class AverageLogZ(State):
 
 
 class Chains(State):
-    """The Markov chains of ``msc``: draws the row of each group that the next batch is to retain.
+    """The Markov chains of ``msc``: draws one row of each group to retain in the next batch.
 
-    It has random numbers of its own, so that a resumed run draws what it would have drawn; the
-    sequences are kept by who sampled them.
+    It has its own random generator, so a resumed run makes the same draws. The caller keeps the
+    sequences.
     """
 
     carry_B: Tensor | None = None
 
     def draw(self, log_weight_B: Tensor, groups: Groups, seed: int) -> None:
-        """Set ``carry_B`` at one row of each group, drawn with probability ~ exp(log_weight).
+        """Mark one row of each group in ``carry_B``, with probability ~ exp(log_weight).
 
-        No row is drawn where all are -inf. The largest of log weight plus Gumbel noise is such a
-        draw.
+        A group whose log weights are all -inf has no row. The maximum of log weight plus Gumbel
+        noise is such a draw.
         """
         generator = torch.Generator().manual_seed(seed)
         if self.memory:
@@ -143,7 +143,7 @@ STATES: dict[str, type[State]] = {
     "average_log_z": AverageLogZ,
     "chains": Chains,
 }
-"""Memories by the name of the parameter with which an estimator asks for one of its own."""
+"""State classes by the parameter name with which an estimator requests one."""
 
 
 Metrics = dict[str, Tensor]
@@ -156,32 +156,32 @@ INPUTS = {
     "logp_policy_B": "log pi_theta, with its graph",
     "log_target_B": "the unnormalised log target",
     "beta": "the KL coefficient, a float",
-    "group_B": "group numbers; None: the batch is one group",
+    "group_B": "group labels; None: the batch is one group",
     "logp_behaviour_B": "log-probability under the policy that sampled the row, without graph",
     "logp_anchored_B": "log pi_ref, of a hit that of its anchor: the reference of Algorithm 2",
     "reward_anchored_B": "the reward, of a hit that of its anchor",
-    "retained_B": "True at a row that the last batch handed on (``LossOutput.carry``), or None",
+    "retained_B": "True at a row carried over from the last batch (``LossOutput.carry``), or None",
     "logp_policy_of_prior_P": "log pi_theta of fresh samples of the reference, with its graph",
-    "shape": "the shaper: a function of the advantage_B; changes nothing without one",
+    "shape": "the shaper, a function of the advantage_B; the identity without one",
     **{name: kind.__doc__ or "" for name, kind in STATES.items()},
 }
-"""What an estimator may ask for, with its meaning."""
+"""The inputs that an estimator may have, with their meanings."""
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """An estimator: its loss, the inputs and options that this wants, and what it is good for.
+    """An estimator: its loss function, the signature of that, and its properties.
 
-    ``off_policy``: it stays right on rows from anywhere (replay), without importance weights or
-    with those of the mixture that proposed them. ``weighs_old``: it weighs each row by pi_theta /
-    pi_old of the policy that sampled it, so that rows of older policies may join; where it has an
-    option ``clip``, with that. ``refuses`` gives for a target and options why it cannot walk there,
-    or None.
+    ``off_policy``: it is valid on rows from any distribution (replay), without importance weights
+    or with those of the mixture that proposed them. ``weighs_old``: it weighs each row by pi_theta
+    / pi_old of the policy that sampled it (if it has an option ``clip``, only with that), so rows
+    of older policies may join. ``refuses`` returns why it does not suit a target and options, or
+    None.
     """
 
     name: str
     function: EstimatorFunction
-    wanted: Wanted
+    signature: Signature
     off_policy: bool
     refuses: Refusal
     weighs_old: bool = False
@@ -189,19 +189,19 @@ class Estimator:
     @property
     def takes_shaper(self) -> bool:
         """Whether it has an advantage that a shaper can change."""
-        return "shape" in self.wanted.inputs
+        return "shape" in self.signature.inputs
 
     @property
     def weighs(self) -> bool:
-        """Whether it asks for ``LossInputs.logp_behaviour``."""
-        return "logp_behaviour_B" in self.wanted.inputs
+        """Whether it uses ``LossInputs.logp_behaviour``."""
+        return "logp_behaviour_B" in self.signature.inputs
 
 
 ESTIMATORS: Registry[Estimator] = Registry("estimator")
 
 
 def any_target(_target: Target, **_options: Any) -> None:
-    """Refuse nothing: a row outside of the target's support pushes with a bounded force."""
+    """Accept any target: the gradient of a row outside of the support is bounded."""
 
 
 def full_support_only(
@@ -210,7 +210,7 @@ def full_support_only(
     why: str = "the score of every other row would be infinite. Use the target gibbs or mara",
     **_options: Any,
 ) -> str | None:
-    """Refuse targets that are -inf somewhere."""
+    """Refuse targets without full support."""
     return None if target.full_support else f"which is -inf outside of the hits: {why}"
 
 
@@ -221,43 +221,43 @@ def estimator(
     weighs_old: bool = False,
     refuses: Refusal = full_support_only,
 ) -> Callable[[F], F]:
-    """Register a loss function under ``name``; see ``Estimator`` for what is declared.
+    """Register a loss function under ``name``; see ``Estimator`` for the properties.
 
-    Without ``refuses`` it goes with the targets that are finite everywhere; ``any_target`` says
-    that it bears one that is not.
+    By default it accepts targets that are finite everywhere; ``refuses=any_target`` accepts all.
     """
 
     def decorate(function: F) -> F:
-        wanted = Wanted.by(function, f"estimator {name!r}", INPUTS)
+        signature = Signature.of(function, f"estimator {name!r}", INPUTS)
         checked = with_check(function, _check_shapes)
-        made = Estimator(name, checked, wanted, off_policy, refuses, weighs_old)
-        ESTIMATORS.register(name)(made)
+        ESTIMATORS.register(name)(
+            Estimator(name, checked, signature, off_policy, refuses, weighs_old)
+        )
         return checked
 
     return decorate
 
 
-def _check_shapes(given: Mapping[str, Any]) -> None:
-    """Refuse arguments whose rows do not belong together; P and B need not be equal."""
+def _check_shapes(arguments: Mapping[str, Any]) -> None:
+    """Refuse rows of different numbers; P and B need not be equal."""
     for ending in ("_B", "_P"):
-        names = [name for name in given if name.endswith(ending)]
-        check_rows(**{name.removesuffix(ending): given[name] for name in names})
+        names = [name for name in arguments if name.endswith(ending)]
+        check_rows(**{name.removesuffix(ending): arguments[name] for name in names})
 
 
 def unshaped(advantage_B: Tensor) -> Tensor:
-    """Leave the advantage as it is: the shaper when there is none."""
+    """Return the advantage: the identity shaper."""
     return advantage_B
 
 
 def against_the_others(name: str, values_B: Tensor, groups: Groups) -> Tensor:
-    """Each value minus the mean of the other values of its group."""
+    """Return each value minus the mean of the other values of its group."""
     size_B = sizes_B(name, groups)
     # n/(n-1) (x - mean) equals x - mean of the others, and loses no digits when n is large
     return (values_B - groups.mean_B(values_B)) * size_B / (size_B - 1)
 
 
 def _policy_gradient(advantage_B: Tensor, logp_policy_B: Tensor) -> tuple[Tensor, Metrics]:
-    """The loss -mean(A lp), and the spread of A."""
+    """Return the loss -mean(A lp), and the standard deviation of A."""
     loss = -mean_over_rows(advantage_B * logp_policy_B)
     return loss, {"advantage_std": advantage_B.std(correction=0)}
 
@@ -269,10 +269,10 @@ def clipped_policy_gradient(
     clip: float,
     retained_B: Tensor | None = None,
 ) -> tuple[Tensor, Metrics]:
-    """The loss -mean min(r A, clip(r) A) of PPO, with r the ratio of a row's probabilities.
+    """Return PPO's loss -mean min(r A, clip(r) A), r = pi_theta / pi_old of a row.
 
-    The min bounds r only where the row is to gain; where a replayed one is to lose, and has become
-    likelier since, it has the gradient of r = 1: r of an early hit can be e^20.
+    The min bounds r only if A > 0. A replayed row with A < 0 that has become likelier has the
+    gradient of r = 1: r of an early hit can be e^20.
     """
     log_ratio_B = logp_policy_B - logp_behaviour_B
     up_B = (advantage_B > 0) & (log_ratio_B > math.log1p(clip))
@@ -290,9 +290,9 @@ def clipped_policy_gradient(
 
 
 def sizes_B(name: str, groups: Groups) -> Tensor:
-    """Each row's group size, where every group has two rows or more."""
+    """Return each row's group size; refuse groups of one row."""
     size_B = groups.size_B
-    if found(size_B < 2):
+    if any_row(size_B < 2):
         alone = int(groups.ids_N[groups.index_B][size_B < 2][0])
         raise ValueError(
             f"{name} compares a row with the others of its group, but group {alone} has 1 row "
@@ -307,7 +307,7 @@ Divergence = Literal["kl", "reverse_kl", "js", "tv"]
 
 
 def _f_dpg_refuses(target: Target, *, divergence: Divergence = "kl", **_: Any) -> str | None:
-    """Refuse a target without full support where the force would not be bounded."""
+    """Refuse a target without full support if the gradient would not be bounded."""
     why = (
         "with the divergence reverse_kl the score of every other row would be infinite. Use the "
         "divergence kl, js or tv, or the target gibbs or mara"
@@ -338,12 +338,12 @@ def f_dpg(
         1. The baseline is the mean of the others of the group.
         2. Z includes the batch itself, which makes a bias of the order 1/B that averages out as
            ``decay`` goes to 1; the average of old batches is one of an older policy.
-        3. exp(-u) is held at exp(clip): another divergence, with the same optimum, that differs
-           for rows that rare under the policy only.
+        3. exp(-u) is capped at exp(clip): another divergence with the same optimum, which differs
+           only for rows that rare under the policy.
 
     Options:
         divergence: kl covers the target, reverse_kl is that of rloo, js (Jensen-Shannon) and tv
-            (total variation) lie between; all but reverse_kl go with the target filter.
+            (total variation) lie between; all but reverse_kl accept the target filter.
         decay: weight of the past in the running estimate of the target's mass; 0: this batch alone.
         clip: nats: bound of exp() for rows that the policy makes far too rare.
 
@@ -378,7 +378,7 @@ def alpha_dpg(
 
     Pseudo-reward min(expm1(-(1 - alpha) u), most); that of f = (t^alpha - alpha t - 1 + alpha) /
     (alpha (alpha - 1)) times 1 - alpha, so the step stays of one size as alpha goes to 1.
-    Kruszewski et al., arXiv 2512.05962, who have the filter target; any other will do. Z is that of
+    Kruszewski et al., arXiv 2512.05962, for the filter target; any other works. Z is that of
     ``f_dpg``.
 
     Deviations:
@@ -387,11 +387,11 @@ def alpha_dpg(
 
     Options:
         alpha: 0 covers the target, towards 1 it seeks its modes.
-        most: largest pseudo-reward of a row, the paper's 10: another divergence, with the same
-            optimum, that differs for rows rare under the policy.
+        most: largest pseudo-reward of a row, the paper's 10: another divergence with the same
+            optimum, which differs for rows rare under the policy.
         decay: weight of the past in the running estimate of the target's mass; 0: this batch alone.
 
-    Metrics: advantage_std; log_z; clip_rate, the share of rows cut.
+    Metrics: advantage_std; log_z; clip_rate, the share of capped rows.
     """
     u_B, log_z_B = _normalised(logp_policy_B, log_target_B, average_log_z, group_B, decay)
     free_B = torch.expm1(-(1 - alpha) * u_B)
@@ -421,7 +421,7 @@ Reference = Literal["batch", "prior"]
 
 
 def _forward_kl_refuses(target: Target, *, reference: Reference = "batch", **_: Any) -> str | None:
-    """Refuse a target without full support; with fresh prior samples, every one but gibbs."""
+    """Refuse a target without full support; with reference "prior" any but gibbs."""
     if reference == "prior" and not isinstance(target, Gibbs):
         return (
             "by fresh samples of the prior: whether one of them is a hit would cost an oracle "
@@ -446,29 +446,29 @@ def forward_kl(
 ) -> tuple[Tensor, Metrics]:
     """RL regularised by the forward KL: the gradient of -(E_pi[R] - beta KL(pi_ref || pi)).
 
-    GX-Chen et al., arXiv 2510.20817. It ends at beta pi_ref / (L - R), which is not the gibbs
+    GX-Chen et al., arXiv 2510.20817. It converges to beta pi_ref / (L - R), which is not the gibbs
     target, and its gradient is not that of a KL to any fixed distribution. With the mara target R
-    and pi_ref of a hit are those of its anchor (Algorithm 2); that flattens the hits here too,
-    while an augmented reward (Algorithm 1) does not.
+    and pi_ref of a hit are those of its anchor (Algorithm 2), which flattens the hits; an augmented
+    reward (Algorithm 1) would not.
 
-    The reward has a leave-one-out baseline. The KL comes from the rows of the batch, as the
-    gradient of k3 = exp(d) - d - 1 with d = lr - lp, or from fresh samples of the reference as
+    The reward has a leave-one-out baseline. The KL is estimated from the rows of the batch, by the
+    gradient of k3 = exp(d) - d - 1 with d = lr - lp, or from fresh samples of the reference, by
     -mean lp.
 
     Deviations:
-        1. exp(d) is held at exp(clip) (see there); the paper does not say what it did.
+        1. exp(d) is capped at exp(clip), see there; the paper does not state a bound.
         2. The anchored reference is not normalised; its mass only shifts L.
         3. ``reference="prior"`` is not in the paper.
 
     Options:
-        reference: where the pull comes from: the batch's own rows, weighed; or, with prior, as many
-            fresh samples of the prior a step: unbiased, never clipped, no oracle call, twice the
-            time, target gibbs only.
-        clip: nats, with reference batch: where the prior finds a row likelier by more than this,
-            its weight stops growing: biased, and only in that case.
+        reference: source of the KL: the weighted rows of the batch; or, with prior, as many fresh
+            samples of the prior a step: unbiased, never clipped, no oracle call, twice the time,
+            target gibbs only.
+        clip: nats, with reference batch: the weight of a row stops growing where the prior finds it
+            likelier than the policy by more than this: biased, and only in that case.
 
-    Metrics: advantage_std; k3, its mean, whose value is that of the *reverse* KL to the reference
-    (see ``chemkl.losses.kl``); clip_rate, the share of rows clipped.
+    Metrics: advantage_std; k3, its mean, an estimate of the *reverse* KL to the reference (see
+    ``chemkl.losses.kl``); clip_rate, the share of clipped rows.
     """
     groups = Groups.of(group_B, logp_policy_B)
     reward_B = reward_anchored_B.to(logp_policy_B)
@@ -478,9 +478,9 @@ def forward_kl(
     metrics["k3"] = k3_value(logp_policy_B, logp_anchored_B, clip=clip).mean()
     metrics["clip_rate"] = (d_B > clip).to(d_B).mean()
     if reference == "prior":
-        assert logp_policy_of_prior_P is not None  # the objective asks for it
+        assert logp_policy_of_prior_P is not None  # the objective requires it
         return reward_loss - beta * mean_over_rows(logp_policy_of_prior_P), metrics
-    # the gradient of k3 is -(exp(d) - 1) grad lp; written so, a clipped row keeps its pull
+    # the gradient of k3 is -(exp(d) - 1) grad lp; in this form a clipped row keeps its weight
     pull_B = d_B.clamp(max=clip).exp() - 1
     return reward_loss - beta * mean_over_rows(pull_B * logp_policy_B), metrics
 
@@ -493,12 +493,12 @@ def reinvent(logp_policy_B: Tensor, log_target_B: Tensor) -> tuple[Tensor, Metri
     """REINVENT's difference between augmented and posterior: mean (log_target - lp)^2.
 
     With the gibbs target log_target = lr + sigma R is the augmented likelihood of REINVENT
-    (Olivecrona et al., arXiv 1704.07555; "DAP" in later versions). On rows of the policy itself its
-    expected gradient is 2/beta that of -J, the reverse-KL objective, at the value log Z = 0 of the
-    partition function: there is no baseline, hence more variance than that of ``rloo``.
+    (Olivecrona et al., arXiv 1704.07555; "DAP" in later versions). On rows of the policy its
+    expected gradient is 2/beta that of -J, the reverse-KL objective, at log Z = 0: it has no
+    baseline, hence more variance than ``rloo``.
 
     Deviations:
-        1. The target may be any of full support.
+        1. Any target of full support.
     """
     return mean_over_rows((log_target_B - logp_policy_B) ** 2), {}
 
@@ -520,18 +520,18 @@ def rloo(
 
     On rows of an older policy (replay, further updates on a batch) w is the truncated importance
     weight min(pi / pi_old, 1) of the whole sequence, as in V-trace (Espeholt et al., arXiv
-    1802.01561) and, for a sequence, Le Roux et al., arXiv 2503.14286; 1 on the policy's own rows.
-    So a replayed row counts by min(pi, pi_old): the gradient is that of -J over what both policies
-    would sample, a biased one; a memory that prefers some rows biases it further. The only point of
-    rest stays G, where all scores are equal, for any weights above 0. With w = 1 on all rows it
-    would be ``log_variance``.
+    1802.01561) and, for a sequence, Le Roux et al., arXiv 2503.14286; it is 1 on rows of the
+    current policy. So a replayed row counts by min(pi, pi_old): a biased gradient, that of -J over
+    rows that both policies would sample; a memory that prefers some rows adds to the bias. G is
+    still the only stationary point, since all scores are equal there, for any weights above 0. With
+    w = 1 on all rows it would be ``log_variance``.
 
     Deviations:
-        1. The KL is inside the score, as -beta lp + beta lr, for the whole sequence at once.
-        2. The target may be any of full support.
-        3. A shaper, if there is one, changes s minus its baseline.
-        4. The weight is cut at 1 for rows of either sign, as in V-trace; Le Roux et al. give 1 to
-           all that are to gain.
+        1. The KL is part of the score, as -beta lp + beta lr, for the whole sequence at once.
+        2. Any target of full support.
+        3. A shaper changes s minus its baseline.
+        4. The weight is truncated at 1 for rows of either sign, as in V-trace; Le Roux et al. use 1
+           for all rows of positive advantage.
 
     Metrics: advantage_std, the standard deviation of s minus its baseline; weight, the mean of w.
     """
@@ -561,25 +561,25 @@ def grpo(
 
     Shao et al., arXiv 2402.03300. Without ``normalise`` (Dr. GRPO, Liu et al., arXiv 2503.20783)
     the expected gradient is (n-1)/n that of ``rloo`` for groups of n rows. The division by the
-    deviation is a bias: it changes the step of each group, by a factor that its own rows decide.
+    deviation is a bias: it scales the step of each group by a factor that depends on its rows.
 
     Deviations:
-        1. The TOTAL score, KL included, is centred and divided. With the KL in the loss beside
-           normalised rewards the effective coefficient would be beta times the deviation, and
-           the target would no longer be the one asked for.
+        1. The TOTAL score, KL included, is centred and divided. With the KL in the loss next to
+           normalised rewards the effective coefficient would be beta times the deviation, and the
+           target would be another one.
         2. One probability ratio for the whole sequence, not one a token, with ``clip`` only.
-        3. The target may be any of full support.
-        4. Replayed rows, with ``clip``, as RePO has them (Li et al., arXiv 2506.09340), but in one
-           group with the others; see ``ppo``.
+        3. Any target of full support.
+        4. Replayed rows, with ``clip``, as in RePO (Li et al., arXiv 2506.09340), but in one group
+           with the others; see ``ppo``.
 
     Options:
         normalise: divide by the deviation of the group; a group of equal scores has advantage 0.
             false is Dr. GRPO (arXiv 2503.20783), nearly rloo.
         clip: PPO's bound on the probability ratio: no gain from moving it beyond 1 - clip or
-            1 + clip. For replay, and for several updates on one batch; of the policy's own rows
-            the first of them is as without. null: none.
+            1 + clip. For replay, and for several updates on one batch; it does not change the first
+            update on sampled rows. null: none.
 
-    Metrics: advantage_std, and with ``clip`` clip_rate, the share of rows that it holds.
+    Metrics: advantage_std, and with ``clip`` clip_rate, the share of clipped rows.
     """
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
@@ -587,11 +587,11 @@ def grpo(
     advantage_B = score_B - groups.mean_B(score_B)
     if normalise:
         variance_B = groups.mean_B(advantage_B**2) * size_B / (size_B - 1)
-        # below the rounding of what the scores are made of there is nothing to tell apart
+        # differences below the rounding error of the scores' terms mean nothing
         size_of_terms_B = beta * (log_target_B.abs() + logp_policy_B.detach().abs())
         rounding_B = groups.mean_B(size_of_terms_B) * 8 * _EPSILON[score_B.dtype]
         deviation_B = variance_B.sqrt()
-        # written so that NaN stays NaN, which the objective refuses
+        # in this form NaN stays NaN, which the objective refuses
         advantage_B = torch.where(deviation_B <= rounding_B, 0.0, advantage_B / deviation_B)
     advantage_B = shape(advantage_B)
     if clip is None:
@@ -605,14 +605,14 @@ def log_variance(
 ) -> tuple[Tensor, Metrics]:
     """The variance of the log-ratio log_target - lp over the batch; 0 when lp is the target.
 
-    VarGrad: Richter et al., arXiv 2010.10436. The unbiased variance, with a gradient that is 2/beta
-    times that of ``rloo`` on the same rows, to rounding. As a loss it is right on rows from
-    anywhere: it is 0 at the target and positive elsewhere, whatever distribution covers the space.
+    VarGrad: Richter et al., arXiv 2010.10436. The unbiased variance; its gradient is 2/beta times
+    that of ``rloo`` on the same rows, to rounding. As a loss it is valid on rows from any
+    distribution that covers the space: it is 0 at the target and positive elsewhere.
 
     Deviations:
         1. The variance itself, not half of it.
         2. Groups: the mean of the groups' variances, weighted by their numbers of rows.
-        3. The target may be any of full support.
+        3. Any target of full support.
     """
     groups = Groups.of(group_B, logp_policy_B)
     log_ratio_B = log_target_B - logp_policy_B
@@ -632,15 +632,15 @@ def trajectory_balance(
 ) -> tuple[Tensor, Metrics]:
     """Trajectory balance with a learned constant: mean (log Z + lp - log_target)^2.
 
-    Malkin et al., arXiv 2201.13259; as a way to post-train a language model: FlowRL, Zhu et al.,
-    arXiv 2509.15207. It is 0 when the policy is the target and log Z its partition function,
-    whatever distribution covers the space. ``reinvent`` is this with log Z = 0; at the log Z that
-    is best for the batch it is ``log_variance`` up to a factor (n-1)/n.
+    Malkin et al., arXiv 2201.13259; for post-training language models: FlowRL, Zhu et al., arXiv
+    2509.15207. It is 0 if the policy is the target and log Z its partition function, for rows from
+    any distribution that covers the space. ``reinvent`` is the case log Z = 0; at the best log Z of
+    the batch it is ``log_variance`` up to a factor (n-1)/n.
 
     Deviations:
-        1. log Z is one number, not a network of the prompt: it takes a single group.
+        1. log Z is one number, not a network of the prompt, so the batch must be one group.
         2. log Z starts at the first batch's mean of log_target - lp.
-        3. The target may be any of full support.
+        3. Any target of full support.
 
     Options:
         log_z_rate: how much faster than the network's weights log Z is learned.
@@ -675,24 +675,24 @@ def snis(
 
     The gradient of KL(p || pi) for the normalised target p, as in reweighted wake-sleep (Bornschein
     and Bengio, arXiv 1406.2751); with fixed weights it is maximum likelihood on p. Rows may come
-    from anywhere if log q is given. The weights' normalisation makes a bias of the order 1/B, none
-    where the policy is the target.
+    from any distribution with known log q. The normalisation of the weights causes a bias of order
+    1/B, and none if the policy is the target.
 
     Deviations:
-        1. Tempering: where few rows carry the weight, log w is multiplied by the largest number up
-           to 1 for which the effective sample size reaches the share ``ess`` of the rows that can
-           have weight. At the target the weights are equal, and nothing is tempered.
-        2. Groups: each is normalised by itself and counts by its rows.
+        1. Tempering: if few rows carry the weight, log w is multiplied by the largest number up to
+           1 at which the effective sample size reaches the share ``ess`` of the rows of non-zero
+           weight. At the target the weights are equal, and nothing is tempered.
+        2. Groups: each is normalised separately and counts by its number of rows.
 
     Options:
-        ess: share of the batch that must carry weight; weights are tempered until it does.
-            0: never.
+        ess: least effective sample size, as a share of the batch; weights are tempered to reach
+            it. 0: no tempering.
 
     Metrics: ess, the effective sample size as a share of the rows, before tempering; temper, the
     mean of the multipliers.
     """
     groups = Groups.of(group_B, logp_policy_B)
-    sizes_B("snis", groups)  # one row alone has the weight 1, whatever it is
+    sizes_B("snis", groups)  # a single row would have weight 1 in any case
     log_weight_B = log_target_B - logp_behaviour_B
     return _weighted_likelihood(logp_policy_B, log_weight_B, groups, ess)
 
@@ -711,25 +711,25 @@ def msc(
 ) -> tuple[Tensor, Metrics]:
     """Markovian score climbing: ``snis`` with a row of each group retained from batch to batch.
 
-    Naesseth, Lindsten and Blei, arXiv 2003.10374. Proposals of the policy and the retained row are
-    weighed together (conditional importance sampling); one of them, drawn by its weight, is the
-    next retained row. For a policy at rest the chain's rows follow the target whatever the batch
-    size, so the bias of ``snis`` fades with the steps instead of with B.
+    Naesseth, Lindsten and Blei, arXiv 2003.10374. Samples of the policy and the retained row are
+    weighted together (conditional importance sampling); one of them, drawn by its weight, is the
+    next retained row. For a constant policy the chain's rows follow the target at any batch size,
+    so the bias of ``snis`` decreases with the steps, not with B.
 
     Deviations:
-        1. The gradient uses all rows by their weights, not the drawn one alone: the same
-           expectation given the batch, with less variance.
+        1. The gradient uses all rows by their weights, not only the drawn one: the same expectation
+           given the batch, with less variance.
         2. Tempering as in ``snis``, of the gradient's weights only, off by default.
 
     Options:
         ess: as in snis; 0: no tempering.
-        seed: decides which rows are kept.
+        seed: seed of the draws of retained rows.
 
     Metrics: those of ``snis``; moved, the share of the groups whose retained row was replaced.
     """
     groups = Groups.of(group_B, logp_policy_B)
     kept_B = torch.zeros_like(log_target_B, dtype=torch.bool) if retained_B is None else retained_B
-    if found(groups.sum_B(kept_B.long()) > 1):
+    if any_row(groups.sum_B(kept_B.long()) > 1):
         raise ValueError(
             "msc retains one row a group, but a group of the batch has several: give each chain a "
             "group number of its own"
@@ -745,34 +745,34 @@ def msc(
 def _weighted_likelihood(
     logp_policy_B: Tensor, log_weight_B: Tensor, groups: Groups, ess: float
 ) -> tuple[Tensor, Metrics]:
-    """Return the weighted likelihood of the batch, and how few rows carried it.
+    """Return the weighted likelihood of the batch, and the metrics ess and temper.
 
-    The log weights are multiplied by the largest number up to 1 with which each row's group reaches
-    the share ``ess`` of those of its rows that have weight.
+    The log weights are multiplied by the largest number up to 1 at which each group reaches the
+    share ``ess`` of its rows of non-zero weight.
     """
-    possible_B = log_weight_B != -torch.inf  # NaN goes through, for the objective to refuse
+    possible_B = log_weight_B != -torch.inf  # NaN passes, for the objective to refuse
 
     def weight_B(temper_B: Tensor) -> Tensor:
-        """Weights that sum to 1 over each group; all 0 in a group without any."""
+        """Return weights that sum to 1 over each group; all 0 in a group without mass."""
         log_B = torch.where(possible_B, log_weight_B * temper_B, -torch.inf)
         highest_B = groups.max_N(log_B, possible_B)[groups.index_B]
         raw_B = torch.where(possible_B, (log_B - highest_B).exp(), 0.0)
         return torch.where(possible_B, raw_B / groups.sum_B(raw_B).clamp(min=1), 0.0)
 
     def share_B(temper_B: Tensor) -> Tensor:
-        """The effective sample size of each row's group, as a share of its rows; 0 without one."""
+        """Return the effective sample size of each row's group as a share of its rows, or 0."""
         square_B = groups.sum_B(weight_B(temper_B) ** 2)
         return torch.where(square_B > 0, 1 / square_B, 0.0) / groups.size_B
 
     low_B, high_B = torch.zeros_like(log_weight_B), torch.ones_like(log_weight_B)
     untempered_B = share_B(high_B)
-    wanted_B = ess * groups.sum_B(possible_B.to(log_weight_B)) / groups.size_B
-    done_B = untempered_B >= wanted_B
-    # while `torch.compile` captures nobody can look whether all are done
-    open_ = torch.compiler.is_compiling() or not bool(done_B.all())
-    for _ in range(_BISECTIONS if open_ else 0):
+    least_B = ess * groups.sum_B(possible_B.to(log_weight_B)) / groups.size_B
+    done_B = untempered_B >= least_B
+    # during `torch.compile` the values cannot be inspected
+    needs_search = torch.compiler.is_compiling() or not bool(done_B.all())
+    for _ in range(_BISECTIONS if needs_search else 0):
         middle_B = (low_B + high_B) / 2
-        enough_B = share_B(middle_B) >= wanted_B
+        enough_B = share_B(middle_B) >= least_B
         low_B = torch.where(enough_B, middle_B, low_B)
         high_B = torch.where(enough_B, high_B, middle_B)
     temper_B = torch.where(done_B, 1.0, low_B)

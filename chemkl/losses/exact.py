@@ -1,4 +1,4 @@
-"""Closed forms on finite spaces: the distribution that each objective is optimal at.
+"""Closed-form optima of the objectives on finite spaces.
 
 Legend: V all sequences of the space; lr log pi_ref; R reward; beta the KL coefficient; z the
 anchor. Computed in float64 and returned in the precision of ``logp_ref``, which is normalised
@@ -38,10 +38,10 @@ def mara_optimum(
 ) -> Tensor:
     """Return the optimum of the MARA objective, with the anchor of the whole space.
 
-    Algorithm 2 gives every hit (R >= tau) the anchor's reward and reference probability, and the
-    anchor is the likeliest hit, the first of a tie; without a hit nothing changes. Under the
-    reverse KL, Algorithm 1 (R(z) + beta (lr(z) - lr) for the reward of a hit) has the same optimum;
-    under the forward KL it does not flatten the hits.
+    Algorithm 2 gives every hit (R >= tau) the anchor's reward and reference probability. The anchor
+    is the likeliest hit, the first of a tie; without a hit nothing changes. Under the reverse KL,
+    Algorithm 1 (R(z) + beta (lr(z) - lr) as the reward of a hit) has the same optimum; under the
+    forward KL it does not flatten the hits.
     """
     if kl not in ("reverse", "forward"):
         raise ValueError(f"kl must be 'reverse' or 'forward', got {kl!r}")

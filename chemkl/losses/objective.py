@@ -1,4 +1,4 @@
-"""The objective: a target, the estimator that walks to it, and a shaper on the way.
+"""The objective: a target, an estimator that trains towards it, and an optional shaper.
 
 Legend: B rows of a batch; P fresh samples of the reference.
 """
@@ -25,7 +25,7 @@ from chemkl.losses.estimators import (
 from chemkl.losses.registry import check_names, check_options, options_of
 from chemkl.losses.shapers import BoundShaper, build_shaper
 from chemkl.losses.targets import TARGETS, Target, gibbs_log_target, moved, resolve_beta
-from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, check_finite, found
+from chemkl.losses.types import Groups, LossInputs, LossOutput, TargetOutput, any_row, check_finite
 
 Duplicates = Literal["keep", "drop"]
 _OF_PRIOR = "logp_policy_of_prior_P"
@@ -33,18 +33,17 @@ _OF_PRIOR = "logp_policy_of_prior_P"
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss over batches: evaluates the target, then lets the estimator walk to it.
+    """A loss over batches: evaluates the target, then the estimator's loss.
 
     Attributes:
-        target: its beta is the only one there is.
-        estimator: the loss function and what it is good for.
-        options: of the estimator; what is not given has its default.
-        shaper: changes the advantage of an estimator that has one; None leaves it.
-        duplicates: "keep": a sequence counts as often as it was sampled, which is what an
-            expectation under the policy asks for. "drop": only its first row counts in the loss
-            (not in target or metrics); a group of copies of one sequence keeps them, and its
-            advantages are zero by themselves.
-        states: what the estimator remembers from batch to batch, by the parameter's name.
+        target: the target; its beta is the KL coefficient of the estimator, too.
+        estimator: the loss function and its properties.
+        options: options of the estimator; others have their defaults.
+        shaper: changes the advantage of an estimator that has one; None: no shaper.
+        duplicates: "keep": a sequence counts as often as it was sampled, as in an expectation under
+            the policy. "drop": only its first row counts in the loss (not in target or metrics). A
+            group that consists of copies of one sequence keeps them; its advantages are zero.
+        states: the state of the estimator across batches, by parameter name.
     """
 
     target: Target
@@ -55,7 +54,7 @@ class Objective:
     states: Mapping[str, State] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        inputs = self.estimator.wanted.inputs
+        inputs = self.estimator.signature.inputs
         states = {name: STATES[name]() for name in inputs if name in STATES}
         object.__setattr__(self, "states", states)
 
@@ -66,69 +65,68 @@ class Objective:
 
     @property
     def needs_prior_samples(self) -> bool:
-        """Whether it wants ``LossInputs.logp_policy_of_prior``: asked for always, or by option."""
-        always = _OF_PRIOR in self.estimator.wanted.required
+        """Whether it needs ``LossInputs.logp_policy_of_prior``, always or because of an option."""
+        always = _OF_PRIOR in self.estimator.signature.required
         return always or self.options.get("reference") == "prior"
 
     def move(self, **values: float) -> None:
-        """Give the target another tau or beta from now on."""
+        """Change tau or beta of the target from now on."""
         if any(getattr(self.target, name) != value for name, value in values.items()):
             object.__setattr__(self, "target", moved(self.target, **values))
 
     def parameters(self) -> Iterator[Tensor]:
-        """Return what an optimizer is to learn beside the policy (the log Z of some estimators)."""
+        """Return the parameters to optimise in addition to the policy's: a learned log Z."""
         for state in self.states.values():
             yield from state.parameters()
 
     def __call__(self, inputs: LossInputs) -> LossOutput:
-        """Compute the loss of one batch (of the rows of all ranks), its metrics and its target.
+        """Compute loss, metrics and target of one batch, which has the rows of all ranks.
 
         Raises:
-            ValueError: something is missing that the estimator or the shaper needs; or the loss is
-                not finite.
+            ValueError: a missing input of the estimator or the shaper, or a non-finite loss.
         """
         target = self.target(inputs.logp_ref.detach(), inputs.reward.detach(), inputs.group)
         log_target_B = torch.where(target.log_target == -torch.inf, 0.0, target.log_target)
         fix = "a log density is finite, or -inf where the target has no mass"
         check_finite(f"log_target of {type(self.target).__name__}", log_target_B, fix)
-        counted = seen = (inputs, target)
+        of_loss = of_metrics = (inputs, target)
         if self.duplicates == "drop":
             kept_B = _first_occurrences(inputs)
-            counted = (inputs.where(kept_B), target.where(kept_B))
-        loss, own_metrics = self._estimate(*counted)
+            of_loss = (inputs.where(kept_B), target.where(kept_B))
+        loss, estimator_metrics = self._estimate(*of_loss)
         chains = self.states.get("chains")
         carry_B = chains.carry_B if isinstance(chains, Chains) else None
         if carry_B is not None and self.duplicates == "drop":  # as rows of the whole batch
             carry_B = torch.zeros_like(kept_B).masked_scatter(kept_B, carry_B)
         if inputs.retained is not None:
-            seen = (inputs.where(~inputs.retained), target.where(~inputs.retained))
-        metrics = {"loss": loss, **describe(*seen, self.beta), **own_metrics}
+            of_metrics = (inputs.where(~inputs.retained), target.where(~inputs.retained))
+        metrics = {"loss": loss, **describe(*of_metrics, self.beta), **estimator_metrics}
         detached = {name: value.detach() for name, value in metrics.items()}
         return LossOutput(loss, detached, target, carry_B)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the parts remember from batch to batch, for a checkpoint."""
+        """Return the state of target, estimator and shaper, for a checkpoint."""
         return {"target": self.target.state_dict()} | {
             part: {name: state.state_dict() for name, state in states.items()}
-            for part, states in self._memories.items()
+            for part, states in self._states.items()
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
         self.target.load_state_dict(state["target"])
-        for part, states in self._memories.items():
-            for name, memory in states.items():
-                memory.load_state_dict(state[part][name])
+        for part, states in self._states.items():
+            for name, part_state in states.items():
+                part_state.load_state_dict(state[part][name])
 
     @property
-    def _memories(self) -> dict[str, Mapping[str, State]]:
+    def _states(self) -> dict[str, Mapping[str, State]]:
         of_shaper = {} if self.shaper is None else self.shaper.states
         return {"estimator": self.states, "shaper": of_shaper}
 
     def _estimate(
         self, inputs: LossInputs, target: TargetOutput
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """Call the estimator; what one of the user's own returns may be anything."""
+        """Call the estimator, and check its result: a custom one may return anything."""
         logp_B, behaviour_B = inputs.logp_policy.detach(), inputs.logp_behaviour
         shape: Shape = unshaped
         if self.shaper is not None:
@@ -154,22 +152,23 @@ class Objective:
             "shape": shape,
             **self.states,
         }
-        name, wanted = self.estimator.name, self.estimator.wanted
-        required = wanted.required | ({_OF_PRIOR} if self.needs_prior_samples else set())
-        for missing in (n for n in wanted.inputs if n in required and available[n] is None):
+        name, signature = self.estimator.name, self.estimator.signature
+        required = signature.required | ({_OF_PRIOR} if self.needs_prior_samples else set())
+        for missing in (n for n in signature.inputs if n in required and available[n] is None):
             field_name = missing.rpartition("_")[0]
             raise ValueError(
                 f"estimator {name!r} needs {field_name} and the batch has none: pass "
                 f"LossInputs({field_name}=...), {INPUTS[missing]}"
             )
-        result = self.estimator.function(**{n: available[n] for n in wanted.inputs}, **self.options)
+        arguments = {n: available[n] for n in signature.inputs}
+        result = self.estimator.function(**arguments, **self.options)
         is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], Tensor)
         problem = ""
         if not is_pair or result[0].numel() != 1:
             got = f"a loss of shape {tuple(result[0].shape)}" if is_pair else type(result).__name__
             what = "(loss, metrics), a scalar tensor to minimise and a dict of scalars"
             problem = f"estimator {name!r} must return {what}; got {got}"
-        elif found(~torch.isfinite(result[0].detach())):
+        elif any_row(~torch.isfinite(result[0].detach())):
             problem = (
                 f"the loss of {name} is {result[0].item()}: a log-ratio is beyond what its "
                 "precision holds. Has the policy diverged (log_ratio_std in the metrics), or is "
@@ -181,7 +180,7 @@ class Objective:
 
 
 def _first_occurrences(inputs: LossInputs) -> Tensor:
-    """The rows that stay when copies are dropped."""
+    """Mark the rows that stay when copies are dropped."""
     if inputs.duplicate is None:
         raise ValueError(
             'duplicates="drop" needs LossInputs(duplicate=...): True at each row whose sequence '
@@ -211,7 +210,7 @@ METRICS = {
 
 
 def describe(inputs: LossInputs, target: TargetOutput, beta: float) -> dict[str, Tensor]:
-    """Compute the metrics of a batch that need no estimator, over all its rows."""
+    """Compute the metrics of a batch that do not depend on the estimator."""
     logp_policy_B = inputs.logp_policy.detach()
     logp_ref_B = inputs.logp_ref.detach()
     reward_B = inputs.reward.detach()
@@ -254,56 +253,54 @@ def build_objective(
     reward_range: tuple[float, float] = (-math.inf, math.inf),
     **target_options: Any,
 ) -> Objective:
-    """Put an objective together.
+    """Build an objective.
 
     Args:
-        target: a target, or the name of one: "gibbs", "mara", "filter".
-        estimator: the name of one of ``ESTIMATORS``.
-        beta: the KL coefficient; not needed with a target that has one, and then the same.
-        sigma: 1/beta, in place of beta.
+        target: a target, or its name: "gibbs", "mara", "filter".
+        estimator: a name in ``ESTIMATORS``.
+        beta: the KL coefficient; if the target is an object, leave it out or give the same.
+        sigma: 1/beta, instead of beta.
         duplicates: "keep" or "drop", see ``Objective``.
         estimator_options: for example ``{"divergence": "js"}`` of "f_dpg".
         shaper: a shaper, its name, or ``{"kind": name, **options}``.
-        reward_range: the reward of a failure, and the highest that there can be, if known.
-        **target_options: of the target given by name, for example ``tau=0.8``.
+        reward_range: the reward of a failure, and the highest possible reward, if known.
+        **target_options: options of a target given by name, for example ``tau=0.8``.
 
     Raises:
-        ValueError: an unknown name or option, two different betas; or, a line each, a target that
-            the estimator cannot walk to, a shaper with nothing to shape, a tau that no reward or
-            every reward reaches.
+        ValueError: an unknown name or option, or two different betas; or, a line each, a target
+            that does not suit the estimator, a shaper without effect, a tau that no reward or every
+            reward reaches.
     """
     chosen = ESTIMATORS[estimator]
-    built = _target_of(target, beta, sigma, target_options)
+    target = _resolve_target(target, beta, sigma, target_options)
     options = dict(estimator_options or {})
-    check_options("estimator", estimator, chosen.wanted.options, options)
+    check_options("estimator", estimator, chosen.signature.options, options)
     if shaper is not None and not isinstance(shaper, BoundShaper):
-        given = _options(shaper)
-        shaper = build_shaper(given.pop("kind"), **given)
+        shaper_options = _options(shaper)
+        shaper = build_shaper(shaper_options.pop("kind"), **shaper_options)
     problems = [
-        text for _, text in objective_problems(built, chosen, options, shaper, reward_range)
+        text for _, text in objective_problems(target, chosen, options, shaper, reward_range)
     ]
     if duplicates not in get_args(Duplicates):
         problems.append(f"duplicates must be 'keep' or 'drop', got {duplicates!r}")
     if problems:
         raise ValueError("\n".join(problems))
-    return Objective(built, chosen, options, shaper, duplicates)
+    return Objective(target, chosen, options, shaper, duplicates)
 
 
 def objective_from_config(
     config: Mapping[str, Any], reward_range: tuple[float, float] = (-math.inf, math.inf)
 ) -> Objective:
-    """Put an objective together from plain values, as a config file has them.
+    """Build an objective from plain values, as in a config file.
 
     Args:
         config: ``{"target": {"kind": "mara", "tau": 0.8, "beta": 0.1}, "estimator": "rloo"}``; the
             estimator may also be a mapping with its options, ``{"kind": "f_dpg", "divergence":
-            "js", "duplicates": "drop"}``, and so may a "shaper". Options that are None count as
-            not given.
-        reward_range: the reward of a failure, and the highest that there can be, if known.
+            "js", "duplicates": "drop"}``, and so may a "shaper". Options of None are ignored.
+        reward_range: the reward of a failure, and the highest possible reward, if known.
 
     Raises:
-        ValueError: a key or a kind that is missing or not known, and what ``build_objective``
-            refuses.
+        ValueError: a missing or unknown key or kind, and what ``build_objective`` refuses.
     """
     if "target" not in config or config.keys() - {"target", "estimator", "shaper"}:
         raise ValueError(
@@ -323,22 +320,22 @@ def objective_from_config(
 
 
 def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
-    """Read a section of a config, or a bare kind, without the options left open."""
-    given = {"kind": section} if isinstance(section, str) else section
-    if "kind" not in given:
-        raise ValueError(f"kind is missing beside {', '.join(given)}")
-    return {name: value for name, value in given.items() if value is not None}
+    """Return a section of a config, or a bare kind, as a dict without options of None."""
+    options = {"kind": section} if isinstance(section, str) else section
+    if "kind" not in options:
+        raise ValueError(f"kind is missing beside {', '.join(options)}")
+    return {name: value for name, value in options.items() if value is not None}
 
 
-def _target_of(
+def _resolve_target(
     target: Target | str, beta: float | None, sigma: float | None, options: dict[str, Any]
 ) -> Target:
-    """Make the target of that name; beside one that is made already refuse options."""
+    """Build a target given by name; refuse options and another beta for a target object."""
     if isinstance(target, str):
         options |= {"beta": beta, "sigma": sigma}
-        given = {name: value for name, value in options.items() if value is not None}
-        check_names("target", target, options_of(TARGETS[target]), given)
-        return TARGETS[target](**given)
+        options = {name: value for name, value in options.items() if value is not None}
+        check_names("target", target, options_of(TARGETS[target]), options)
+        return TARGETS[target](**options)
     problem = ""
     if options:
         instead = f"options go with a target's name; give them to {type(target).__name__}(...)"
@@ -361,7 +358,7 @@ def objective_problems(
     shaper: BoundShaper | None = None,
     reward_range: tuple[float, float] = (-math.inf, math.inf),
 ) -> list[tuple[str, str]]:
-    """Say what does not go together, as pairs (the key of a config, what is wrong)."""
+    """Return what does not go together, as pairs (config key, problem)."""
     failure, most = reward_range
     names = [name for name in TARGETS if TARGETS[name] is type(target)] or [type(target).__name__]
     problems = []
@@ -376,10 +373,10 @@ def objective_problems(
         return problems
     why = estimator.refuses(target, **(options or {}))
     if why is not None:
-        walkers = [ESTIMATORS[n] for n in ESTIMATORS if ESTIMATORS[n].refuses(target) is None]
-        able = ", ".join(one.name for one in walkers if one.name != estimator.name)
-        others = f", or one of these estimators: {able}" if able else ""
-        text = f"cannot walk to the target {names[0]!r}, {why}{others}"
+        suited = [n for n in ESTIMATORS if ESTIMATORS[n].refuses(target) is None]
+        able = ", ".join(n for n in suited if n != estimator.name)
+        instead = f", or one of these estimators: {able}" if able else ""
+        text = f"cannot walk to the target {names[0]!r}, {why}{instead}"
         problems.append(("estimator", f"estimator {estimator.name!r} {text}"))
     if shaper is not None and not estimator.takes_shaper:
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper)

@@ -1,8 +1,8 @@
-"""The estimators that other programs train molecule generators by, in the terms of this one.
+"""Estimators of other programs that train molecule generators, in the terms of this one.
 
 Three of them learn from the order of the rewards: `hill_climbing` and `ahc` from the best rows of a
-batch, `dpo` from which of two rows is the better one. They do not in general end at the target;
-their docstrings say where.
+batch, `dpo` from the better row of each pair. In general they do not converge to the target; their
+docstrings state where they do.
 
 Legend: B rows of a batch.
 """
@@ -44,28 +44,28 @@ def ppo(
 ) -> tuple[Tensor, Metrics]:
     """Proximal policy optimisation, clipped: -mean min(r A, clip(r, 1 - clip, 1 + clip) A).
 
-    Schulman et al., arXiv 1707.06347; r is the probability ratio of today's policy to the one that
-    sampled the row, A the advantage of ``rloo``. Where no row is held by the clip the expected
-    gradient is that of the reverse KL, on rows of an older policy too; in the first update on a
-    batch r is 1, and the gradient is that of ``rloo``.
+    Schulman et al., arXiv 1707.06347; r is the probability ratio of the current policy to the one
+    that sampled the row, A the advantage of ``rloo``. Without clipped rows the expected gradient is
+    that of the reverse KL, on rows of an older policy, too; in the first update on a batch r is 1,
+    and the gradient is that of ``rloo``.
 
     Deviations:
         1. No critic: the baseline is the mean of the others of the row's group.
         2. One ratio for the whole sequence, not one a token.
-        3. The KL to the prior is in the score, under today's policy and not the one that sampled:
-           so the target stays the fixed point however many updates a batch has.
+        3. The KL to the prior is part of the score, under the current policy and not the one that
+           sampled, so the target stays the fixed point for any number of updates on a batch.
         4. No entropy term; the shaper ``entropy`` adds one.
-        5. Replayed rows have the ratio to the policy that sampled them, however old, as in RePO (Li
-           et al., arXiv 2506.09340). One that is to lose has 1 at most, for which PPO has no bound
-           (Ye et al., arXiv 1912.09729, take 3, and no gradient above). The target stays the only
-           point of rest.
+        5. Replayed rows have the ratio to the policy that sampled them, as in RePO (Li et al.,
+           arXiv 2506.09340). It is at most 1 for rows of negative advantage, for which PPO has no
+           bound (Ye et al., arXiv 1912.09729, use 3, and no gradient above). The target is still
+           the only stationary point.
 
     Options:
         clip: bound on the probability ratio: no gain from moving it beyond 1 - clip or 1 + clip.
-            For replay, and for several updates on one batch; of the policy's own rows the first of
-            them is as without.
+            For replay, and for several updates on one batch; it does not change the first update on
+            sampled rows.
 
-    Metrics: advantage_std; clip_rate, the share of rows that the clip holds.
+    Metrics: advantage_std; clip_rate, the share of clipped rows.
     """
     groups = Groups.of(group_B, logp_policy_B)
     score_B = beta * (log_target_B - logp_policy_B.detach())
@@ -76,18 +76,18 @@ def ppo(
 def _best_rows(
     name: str, reward_B: Tensor, logp_B: Tensor, groups: Groups, top_k: float
 ) -> tuple[Tensor, Metrics]:
-    """Weights of mean 1 over each group, on its best rows: 1/top_k, of the rest 0; their reward.
+    """Return weights 1/top_k for the best rows of each group, 0 for the rest; and the metrics.
 
-    Rows tied at the edge share what is left there, the mean over all ways to break the tie. So the
-    weights depend neither on the order of the rows nor on which process had them.
+    Rows tied at the edge share the remaining weight, the mean over all ways to break the tie. So
+    the weights do not depend on the order of the rows, nor on their processes.
     """
-    like_B = reward_B.to(logp_B)
-    wanted_B = top_k * sizes_B(name, groups).to(like_B)
+    cast_B = reward_B.to(logp_B)
+    n_best_B = top_k * sizes_B(name, groups).to(cast_B)
     together_BB = groups.index_B[:, None] == groups.index_B[None, :]
-    above_B = (together_BB & (like_B[None, :] > like_B[:, None])).sum(dim=1)
-    tied_B = (together_BB & (like_B[None, :] == like_B[:, None])).sum(dim=1)
-    weight_B = ((wanted_B - above_B) / tied_B).clamp(0, 1) / top_k
-    weight_B = weight_B + 0 * like_B  # NaN and infinity go through, for the objective to refuse
+    above_B = (together_BB & (cast_B[None, :] > cast_B[:, None])).sum(dim=1)
+    tied_B = (together_BB & (cast_B[None, :] == cast_B[:, None])).sum(dim=1)
+    weight_B = ((n_best_B - above_B) / tied_B).clamp(0, 1) / top_k
+    weight_B = weight_B + 0 * cast_B  # NaN and infinity pass, for the objective to refuse
     return weight_B, {"top_reward": mean_over_rows(weight_B * reward_B)}
 
 
@@ -103,20 +103,20 @@ def ahc(
     """Augmented hill climbing: REINVENT's loss, mean (log_target - lp)^2, on the best rows alone.
 
     Thomas et al., J. Cheminform. 14, 68 (2022). At top_k 1 it is ``reinvent``. Below, it is no
-    estimator of the KL-regularised objective: it rests where w (log_target - lp) is one constant, w
-    the chance that a row is among the best of its batch. So rows of one reward have the target's
-    ratio, and rows of lower reward, with a smaller w, less than the target gives them: in a large
-    batch w is 1 above an edge and 0 below, where nothing is left. With gibbs that is a few of the
-    best sequences, whatever beta is; with mara, whose hits are tied, it is flat over the hits.
+    estimator of the KL-regularised objective: it is stationary where w (log_target - lp) is
+    constant, w the chance that a row is among the best of its batch. So rows of one reward have the
+    target's ratio, and rows of lower reward, with a smaller w, less than the target gives them. In
+    a large batch w is 1 above an edge and 0 below, where no mass is left. With gibbs that leaves a
+    few of the best sequences at any beta; with mara, whose hits are tied, it is flat over the hits.
 
     Deviations:
-        1. Rows are ranked by the reward as the target has it, that of a mara hit is its anchor's;
-           rows tied at the edge share what is left there.
-        2. The target may be any of full support.
-        3. No diversity filter and no replay of its own: those of the run act before.
+        1. Rows are ranked by the target's reward, for a mara hit that of its anchor; rows tied at
+           the edge share the remaining weight.
+        2. Any target of full support.
+        3. No diversity filter and no replay of its own: those of the run apply.
 
     Options:
-        top_k: share of the batch that is learnt from, its best rows; the authors' 0.5.
+        top_k: share of the batch that is learnt from, its best rows; 0.5 in the paper.
 
     Metrics: top_reward, the mean reward of these rows.
     """
@@ -143,13 +143,13 @@ def hill_climbing(
 
     Segler et al., ACS Cent. Sci. 4, 120 (2018); Neil et al., "Exploring deep recurrent models with
     reinforcement learning for molecule design" (2018). It is no estimator of the KL-regularised
-    objective: neither the prior nor beta is in it, and of the target only which reward a row has.
-    Any policy on sequences of one reward is at rest; it ends on those of the best reward, which
-    keep the ratios that chance and the start gave them.
+    objective: it uses neither the prior nor beta, and of the target only the rewards. Any policy on
+    sequences of one reward is stationary; it ends on those of the best reward, in ratios that
+    depend on chance and the start.
 
     Deviations:
         1. One step on each batch, not epochs over the best of all batches so far.
-        2. Rows are ranked by the reward as the target has it, as in ``ahc``.
+        2. Rows are ranked by the target's reward, as in ``ahc``.
 
     Options:
         top_k: share of the batch that is learnt from, its best rows.
@@ -177,25 +177,25 @@ def dpo(
     """Direct preference optimisation on all pairs of a batch: -log sigmoid of the margin.
 
     Rafailov et al., arXiv 2305.18290. The margin of a pair is beta ((lp - lr) of the winner minus
-    that of the loser). Their labels are drawn from a Bradley-Terry model, the first of two wins
-    with probability sigmoid(R1 - R2); "soft" is the mean over such draws. It is smallest where
-    every margin is the difference of the rewards, at the target, whoever sampled the rows; near
-    there it is beta^2/4 times ``log_variance``, plus a constant. "hard" lets the higher reward win
-    always, as is usual where a score makes the pairs: no margin is then wide enough, it is no
-    estimator of the KL-regularised objective, and it ends on the sequences of the best reward.
+    that of the loser). In the Bradley-Terry model the first of two wins with probability
+    sigmoid(R1 - R2); "soft" labels are the mean over such draws. The loss is smallest where every
+    margin is the difference of the rewards, at the target, for rows from any distribution; near
+    there it is beta^2/4 times ``log_variance``, plus a constant. With "hard" labels the higher
+    reward always wins, as is usual if a score makes the pairs: no margin is wide enough then, so it
+    is no estimator of the KL-regularised objective, and ends on sequences of the best reward.
 
     Deviations:
-        1. The pairs are those of the rows of a batch, each row with each other one of its group.
+        1. All pairs of rows within a group of the batch.
         2. R and lr are those of the target: of a mara hit its anchor's, so hits tie.
         3. Pairs of equal reward: with soft labels each wins half of the time, with hard ones they
            do not count.
 
     Options:
-        labels: soft: a pair is won with probability sigmoid(difference of rewards), which ends at
-            the target. hard: by the higher reward, always.
+        labels: soft: a row wins with probability sigmoid(difference of rewards), which ends at the
+            target. hard: the higher reward always wins.
 
     Metrics: accuracy, the share of the pairs of unequal reward that the policy, relative to the
-    reference, orders as the rewards do.
+    reference, orders like the rewards.
     """
     groups = Groups.of(group_B, logp_policy_B)
     size_B = sizes_B("dpo", groups)

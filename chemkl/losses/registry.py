@@ -1,7 +1,7 @@
-"""Names for targets, estimators and shapers, and what each asks for, read off its signature.
+"""Registries of targets, estimators and shapers; inputs and options are read off signatures.
 
-A function's keyword-only parameters are settings of the user: type, range, default and (from the
-docstring) meaning stand there and nowhere else. ``chemkl.config`` makes config keys of them.
+A function's keyword-only parameters are options of the user. Type, range, default and (from the
+docstring) meaning are defined there only; ``chemkl.config`` makes config keys of them.
 """
 
 import inspect
@@ -35,9 +35,9 @@ REQUIRED: Any = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Range:
-    """Which finite numbers an option takes, and a hint what to do with one outside of it.
+    """The finite numbers that an option accepts, and a hint for values outside.
 
-    Of ``ends``, "[" or "]" is an end that belongs to the range, "(" or ")" one that does not.
+    In ``ends``, "[" and "]" include an end of the range, "(" and ")" exclude it.
     """
 
     low: float
@@ -76,10 +76,10 @@ SHARE = Range(0, 1, "(]")
 
 @dataclass(frozen=True)
 class Option:
-    """A setting of the user.
+    """An option of the user.
 
-    The type is float, int, bool or a Literal, with None where that is allowed; the default is
-    ``REQUIRED`` where there is none; the meaning is from the docstring.
+    The type is float, int, bool or a Literal, optionally with None. The default of a required
+    option is ``REQUIRED``. The meaning is from the docstring.
     """
 
     name: str
@@ -89,10 +89,10 @@ class Option:
     meaning: str
 
     def problem(self, value: object) -> str | None:
-        """Say what is wrong with a value; None: nothing."""
+        """Describe what is wrong with a value; None if it is valid."""
         numbers = self.range or FINITE
-        is_one = get_origin(self.type) in (None, Literal)
-        members = (self.type,) if is_one else get_args(self.type)
+        is_union = get_origin(self.type) not in (None, Literal)
+        members = get_args(self.type) if is_union else (self.type,)
         choices = [c for m in members if get_origin(m) is Literal for c in get_args(m)]
         if value is None and NoneType in members:
             return None
@@ -134,7 +134,7 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
 
 
 def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iterable[str]) -> None:
-    """Refuse options that ``name`` does not have, and the lack of one that it needs."""
+    """Refuse unknown options, and missing required ones."""
     tails = {o: nearest_names(o, options) if options else ": it has none" for o in given}
     problems = [f"has no option {o!r}{tail}" for o, tail in tails.items() if o not in options]
     needed = [o for o in options if options[o].default is REQUIRED and o not in tails]
@@ -147,7 +147,7 @@ def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iter
 def check_options(
     kind: str, name: str, options: Mapping[str, Option], given: Mapping[str, Any]
 ) -> None:
-    """Refuse what ``check_names`` refuses, and values out of range, all of them at once."""
+    """Refuse what ``check_names`` refuses; then all invalid values at once."""
     check_names(kind, name, options, given)
     problems = [problem for o, value in given.items() if (problem := options[o].problem(value))]
     if problems:
@@ -155,11 +155,11 @@ def check_options(
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a registered function asks for, read off its signature.
+class Signature:
+    """The inputs and options of a registered function.
 
-    Inputs are its ordinary parameters, filled by name from what there is at each batch; those
-    without a default are required. Options, keyword-only, are settings of the user.
+    Inputs are its ordinary parameters, filled by name at each batch; those without a default are
+    required. Options are its keyword-only parameters.
     """
 
     inputs: tuple[str, ...]
@@ -167,26 +167,24 @@ class Wanted:
     options: Mapping[str, Option]
 
     @classmethod
-    def by(cls, function: Callable[..., Any], what: str, available: Iterable[str]) -> "Wanted":
-        """Read a signature; ``available`` are the names that inputs may have.
-
-        Any other input is refused, and so is an option without a default.
-        """
+    def of(cls, function: Callable[..., Any], what: str, available: Iterable[str]) -> "Signature":
+        """Read a signature; refuse unavailable inputs, and options without a default."""
         parameters = inspect.signature(function).parameters.values()
         ordinary = {p.name: p for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY}
         options = options_of(function)
         unknown = [name for name in ordinary if name not in available]
         bare = [name for name, option in options.items() if option.default is REQUIRED]
-        if unknown or bare:
-            asks = f"asks for {', '.join(unknown)}; it can have {', '.join(available)}"
-            lacks = f"has to give the option {', '.join(bare)} a default"
-            raise ValueError(f"{what} {asks if unknown else lacks}")
+        if unknown:
+            names = f"{', '.join(unknown)}; available: {', '.join(available)}"
+            raise ValueError(f"{what} has unknown inputs: {names}")
+        if bare:
+            raise ValueError(f"{what} needs a default for the option {', '.join(bare)}")
         required = frozenset(name for name, p in ordinary.items() if p.default is REQUIRED)
         return cls(tuple(ordinary), required, options)
 
 
 def with_check(function: F, check: Callable[[Mapping[str, Any]], None]) -> F:
-    """Return the function behind a check of its arguments, which are given by name."""
+    """Wrap a function so that its arguments are checked first, by name."""
     signature = inspect.signature(function)
 
     @wraps(function)
@@ -198,14 +196,14 @@ def with_check(function: F, check: Callable[[Mapping[str, Any]], None]) -> F:
 
 
 class Registry(dict[str, T]):
-    """Things of one kind by name; the kind, such as "target", is for messages."""
+    """Objects of one kind by name; messages name the kind, such as "target"."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
 
     def register(self, name: str) -> Callable[[U], U]:
-        """Return a decorator that adds what it decorates and gives it back unchanged."""
+        """Return a decorator that registers its argument and returns it unchanged."""
 
         def decorate(thing: U) -> U:
             if name in self:
@@ -219,9 +217,9 @@ class Registry(dict[str, T]):
         raise ValueError(f"{self.kind} {name!r} is not known{nearest_names(name, self)}")
 
 
-def nearest_names(name: str, known: Iterable[str]) -> str:
-    """Say which names are known, the nearest one first: the tail of a 'not known' message."""
-    names = sorted(known)
+def nearest_names(name: str, known_names: Iterable[str]) -> str:
+    """Return the end of a 'not known' message: the nearest name, and all names."""
+    names = sorted(known_names)
     near = get_close_matches(name, names, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     return f"{hint} Known: {', '.join(names)}"

@@ -1,9 +1,9 @@
 """The shapers: each is a function of tensors that returns a new advantage A (B,), without graph.
 
 Legend: B rows of a batch; F features of a row; H the rows that are hits; O outputs of a network.
-Ordinary parameters are filled by name from ``SHAPER_INPUTS``, keyword-only ones are options of the
-user. A shaper that scales A (ucpo, ips) instead of adding to it is meant for hits with A > 0: where
-A is negative, what it favours is pushed down harder.
+Ordinary parameters are filled by name from ``SHAPER_INPUTS``, keyword-only ones are options. A
+shaper that scales A (ucpo, ips) is meant for A > 0: rows of negative A that it favours are pushed
+down harder.
 """
 
 import math
@@ -20,7 +20,7 @@ from chemkl.losses.registry import (
     SHARE,
     Range,
     Registry,
-    Wanted,
+    Signature,
     check_options,
     with_check,
 )
@@ -33,11 +33,10 @@ _HIDDEN, _OUT = 64, 32
 
 
 class Distillation(State):
-    """A fixed random network, and one of the same shape that learns to predict its output.
+    """A fixed random network, and a predictor of the same shape that learns its output.
 
     Both have a hidden layer with biases, and their weights in one float32 vector on the CPU. They
-    are made at the first batch, from the seed; what is saved is the predictor and the memory of its
-    Adam.
+    are initialised at the first batch, from the seed. The state is the predictor and its Adam's.
     """
 
     def __init__(self) -> None:
@@ -45,14 +44,14 @@ class Distillation(State):
         self._predictor = torch.zeros(0)
 
     def novelty(self, features_HF: Tensor, rate: float, seed: int) -> Tensor:
-        """Return the error at these rows (H,) beside that before training, 1; then learn them."""
+        """Return the error at these rows (H,) relative to the untrained one; then learn them."""
         features_HF = features_HF.detach().float().cpu()
         if not self._predictor.numel():
             self._begin(features_HF.shape[1], rate, seed)
-        wanted_HO = _network(self._target, features_HF)
-        untrained_H = (_network(self._untrained, features_HF) - wanted_HO).square().sum(dim=1)
-        with torch.enable_grad():  # a caller that wants no gradient of its own has switched it off
-            error_H = (_network(self._predictor, features_HF) - wanted_HO).square().sum(dim=1)
+        target_HO = _network(self._target, features_HF)
+        untrained_H = (_network(self._untrained, features_HF) - target_HO).square().sum(dim=1)
+        with torch.enable_grad():  # the caller may have disabled it
+            error_H = (_network(self._predictor, features_HF) - target_HO).square().sum(dim=1)
             (self._predictor.grad,) = torch.autograd.grad(error_H.mean(), self._predictor)
         self._adam.step()
         return (error_H / untrained_H).detach()
@@ -71,16 +70,16 @@ class Distillation(State):
         if self.memory:
             with torch.no_grad():
                 self._predictor.copy_(self.memory["predictor"])
-            of_adam = {name: self.memory[name].clone() for name in _ADAM}
-            self._adam.state[self._predictor] = of_adam
+            adam_state = {name: self.memory[name].clone() for name in _ADAM}
+            self._adam.state[self._predictor] = adam_state
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the predictor and the memory of its Adam; nothing before the first hit."""
+        """Return the predictor and the state of its Adam; nothing before the first hit."""
         if not self._predictor.numel():
             return super().state_dict()
-        memory = self._adam.state[self._predictor]
-        saved = {"predictor": self._predictor.detach(), **{name: memory[name] for name in _ADAM}}
-        return {name: value.clone() for name, value in saved.items()}
+        adam_state = self._adam.state[self._predictor]
+        state = {"predictor": self._predictor.detach()} | {n: adam_state[n] for n in _ADAM}
+        return {name: value.clone() for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the result of ``state_dict``."""
@@ -92,16 +91,16 @@ _ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
 def _network(weights: Tensor, features_HF: Tensor) -> Tensor:
-    """The output (H, O) of a network: one hidden layer of ReLUs, biases at the end of each row."""
+    """Return the output (H, O): one hidden layer of ReLUs; each row of weights ends with a bias."""
     n_hidden = _HIDDEN * (features_HF.shape[1] + 1)
-    one = weights[:n_hidden].view(_HIDDEN, -1)
-    two = weights[n_hidden:].view(_OUT, -1)
-    hidden_HO = (features_HF @ one[:, :-1].T + one[:, -1]).relu()
-    return hidden_HO @ two[:, :-1].T + two[:, -1]
+    first = weights[:n_hidden].view(_HIDDEN, -1)
+    second = weights[n_hidden:].view(_OUT, -1)
+    hidden = (features_HF @ first[:, :-1].T + first[:, -1]).relu()
+    return hidden @ second[:, :-1].T + second[:, -1]
 
 
 SHAPER_STATES: dict[str, type[State]] = {"distillation": Distillation}
-"""Memories by the name of the parameter with which a shaper asks for one of its own."""
+"""State classes by the parameter name with which a shaper requests one."""
 
 SHAPER_INPUTS = {
     "advantage_B": "the estimator's, (B,)",
@@ -110,92 +109,92 @@ SHAPER_INPUTS = {
     "kernel_BB": "a (B, B) similarity of the rows in [0, 1] with ones on the diagonal, such as "
     "Tanimoto's",
     "outcome_B": "an int64 number (B,) for each row's outcome, such as its scaffold; -1 for none",
-    "group_B": "group numbers, int64 (B,); None: the batch is one group",
+    "group_B": "group labels, int64 (B,); None: the batch is one group",
     "features_BF": "numbers (B, F) that describe a row, such as the bits of its fingerprint",
     **{name: kind.__doc__ or "" for name, kind in SHAPER_STATES.items()},
 }
-"""What a shaper may ask for, with its meaning."""
+"""The inputs that a shaper may have, with their meanings."""
 
 
 @dataclass(frozen=True)
 class Shaper:
-    """A shaper: tensors and options to the new advantage."""
+    """A registered shaper."""
 
     name: str
     function: Callable[..., Tensor]
-    wanted: Wanted
+    signature: Signature
 
 
 @dataclass(frozen=True)
 class BoundShaper:
-    """A shaper with its options, ready to be called at each batch."""
+    """A shaper with its options and state."""
 
     shaper: Shaper
     options: Mapping[str, float] = field(default_factory=dict)
     states: Mapping[str, State] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        inputs = self.shaper.wanted.inputs
+        inputs = self.shaper.signature.inputs
         states = {name: SHAPER_STATES[name]() for name in inputs if name in SHAPER_STATES}
         object.__setattr__(self, "states", states)
 
     def needs(self, name: str) -> bool:
-        """Whether a call needs this one of ``SHAPER_INPUTS``.
+        """Whether a call needs an input of ``SHAPER_INPUTS``.
 
-        One that needs hit_B changes hits alone: under a target without a hit test it does nothing.
+        A shaper that needs hit_B changes hits only, so it does nothing for a target without hits.
         """
-        return name in self.shaper.wanted.required
+        return name in self.shaper.signature.required
 
     def __call__(self, advantage_B: Tensor, **available: Tensor | None) -> Tensor:
         """Return the new advantage, without graph.
 
         Args:
             advantage_B: the estimator's.
-            **available: by the names of ``SHAPER_INPUTS``; more than it wants does no harm, and
-                None counts as not there.
+            **available: other inputs by the names of ``SHAPER_INPUTS``; unused ones are ignored,
+                and None counts as missing.
 
         Raises:
-            ValueError: an input is missing, or not what it should be.
+            ValueError: an input is missing or invalid.
         """
         everything = {"advantage_B": advantage_B, **available, **self.states}
-        wanted = self.shaper.wanted
-        given = {n: everything[n] for n in wanted.inputs if everything.get(n) is not None}
-        if missing := sorted(wanted.required - given.keys()):
+        signature = self.shaper.signature
+        inputs = {n: everything[n] for n in signature.inputs if everything.get(n) is not None}
+        if missing := sorted(signature.required - inputs.keys()):
             how = " and ".join(f"{name}, {SHAPER_INPUTS[name]}" for name in missing)
             raise ValueError(
                 f"shaper {self.shaper.name!r} needs {how}, and the batch has none: pass it, or "
                 "take no shaper"
             )
-        return self.shaper.function(**given, **self.options)
+        return self.shaper.function(**inputs, **self.options)
 
 
 _ROUNDING = 1e-5  # kernels come as float32
 
 
-def _check_shaped(given: Mapping[str, Any]) -> None:
-    """Refuse rows that a shaper cannot work on, shapes first."""
-    rows = {name: given.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
-    whole = {name: given.get(f"{name}_B") for name in ("outcome", "group")}
+def _check_inputs(inputs: Mapping[str, Any]) -> None:
+    """Refuse invalid inputs of a shaper; shapes are checked first."""
+    rows = {name: inputs.get(f"{name}_B") for name in ("advantage", "hit", "logp_policy")}
+    whole = {name: inputs.get(f"{name}_B") for name in ("outcome", "group")}
     check_rows(**rows, **whole)
     check_values("whole", **whole)
     check_values("bool", hit=rows["hit"])
     fix = "a target of -inf outside of the hits has no advantage there; take gibbs or mara"
-    check_finite("advantage", given["advantage_B"], fix)
+    check_finite("advantage", inputs["advantage_B"], fix)
     check_values("logp", logp_policy=rows["logp_policy"])
-    n_rows = given["advantage_B"].numel()
-    if "features_BF" in given:
-        shape = tuple(given["features_BF"].shape)
+    n_rows = inputs["advantage_B"].numel()
+    if "features_BF" in inputs:
+        shape = tuple(inputs["features_BF"].shape)
         if len(shape) != 2 or shape[0] != n_rows or not shape[1]:
             raise ValueError(
                 f"features must be ({n_rows}, F), F numbers for each row of the batch, got {shape}:"
                 " keep all rows, with zeros for a row without a molecule"
             )
-    if "kernel_BB" in given:
-        _check_kernel(given["kernel_BB"], n_rows)
+    if "kernel_BB" in inputs:
+        _check_kernel(inputs["kernel_BB"], n_rows)
 
 
 def _check_kernel(kernel_BB: Tensor, n: int) -> None:
-    """Refuse what is no similarity of the n rows of this batch."""
+    """Refuse a kernel that is no similarity of the n rows."""
     shape = tuple(kernel_BB.shape)
     what = f"kernel ({n}, {n}) must"
     problem = ""
@@ -213,9 +212,10 @@ def _check_kernel(kernel_BB: Tensor, n: int) -> None:
         problem = f"{what} have ones on its diagonal, {fix}"
     elif bool((apart := (kernel_BB - kernel_BB.T).abs()).amax() > _ROUNDING):
         i, j = divmod(int(apart.argmax()), n)
-        one, other = f"{kernel_BB[i, j].item():g}", f"{kernel_BB[j, i].item():g}"
-        found = f"k[{i}, {j}] = {one} and k[{j}, {i}] = {other}"
-        problem = f"{what} be symmetric, but {found}: average it with its transpose"
+        got = (
+            f"k[{i}, {j}] = {kernel_BB[i, j].item():g} and k[{j}, {i}] = {kernel_BB[j, i].item():g}"
+        )
+        problem = f"{what} be symmetric, but {got}: average it with its transpose"
     if problem:
         raise ValueError(problem)
 
@@ -224,12 +224,12 @@ SHAPERS: Registry[Shaper] = Registry("shaper")
 
 
 def shaper(name: str) -> Callable[[F], F]:
-    """Register a function under ``name``; what it is called with is checked first."""
+    """Register a function under ``name``, with a check of its inputs."""
 
     def decorate(function: F) -> F:
-        wanted = Wanted.by(function, f"shaper {name!r}", SHAPER_INPUTS)
-        checked = with_check(function, _check_shaped)
-        SHAPERS.register(name)(Shaper(name, checked, wanted))
+        signature = Signature.of(function, f"shaper {name!r}", SHAPER_INPUTS)
+        checked = with_check(function, _check_inputs)
+        SHAPERS.register(name)(Shaper(name, checked, signature))
         return checked
 
     return decorate
@@ -239,11 +239,11 @@ def build_shaper(kind: str, **options: Any) -> BoundShaper:
     """Bind a shaper to its options.
 
     Raises:
-        ValueError: a shaper or option that is not known, or a value out of range.
+        ValueError: an unknown shaper or option, or a value out of range.
     """
     chosen = SHAPERS[kind]
-    check_options("shaper", kind, chosen.wanted.options, options)
-    values = {name: option.default for name, option in chosen.wanted.options.items()} | options
+    check_options("shaper", kind, chosen.signature.options, options)
+    values = {name: option.default for name, option in chosen.signature.options.items()} | options
     return BoundShaper(chosen, {name: float(value) for name, value in values.items()})
 
 
@@ -266,12 +266,11 @@ def set_diversity(
     log(1 + (m_j - k_ij)/((n - 1)(1 + m_j))), with m_j = mean_i k(y_j, y_i) and L_j = log(1 + m_j).
 
     Deviations:
-        1. The kernel is whatever is passed in, Tanimoto for molecules; the paper's compares
-           embeddings of texts.
-        2. Rows that are no hits are neither in S nor changed; with fewer than two hits, nothing is.
+        1. The kernel is an input, Tanimoto for molecules; the paper compares embeddings of texts.
+        2. Other rows are not in S and do not change; with fewer than two hits no row does.
 
     Options:
-        weight: of the gain, in units of the advantage.
+        weight: weight of the gain, in units of the advantage.
     """
     if not bool(hit_B.any()):
         return advantage_B.detach().clone()
@@ -300,17 +299,17 @@ def differential_smoothing(
     *,
     gamma: Annotated[float, ABOVE_0] = 0.01,
 ) -> Tensor:
-    """Hits gain the more, the rarer the policy that sampled them makes them: A - gamma lp.
+    """Hits gain more the rarer they are under the policy: A - gamma lp.
 
     Gai et al., "Differential Smoothing Mitigates Sharpening and Improves LLM Reasoning", arXiv
     2511.19942. On a score without a KL (equal rewards on the hits) gamma = beta makes the score
-    MARA's up to a constant; on a score that has its KL, such as that of ``rloo``, -beta lp is there
-    already, and the hits come out at pi_ref^(beta/(beta + gamma)). lp is in nats for a whole
-    sequence, tens of them, so a gamma of 0.01 moves A by some tenths.
+    MARA's up to a constant. A score that has its KL, such as that of ``rloo``, contains -beta lp
+    already, and the hits end at pi_ref^(beta/(beta + gamma)). lp of a whole sequence is tens of
+    nats, so a gamma of 0.01 changes A by some tenths.
 
     Deviations:
-        1. Rows that are no hits are left alone: the term with which the paper sharpens among the
-           incorrect ones is left out.
+        1. Other rows do not change: the paper's term that sharpens among incorrect answers is
+           omitted.
         2. A is not centred again.
 
     Options:
@@ -332,24 +331,22 @@ def ucpo(
 ) -> Tensor:
     """Hits share their advantage by rarity: A n ((1 - t)/n + t (1/q_i) / sum_j (1/q_j)).
 
-    Uniform-correct policy optimisation (Lochab et al., arXiv 2605.00365), t = strength, the
-    authors' 0.2; n is the number of hits of the row's group and q the softmax of lp over them. The
-    factors of a group's hits sum to n, so hits of equal A keep the sum of it; one hit alone keeps
-    its own.
+    Uniform-correct policy optimisation (Lochab et al., arXiv 2605.00365), t = strength, 0.2 in the
+    paper; n is the number of hits of the row's group and q the softmax of lp over them. The factors
+    of a group's hits sum to n, so hits of equal A keep its sum; a single hit keeps its A.
 
     Deviations:
-        1. (1/q_i) / sum (1/q_j) is the softmax of -lp: no floor under q is needed (1e-6 in the
+        1. (1/q_i) / sum (1/q_j) is the softmax of -lp: no floor of q is needed (1e-6 in the
            authors' code).
-        2. lp is that of the whole sequence, where the authors divide it by the length: with the
-           rarest hit some nats below the others its factor is nearly 1 - t + n t.
-        3. ``temperature`` divides lp; about the mean number of tokens gives the spread that the
-           authors' q has.
+        2. lp is that of the whole sequence; the authors divide it by the length. So if the rarest
+           hit is some nats below the others, its factor is nearly 1 - t + n t.
+        3. ``temperature`` divides lp; about the mean number of tokens gives the spread of the
+           authors' q.
 
     Options:
-        strength: share of the advantage that goes by rarity; 0.2 is the authors'.
-        temperature: nats by which log-probabilities are divided before they are compared; at 1 the
-            rarest hit has nearly all of that share, at about the mean number of tokens it is
-            spread.
+        strength: share of the advantage that is distributed by rarity; 0.2 in the paper.
+        temperature: divides log-probabilities before the comparison; at 1 the rarest hit gets
+            nearly all of that share, at about the mean number of tokens it is spread.
     """
     groups = Groups.of(group_B, advantage_B)
     n_B = groups.sum_B(hit_B.long())
@@ -371,16 +368,15 @@ def ips(
 ) -> Tensor:
     """Frequent outcomes weigh less: A / max(share of the outcome, eps).
 
-    Inverse probability scaling (Sinha et al., arXiv 2601.21669). The share is that of the group's
-    rows, all of them, that have the row's outcome: for a molecule, its scaffold. eps bounds the
-    factor by 1/eps.
+    Inverse probability scaling (Sinha et al., arXiv 2601.21669). The share is the fraction of all
+    rows of the group with the row's outcome: for a molecule, its scaffold.
 
     Deviations:
-        1. The advantage is scaled, not the reward before it is centred.
+        1. The advantage is scaled, not the reward before centring.
         2. Rows without an outcome (-1) keep their A.
 
     Options:
-        eps: smallest share to divide by; the factor is never above 1/eps.
+        eps: smallest share to divide by; the factor is at most 1/eps.
     """
     groups = Groups.of(group_B, advantage_B)
     pairs = torch.stack([groups.index_B, outcome_B.long()])
@@ -398,20 +394,20 @@ def entropy(
     *,
     weight: Annotated[float, ABOVE_0] = 0.01,
 ) -> Tensor:
-    """All rows gain by how rare the policy makes them: A - weight (lp - mean of the others' lp).
+    """All rows gain by their rarity under the policy: A - weight (lp - mean of the others' lp).
 
     The policy gradient of an entropy bonus, J + weight H(pi) (Williams and Peng 1991; Mnih et al.,
     arXiv 1602.01783). With beta and the target p it ends at p^(beta/(beta + weight)), the target at
-    a higher temperature: with gibbs pi_ref^(beta/(beta + weight)) exp(R/(beta + weight)). Mass goes
-    to rare sequences whether they are hits or not; ``differential_smoothing`` keeps to the hits.
+    a higher temperature: with gibbs pi_ref^(beta/(beta + weight)) exp(R/(beta + weight)). It moves
+    mass to rare sequences, hits or not; ``differential_smoothing`` is restricted to hits.
 
     Deviations:
-        1. The entropy is that of whole sequences, by the sampled rows, not the sum over the tokens
-           of what is known of the next one.
-        2. The others of the row's group are its baseline.
+        1. The entropy of whole sequences, estimated from the sampled rows, not the sum over tokens
+           of the next-token entropies.
+        2. The baseline is the mean over the other rows of the group.
 
     Options:
-        weight: reward units per nat, as beta.
+        weight: reward units per nat, like beta.
     """
     groups = Groups.of(group_B, advantage_B)
     logp_B = logp_policy_B.detach().to(advantage_B)
@@ -432,20 +428,20 @@ def rnd(
 ) -> Tensor:
     """Hits gain by their novelty: the error of a network that learns to predict a random one.
 
-    Random network distillation (Burda et al., arXiv 1810.12894), for molecules as an intrinsic
-    reward beside that of the task by Svensson et al., arXiv 2410.10431. The bonus is added to the
-    reward before its baseline: A + weight (novelty - mean of the others'), 0 for rows that are no
-    hits. The predictor makes one step of Adam an update, on its hits.
+    Random network distillation (Burda et al., arXiv 1810.12894), used for molecules as an intrinsic
+    reward by Svensson et al., arXiv 2410.10431. The bonus is added to the reward before its
+    baseline: A + weight (novelty - mean of the others'), with novelty 0 for rows that are no hits.
+    The predictor makes one step of Adam on the hits of each update.
 
     Deviations:
         1. The networks read features, of a molecule its Morgan fingerprint, not the tokens.
-        2. The error is divided by that of the predictor before training at the same row: 1 for what
-           is unlike all hits so far, towards 0 for what has come often. No running scale is needed.
+        2. The error is divided by that of the untrained predictor at the same row: 1 for a molecule
+           unlike all hits so far, towards 0 for frequent ones. No running scale is needed.
 
     Options:
-        weight: reward units that a hit unlike all others gains.
-        rate: of the predictor's Adam: how soon something is no longer new.
-        seed: of the random networks.
+        weight: bonus, in reward units, of a hit unlike all others.
+        rate: learning rate of the predictor's Adam: how soon a molecule is no longer new.
+        seed: seed of the random networks.
     """
     bonus_B = torch.zeros_like(advantage_B)
     if bool(hit_B.any()):

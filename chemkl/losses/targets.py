@@ -1,4 +1,4 @@
-"""Targets: what KL-regularised RL walks to, as functions (log pi_ref, R) -> log target.
+"""Targets of KL-regularised RL, as functions (log pi_ref, R) -> log target.
 
 Legend: B rows of a batch; lr log pi_ref; R reward; beta the KL coefficient. Source: GX-Chen et al.,
 arXiv 2510.20817.
@@ -25,48 +25,48 @@ from chemkl.losses.registry import (
 )
 from chemkl.losses.types import Groups, TargetOutput, check_rows, check_values
 
-_NOT_GIVEN: Any = None
+_UNSET: Any = None
 
 
 def resolve_beta(beta: float | None, sigma: float | None) -> float:
-    """Return the one KL coefficient from beta or REINVENT's sigma = 1/beta, just one of them."""
+    """Return the KL coefficient from either beta or REINVENT's sigma = 1/beta."""
     pairs = (("beta", beta), ("sigma", sigma))
-    given = {name: value for name, value in pairs if value is not None}
-    bad = [name for name, value in given.items() if not 0 < value < math.inf]
+    stated = {name: value for name, value in pairs if value is not None}
+    bad = [name for name, value in stated.items() if not 0 < value < math.inf]
     problem = ""
-    if len(given) == 2:
+    if len(stated) == 2:
         both = "beta and sigma are both given; sigma is 1/beta: give beta or sigma, not both"
         problem = f"{both}: got {beta=} and {sigma=}"
     elif bad:
         problem = (
-            f"{bad[0]} must be a finite number above 0, got {given[bad[0]]}: beta = 1/sigma weighs "
-            "the KL to the reference; without it there is no target, and MARA would change "
+            f"{bad[0]} must be a finite number above 0, got {stated[bad[0]]}: beta = 1/sigma "
+            "weighs the KL to the reference; without it there is no target, and MARA would change "
             "nothing. For a weak pull to the reference take a small beta such as 0.001"
         )
-    elif not given:
+    elif not stated:
         problem = (
             "beta or sigma (= 1/beta) is missing: give beta, or sigma, for example 0.1, or a sigma "
             "of 128 as in REINVENT"
         )
     if problem:
         raise ValueError(problem)
-    return given["beta"] if "beta" in given else 1 / given["sigma"]
+    return stated["beta"] if "beta" in stated else 1 / stated["sigma"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target(ABC):
-    """What an objective needs of a target: beta, given as such or as sigma, and no memory.
+    """A target with a KL coefficient beta (or sigma), and by default without state.
 
-    ``full_support`` says whether log_target is finite wherever log pi_ref is, ``has_hits`` whether
-    it tells hits from other rows.
+    ``full_support``: log_target is finite wherever log pi_ref is. ``has_hits``: it distinguishes
+    hits from other rows.
 
     Attributes:
         beta: weight of the KL to the prior, in reward units per nat: a small one trusts the reward,
             a large one the prior. Give beta or sigma.
-        sigma: 1/beta, REINVENT's name for it (its default is 128). Give beta or sigma.
+        sigma: 1/beta, the name in REINVENT (whose default is 128). Give beta or sigma.
     """
 
-    beta: Annotated[float, ABOVE_0] = _NOT_GIVEN  # a float from __post_init__ on
+    beta: Annotated[float, ABOVE_0] = _UNSET  # a float from __post_init__ on
     sigma: InitVar[Annotated[float | None, ABOVE_0]] = None
 
     full_support: ClassVar[bool] = True
@@ -75,8 +75,8 @@ class Target(ABC):
     def __post_init__(self, sigma: float | None) -> None:
         object.__setattr__(self, "beta", resolve_beta(self.beta, sigma))
         options = options_of(type(self))
-        given = {name: getattr(self, name) for name in options if name != "sigma"}
-        check_options("target", type(self).__name__, options, given)
+        values = {name: getattr(self, name) for name in options if name != "sigma"}
+        check_options("target", type(self).__name__, options, values)
 
     @abstractmethod
     def __call__(
@@ -85,7 +85,7 @@ class Target(ABC):
         """Evaluate the target at the rows of a batch."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the target remembers from batch to batch: nothing."""
+        """Return the state across batches: none."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -106,8 +106,8 @@ class Gibbs(Target):
     """log_target = lr + R/beta: the optimum of reverse-KL RL, and REINVENT's augmented likelihood.
 
     Maximises E_pi[R] - beta KL(pi || pi_ref) (arXiv 2510.20817; REINVENT, arXiv 1704.07555, with
-    sigma = 1/beta). Sequences of equal reward keep the reference's ratio at every beta. There is no
-    hit test and no anchor, and groups change nothing.
+    sigma = 1/beta). Sequences of equal reward keep the reference's ratio at every beta. It has no
+    hits and no anchor, and groups have no effect.
     """
 
     has_hits: ClassVar[bool] = False
@@ -128,12 +128,11 @@ class Gibbs(Target):
 class Filtered(Target):
     """log_target = lr on hits (R >= tau), -inf elsewhere: the reference, restricted to the hits.
 
-    The target of alpha-DPG and the foil of MARA. There is no anchor, and groups change nothing.
-    beta does not shape it, only scales the score; it is 1 when not given. An estimator whose score
-    must be finite refuses this target.
+    The target of alpha-DPG. There is no anchor, and groups have no effect. beta only scales the
+    score, and is 1 by default. An estimator whose score must be finite refuses this target.
 
     Attributes:
-        tau: reward from which on a molecule is a hit.
+        tau: lowest reward of a hit.
     """
 
     tau: Annotated[float, FINITE]
@@ -163,23 +162,22 @@ def gibbs_log_target(logp_ref_B: Tensor, reward_B: Tensor, beta: float) -> Tenso
 
 
 def augmented_reward(log_target_B: Tensor, logp_ref_B: Tensor, beta: float) -> Tensor:
-    """Write a target as a reward: Rbar = beta (log_target - lr), whose gibbs target it is.
+    """Return the reward whose gibbs target is a target: Rbar = beta (log_target - lr).
 
     For MARA this is Algorithm 1 of arXiv 2510.20817: hits have R(z) + beta (lr(z) - lr), others R.
-    A trainer that computes KL(pi || pi_ref) itself takes Rbar for its reward. Under the forward KL
-    it would put most of the mass on the rarest hit: there anchor the reference instead (Algorithm
-    2).
+    It is the reward for a trainer that computes KL(pi || pi_ref) itself. Under the forward KL it
+    would put most of the mass on the rarest hit: there, anchor the reference instead (Algorithm 2).
 
     Args:
         log_target_B: log target from a target of the same beta.
         logp_ref_B: log pi_ref.
-        beta: the coefficient of that trainer's KL; with any other one the hits are not flat.
+        beta: coefficient of the trainer's KL; with any other one the hits are not flat.
     """
     return beta * (log_target_B - logp_ref_B)
 
 
 def check_target_inputs(logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None) -> None:
-    """Refuse what no target can be evaluated on, shapes first."""
+    """Refuse invalid rows; shapes are checked first."""
     check_rows(logp_ref=logp_ref_B, reward=reward_B, group=group_B)
     check_values("logp", logp_ref=logp_ref_B)
     check_values("reward", reward=reward_B)
@@ -193,10 +191,11 @@ _REWARD_DIGITS = 6
 def batch_anchor(
     logp_ref_B: Tensor, reward_B: Tensor, hit_B: Tensor, groups: Groups
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The likeliest hit under the reference in each group; the first row of a tie.
+    """Find the likeliest hit under the reference in each group; the first row of a tie.
 
-    Three (B,) tensors: True at the row that is its group's anchor, and log pi_ref(z) and R(z) of
-    the row's group (NaN where the group has no hit).
+    Returns:
+        Three (B,) tensors: True at the row that is its group's anchor, and log pi_ref(z) and R(z)
+        of the row's group (NaN if the group has no hit).
     """
     n_rows = hit_B.numel()
     z_B = groups.best_row_N(logp_ref_B, hit_B)[groups.index_B]
@@ -210,21 +209,20 @@ def batch_anchor(
 
 
 class RunningAnchor:
-    """A high quantile of log pi_ref over the hits of the run so far, kept for each group number.
+    """A high quantile of log pi_ref over the hits of the run so far, for each group.
 
-    State: for each group the distinct hits seen, as pairs (log pi_ref, R) in ascending order. Two
-    hits are one sequence when log pi_ref agrees to 1e-3 nats and R to 1e-6, so a sequence that is
-    sampled again, or replayed, changes nothing, and neither does calling twice on one batch. It
-    grows by 16 bytes of payload a distinct hit. Group numbers must keep their meaning from batch
-    to batch.
+    State: the distinct hits of each group, as pairs (log pi_ref, R) in ascending order. Two hits
+    are the same sequence if log pi_ref agrees to 1e-3 nats and R to 1e-6, so a repeated or replayed
+    sequence changes nothing, nor does a second call on one batch. It grows by 16 bytes of payload a
+    distinct hit. Group labels must keep their meaning from batch to batch.
     """
 
     def __init__(self) -> None:
         self._hits: dict[int, list[tuple[float, float]]] = {}
-        self._known: set[tuple[int, float, float]] = set()
+        self._keys: set[tuple[int, float, float]] = set()
 
     def update(self, logp_ref_B: Tensor, reward_B: Tensor, hit_B: Tensor, groups: Groups) -> None:
-        """Take the hits of a batch in."""
+        """Add the hits of a batch."""
         group_of_hits = groups.ids_N[groups.index_B][hit_B].tolist()
         rows = zip(group_of_hits, logp_ref_B[hit_B].tolist(), reward_B[hit_B].tolist(), strict=True)
         for group, logp_ref, reward in rows:
@@ -233,10 +231,10 @@ class RunningAnchor:
     def anchor(
         self, quantile: float, logp_ref_B: Tensor, reward_B: Tensor, groups: Groups
     ) -> tuple[Tensor, Tensor]:
-        """Return log pi_ref(z) and R(z) for each row's group (NaN while it has had no hit).
+        """Return log pi_ref(z) and R(z) for each row's group (NaN before its first hit).
 
-        The pair is that of one hit: number floor(q (n - 1)) of n, counted from the rarest, so it
-        is never the likeliest one as soon as there are two.
+        Both are of one hit: number floor(q (n - 1)) of n, counted from the rarest. If there are two
+        or more it is never the likeliest.
         """
         pair_N = []
         for group in groups.ids_N.tolist():
@@ -247,13 +245,13 @@ class RunningAnchor:
         return logp_z_N.to(logp_ref_B)[index_B], reward_z_N.to(reward_B)[index_B]
 
     def forget_below(self, tau: float) -> None:
-        """Forget the hits that are none any more, as tau has risen."""
+        """Remove the hits below a tau that has risen."""
         state = self.state_dict()
-        stays = state["reward"] >= tau
-        self.load_state_dict({name: column[stays] for name, column in state.items()})
+        is_hit = state["reward"] >= tau
+        self.load_state_dict({name: column[is_hit] for name, column in state.items()})
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The distinct hits so far as three columns: group, logp_ref, reward."""
+        """Return the distinct hits as three columns: group, logp_ref, reward."""
         rows = [(group, *pair) for group, pairs in self._hits.items() for pair in pairs]
         return {
             "group": torch.tensor([row[0] for row in rows], dtype=torch.int64),
@@ -262,24 +260,24 @@ class RunningAnchor:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Forget the hits so far and take those of ``state``, the result of ``state_dict``."""
+        """Replace the hits by those of ``state``, the result of ``state_dict``."""
         names = ("group", "logp_ref", "reward")
         if missing := [name for name in names if name not in state]:
             raise ValueError(f"the running anchor's state lacks {', '.join(missing)}")
         self._hits.clear()
-        self._known.clear()
+        self._keys.clear()
         for group, logp_ref, reward in zip(*(state[name].tolist() for name in names), strict=True):
             self._add(group, logp_ref, reward)
 
     def _add(self, group: int, logp_ref: float, reward: float) -> None:
         key = (group, round(logp_ref, _LOGP_DIGITS), round(reward, _REWARD_DIGITS))
-        if key not in self._known:
-            self._known.add(key)
+        if key not in self._keys:
+            self._keys.add(key)
             insort(self._hits.setdefault(group, []), (logp_ref, reward))
 
 
 def moved(target: Any, **values: float) -> Any:
-    """The target with another tau or beta; a running anchor goes on, without hits below tau."""
+    """Return the target with another tau or beta; a running anchor keeps the hits from tau on."""
     new = replace(target, **values)
     if isinstance(new, Mara):
         object.__setattr__(new, "running", target.running)
@@ -307,31 +305,31 @@ class Mara(Target):
         2. cap: no hit is lifted by more than so many nats; with alpha < 1 the smaller lift counts.
         3. reward_on_hits: R(z) ("anchor", the paper), the hit's own R ("own"), or tau ("tau").
         4. tau_floor: tau is the larger of it and the group's tau_quantile (linear between
-           neighbours). The paper has the quantile alone; on a reward that is mostly 0 that is 0,
-           and everything would be a hit. A group with fewer than 2 rows from tau on has the gibbs
-           target and no hit.
+           neighbours). The paper has the quantile only; for a reward that is mostly 0 it is 0, and
+           every row would be a hit. A group with fewer than 2 rows from tau on has the gibbs target
+           and no hit.
         5. anchor "running": the hit at a high quantile (anchor_quantile) of lr among the distinct
-           hits of the run so far, those of the batch included; see ``RunningAnchor``. The memory
-           belongs to the instance: give each run its own, and save ``state_dict``.
+           hits of the run so far, those of the batch included; see ``RunningAnchor``. The state
+           belongs to the object: make one for each run, and save ``state_dict``.
 
     Attributes:
-        tau: reward from which on a molecule is a hit; best the threshold that you will screen with
-            (0.80 and 0.85 in the paper's chemistry). Give tau, or tau_quantile and tau_floor.
-        tau_quantile: quantile of a batch's rewards that serves as tau where the range of the reward
-            is not known; 0.9 in the paper's creative writing.
-        tau_floor: with tau_quantile: tau is never below this. Take it above the reward of a
-            failure, or a batch of zeros would consist of hits. Fewer than 2 hits: plain gibbs for
-            that batch.
-        alpha: how flat the hits are: the share of the way from the molecule's own log prior to the
-            anchor's. 1 is the paper; less holds back long, odd molecules.
+        tau: lowest reward of a hit; best the threshold that you will screen with (0.80 and 0.85 in
+            the paper's chemistry). Give tau, or tau_quantile and tau_floor.
+        tau_quantile: quantile of a batch's rewards to use as tau if the range of the reward is
+            unknown; 0.9 in the paper's creative writing.
+        tau_floor: with tau_quantile: tau is never below this. Set it above the reward of a failure,
+            or a batch of zeros would consist of hits. Fewer than 2 hits: plain gibbs for that
+            batch.
+        alpha: how flat the hits are: the log prior of a hit is moved by this share towards the
+            anchor's. 1 is the paper; less favours long, odd molecules less.
         cap: no hit is lifted by more than so many nats; null: no cap, as in the paper.
-        reward_on_hits: reward that hits have in the target: the anchor's (the paper; ranking above
-            tau is lost), the molecule's own, or tau.
-        anchor: where the anchor comes from: the hit of the batch that is likeliest under the prior
-            (the paper), or a high quantile of the hits of the run so far (running).
+        reward_on_hits: reward of hits in the target: the anchor's (the paper; ranking above tau is
+            lost), the molecule's own, or tau.
+        anchor: the hit of the batch that is likeliest under the prior (batch, the paper), or a high
+            quantile of the hits of the run so far (running).
         anchor_quantile: with anchor running: the quantile of the log prior among the distinct hits
             so far; at 1 a single odd molecule would be the anchor for good.
-        running: the memory of the running anchor.
+        running: the state of the running anchor.
     """
 
     tau: Annotated[float | None, FINITE] = None
@@ -370,7 +368,7 @@ class Mara(Target):
     def __call__(
         self, logp_ref_B: Tensor, reward_B: Tensor, group_B: Tensor | None = None
     ) -> TargetOutput:
-        """As for every target; a running anchor takes the hits of the batch in first."""
+        """Evaluate the target at the rows of a batch, after updating a running anchor."""
         check_target_inputs(logp_ref_B, reward_B, group_B)
         groups = Groups.of(group_B, reward_B)
         tau_B, hit_B = self._hits(reward_B, groups)
@@ -382,7 +380,7 @@ class Mara(Target):
             )
         else:
             anchor_B, logp_z_B, reward_z_B = batch_anchor(logp_ref_B, reward_B, hit_B, groups)
-        # written so that alpha = 1 without a cap gives every hit the same number, to the bit
+        # in this form alpha = 1 without a cap gives every hit the same number, to the bit
         logp_B = (1 - self.alpha) * logp_ref_B + self.alpha * logp_z_B
         if self.cap is not None:
             logp_B = torch.minimum(logp_B, logp_ref_B + self.cap)
@@ -399,7 +397,7 @@ class Mara(Target):
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the memory of the running anchor."""
+        """Return the state of the running anchor."""
         return self.running.state_dict() if self.anchor == "running" else {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -410,7 +408,7 @@ class Mara(Target):
             super().load_state_dict(state)
 
     def _hits(self, reward_B: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
-        """Return tau at each row, and which rows are hits."""
+        """Return tau at each row, and mark the hits."""
         if self.tau is not None:
             tau_B = torch.full_like(reward_B, self.tau)
             return tau_B, reward_B >= tau_B

@@ -1,4 +1,4 @@
-"""The records that go into and come out of the loss core, and the checks that they pass first.
+"""The inputs and outputs of the loss core, and their checks.
 
 Legend: B rows of a batch, one sampled sequence each; P fresh samples of the reference.
 Log-probabilities are sums over the tokens of a sequence in nats, end token included, padding
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _PRECISE = (torch.float32, torch.float64)
-_TYPES: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
+_DTYPES: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
     "logp": (
         _PRECISE,
         "float32 or float64: take log-softmax and the sum over tokens in fp32",
@@ -23,44 +23,44 @@ _TYPES: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
     ),
     "bool": ((torch.bool,), "a bool tensor"),
 }
-"""The types that rows of a kind may have, and what to say of another one."""
+"""The dtypes of each kind of rows, and what a message requires."""
 _FINITE = {
     "logp": "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that "
     "the model gives probability 0",
     "reward": "a sequence that could not be scored has reward 0, and its reason is kept beside it",
 }
-"""The kinds of rows that must be finite, and what to do where they are not."""
+"""The kinds of rows that must be finite, and how to fix rows that are not."""
 
 
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """What one batch gives to an objective; every tensor is (B,) where nothing else is said.
+    """One batch; every tensor is (B,) unless stated otherwise.
 
     The first three are always needed, the others by some estimators and shapers only.
 
     Attributes:
-        logp_policy: log pi_theta(y), with its graph when the loss is to be back-propagated.
+        logp_policy: log pi_theta(y), with its graph if the loss is back-propagated.
         logp_ref: log pi_ref(y) under the frozen reference.
-        reward: R(y) as the run counts it: a diversity filter acts before, so that a penalised
-            sequence is neither hit nor anchor; an invalid sequence stays in with reward 0.
-        group: whole numbers; the rows of one number share an anchor, a quantile and a baseline
-            (the prompt of a conditional model). None: the batch is one group.
-        duplicate: True where an earlier row of the same batch and group holds the same sequence.
-            Only an objective with ``duplicates="drop"`` needs it.
-        logp_behaviour: log-probability of the row as it was sampled, for estimators that weigh by
-            it: under the policy that did so, when it did (``rloo``, ``ppo``, ``grpo``), or of the
-            mixture of policy and memory (``snis``). None: the policy of today sampled all rows.
-        retained: True at rows that the policy of today did not sample: those that
-            ``LossOutput.carry`` of the last batch handed on (``msc``), or replayed ones. They
-            count in target and loss, and are left out of the metrics that describe a batch; the
-            loss and the estimator's own (``weight``, ``advantage_std``, ``clip_rate``) are of all.
+        reward: R(y) after the diversity filter, so a penalised sequence is neither hit nor anchor;
+            an invalid sequence stays in the batch with reward 0.
+        group: integer labels; rows of one group share an anchor, a quantile and a baseline (the
+            prompt of a conditional model). None: the batch is one group.
+        duplicate: True if an earlier row of the same batch and group has the same sequence. Needed
+            only by an objective with ``duplicates="drop"``.
+        logp_behaviour: log-probability with which the row was sampled, for estimators that weigh by
+            it: under the policy that sampled it (``rloo``, ``ppo``, ``grpo``), or under the mixture
+            of policy and memory (``snis``). None: the current policy sampled all rows.
+        retained: True at rows that the current policy did not sample: those of ``LossOutput.carry``
+            of the last batch (``msc``), or replayed ones. They count in target and loss, but not in
+            the metrics that describe a batch; the loss and the estimator's own metrics (``weight``,
+            ``advantage_std``, ``clip_rate``) are over all rows.
         logp_policy_of_prior: (P,), log pi_theta, with graph, of sequences that the reference has
             sampled for this batch (``forward_kl`` with reference "prior").
         kernel: (B, B), similarity of the rows in [0, 1], symmetric, 1 on the diagonal (a shaper).
-        outcome: whole numbers that name what a row came out as, for example its scaffold; -1 for
-            nothing (a shaper).
+        outcome: integer labels of the rows' outcomes, for example scaffolds; -1 for no outcome (a
+            shaper).
         features: (B, F), numbers that describe a row, such as the bits of its fingerprint; zeros
-            for nothing (a shaper).
+            for a row without (a shaper).
     """
 
     logp_policy: Tensor
@@ -82,11 +82,11 @@ class LossInputs:
             check_values(kind, **{name: getattr(self, name) for name in names})
 
     def where(self, kept_B: Tensor) -> "LossInputs":
-        """The rows that are marked; what is not a row (samples of the reference) stays."""
+        """Select the marked rows; samples of the reference are not rows and stay."""
         rows = {name: getattr(self, name) for name in (*_ROWS, "features")}
-        chosen = {name: rows_B[kept_B] for name, rows_B in rows.items() if rows_B is not None}
+        rows = {name: rows_B[kept_B] for name, rows_B in rows.items() if rows_B is not None}
         kernel = None if self.kernel is None else self.kernel[kept_B][:, kept_B]
-        return replace(self, **chosen, kernel=kernel)
+        return replace(self, **rows, kernel=kernel)
 
 
 _ROWS_OF_KIND = {
@@ -96,7 +96,7 @@ _ROWS_OF_KIND = {
     "bool": ("duplicate", "retained"),
 }
 _ROWS = [n for names in _ROWS_OF_KIND.values() for n in names if n != "logp_policy_of_prior"]
-"""The fields of LossInputs that have a value per row."""
+"""The fields of LossInputs with one value per row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +107,11 @@ class TargetOutput:
         log_target: log of the target density in nats, up to one constant per group.
         hit: the row is treated as a hit. Always False for a target without a hit test.
         anchor: the row is the anchor of its group: at most one a group, the first one of a tie.
-            Always False when the anchor is remembered from earlier batches.
-        anchor_logp_ref: log pi_ref of the anchor in force for the row's group; NaN where none is.
-        logp_anchored: log pi_ref as the target has it: of a mara hit that of its anchor.
-        reward_anchored: the reward as the target has it. Both make up the target under the forward
-            KL, beta exp(logp_anchored) / (L - reward_anchored).
+            Always False if the anchor is remembered from earlier batches.
+        anchor_logp_ref: log pi_ref of the anchor of the row's group; NaN without an anchor.
+        logp_anchored: log pi_ref in the target: of a mara hit that of its anchor.
+        reward_anchored: the reward in the target. Both define the target under the forward KL,
+            beta exp(logp_anchored) / (L - reward_anchored).
     """
 
     log_target: Tensor
@@ -122,20 +122,20 @@ class TargetOutput:
     reward_anchored: Tensor
 
     def where(self, kept_B: Tensor) -> "TargetOutput":
-        """The rows that are marked."""
+        """Select the marked rows."""
         return TargetOutput(*(getattr(self, field.name)[kept_B] for field in fields(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class LossOutput:
-    """What one batch gives to the training loop.
+    """The result of an objective on one batch.
 
     Attributes:
         loss: a scalar to minimise.
         metrics: detached scalars.
         target: the target at every row of the batch.
-        carry: (B,), True at the rows that the next batch is to have again, marked as retained;
-            None for an estimator that retains nothing.
+        carry: (B,), True at the rows to include in the next batch as retained; None for an
+            estimator that retains no rows.
     """
 
     loss: Tensor
@@ -146,36 +146,36 @@ class LossOutput:
 
 def check_rows(**row_tensors: Tensor | None) -> None:
     """Refuse tensors that are not 1-d, not of one length, or empty; None is skipped."""
-    given = {name: rows for name, rows in row_tensors.items() if rows is not None}
-    for name, rows in given.items():
+    tensors = {name: rows for name, rows in row_tensors.items() if rows is not None}
+    for name, rows in tensors.items():
         if not isinstance(rows, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, got {type(rows).__name__}")
-    shapes = {name: tuple(rows.shape) for name, rows in given.items()}
+    shapes = {name: tuple(rows.shape) for name, rows in tensors.items()}
     listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
     problem = ""
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         problem = f"1-d tensors of one length are needed, a value per row; got {listed}"
     elif (0,) in shapes.values():
         stay = "invalid sequences stay in it with reward 0, and the caller skips a step of nothing"
-        problem = f"the batch is empty: {', '.join(given)} have 0 rows; {stay}"
+        problem = f"the batch is empty: {', '.join(tensors)} have 0 rows; {stay}"
     if problem:
         raise ValueError(problem)
 
 
 def check_values(kind: str, **rows: Tensor | None) -> None:
-    """Refuse rows of another type than their kind has, or not finite where it must be; None passes.
+    """Refuse rows of a wrong dtype, or not finite if they must be; None is skipped.
 
     Args:
         kind: "logp", "reward", "whole" (whole numbers) or "bool".
-        **rows: by the names that a message has.
+        **rows: by their names in messages.
     """
-    types, wanted = _TYPES[kind]
+    dtypes, requirement = _DTYPES[kind]
     for name, rows_B in rows.items():
         if rows_B is None:
             continue
-        if rows_B.dtype not in types:
+        if rows_B.dtype not in dtypes:
             got = str(rows_B.dtype).removeprefix("torch.")
-            raise ValueError(f"{name} is {got}, and must be {wanted}")
+            raise ValueError(f"{name} is {got}, and must be {requirement}")
         if kind in _FINITE:
             check_finite(name, rows_B, _FINITE[kind])
 
@@ -183,7 +183,7 @@ def check_values(kind: str, **rows: Tensor | None) -> None:
 def check_finite(name: str, rows_B: Tensor, fix: str) -> None:
     """Refuse rows that are NaN or infinite."""
     bad_B = ~torch.isfinite(rows_B.detach())
-    if found(bad_B):
+    if any_row(bad_B):
         row = int(bad_B.nonzero()[0])
         raise ValueError(
             f"{name} is not finite in {int(bad_B.sum())} of {rows_B.numel()} rows "
@@ -191,24 +191,23 @@ def check_finite(name: str, rows_B: Tensor, fix: str) -> None:
         )
 
 
-def found(marked_B: Tensor) -> bool:
-    """Whether a row is marked; no look while `torch.compile` captures, which it would cut."""
+def any_row(marked_B: Tensor) -> bool:
+    """Whether any row is marked; False during `torch.compile`, where a check breaks the graph."""
     return not torch.compiler.is_compiling() and bool(marked_B.any())
 
 
 def mean_over_rows(values_B: Tensor) -> Tensor:
-    """The mean over all rows of the joined batch; every loss is one of these."""
+    """Return the mean over all rows of the batch; every loss is one of these."""
     return values_B.mean()
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Which row belongs to which group, by the group numbers ids_N, ascending.
+    """The groups of a batch, by their labels ids_N in ascending order.
 
-    index_B is the position in ids_N of each row's group, size_B the number of rows in that, rows_NM
-    a table of the groups' rows, where groups with fewer than the largest end with B, which is no
-    row: scatter operations would add in an arbitrary order on a GPU, and a run would not repeat to
-    the bit.
+    index_B is the index in ids_N of each row's group and size_B the number of its rows. rows_NM has
+    the rows of each group, padded with B. Sums go through this table because scatter operations add
+    in arbitrary order on a GPU, and a run would not repeat to the bit.
     """
 
     ids_N: Tensor
@@ -219,7 +218,7 @@ class Groups:
 
     @classmethod
     def of(cls, group_B: Tensor | None, like_B: Tensor) -> "Groups":
-        """Read the groups from their numbers; None is one group of all rows of ``like_B``."""
+        """Make groups from labels; None: one group of all rows of ``like_B``."""
         if group_B is None:
             row_B = torch.arange(len(like_B), device=like_B.device)
             first_N, all_B = row_B[:1], torch.zeros_like(row_B)
@@ -234,22 +233,22 @@ class Groups:
         return cls(ids_N, index_B, size_N, size_N[index_B], rows_NM)
 
     def sum_B(self, values_B: Tensor) -> Tensor:
-        """The sum over each row's group."""
+        """Return the sum over each row's group."""
         return self.table_NM(values_B, 0).sum(dim=1)[self.index_B]
 
     def mean_B(self, values_B: Tensor) -> Tensor:
-        """The mean over each row's group."""
+        """Return the mean over each row's group."""
         return self.sum_B(values_B) / self.size_B
 
     def max_N(self, values_B: Tensor, where_B: Tensor) -> Tensor:
-        """The largest value of each group among the rows ``where_B``; -inf without one."""
+        """Return the maximum of each group over the rows ``where_B``; -inf without any."""
         low_B = torch.where(where_B, values_B, -torch.inf)
         return self.table_NM(low_B, -torch.inf).amax(dim=1)
 
     def best_row_N(self, values_B: Tensor, where_B: Tensor) -> Tensor:
-        """The row of the largest value of each group among the rows ``where_B``; B without one.
+        """Return the row of each group's maximum over the rows ``where_B``, or B without any.
 
-        Of several it is the first.
+        The first row of a tie.
         """
         n_rows = where_B.numel()
         best_B = where_B & (values_B == self.max_N(values_B, where_B)[self.index_B])
@@ -257,5 +256,5 @@ class Groups:
         return self.table_NM(torch.where(best_B, row_B, n_rows), n_rows).amin(dim=1)
 
     def table_NM(self, values_B: Tensor, absent: float) -> Tensor:
-        """The values of each group, and ``absent`` where it has fewer rows than the largest."""
+        """Return the values of each group, padded with ``absent``."""
         return torch.cat([values_B, values_B.new_full((1,), absent)])[self.rows_NM]

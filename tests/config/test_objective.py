@@ -110,7 +110,7 @@ BAD = [
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "tau_floor": 0.1}, "tau_floor go together"),
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "alpha": 2}, "less than or equal to 1"),
     (TARGET, {"kind": "mara", "beta": 0.1, "tau": 0.8, "anchor": "best"}, "'batch' or 'running'"),
-    (TARGET, {"kind": "filter", "beta": 0.1}, "required, and not given .reward from which on"),
+    (TARGET, {"kind": "filter", "beta": 0.1}, "required, and not given .lowest reward of a hit"),
     (
         ESTIMATOR,
         "rlo",
@@ -141,7 +141,7 @@ def test_bad_sections(adapter, section, message):
 )
 def test_what_is_out_of_range_is_so_in_a_config_and_in_the_loss_core(adapter, registry):
     for kind in registry:
-        for name, option in registry[kind].wanted.options.items():
+        for name, option in registry[kind].signature.options.items():
             if option.range is None:
                 continue
             for value in (0, -1, 0.5, 1, 1.5, float("inf"), float("nan")):

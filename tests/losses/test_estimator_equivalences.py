@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from stated_objectives import BETA, log_z_stands_at_2
+from worlds import BETA, log_z_at
 
 from chemkl.losses import (
     ESTIMATORS,
@@ -50,11 +50,6 @@ def targets(inputs):
     return [Gibbs(beta=BETA), Mara(beta=BETA, tau=tau)]
 
 
-def log_z_is_0(objective, _):
-    state = {"parameter": torch.zeros((), dtype=torch.float64), "started": True}
-    objective.states["learned_log_z"].load_state_dict(state)
-
-
 def others(values):
     """Each value minus the mean of the other ones, written out."""
     return torch.stack([v - (values.sum() - v) / (len(values) - 1) for v in values])
@@ -63,8 +58,8 @@ def others(values):
 def test_reinvent_is_trajectory_balance_with_log_z_0(rows):
     for target in targets(rows):
         expected = slope(rows, target, "reinvent")
-        same(slope(rows, target, "trajectory_balance", prepare=log_z_is_0), expected)
-        at_2 = slope(rows, target, "trajectory_balance", prepare=log_z_stands_at_2)
+        same(slope(rows, target, "trajectory_balance", prepare=log_z_at(0.0)), expected)
+        at_2 = slope(rows, target, "trajectory_balance", prepare=log_z_at(2.0))
         assert not torch.allclose(at_2, expected)
 
 
