@@ -1,3 +1,6 @@
+"""The stage evaluate_text: its tables, figures and printed lines, and refused input."""
+
+import io
 import json
 import math
 from functools import partial
@@ -24,16 +27,17 @@ REF = {"1": 0.8, "2": 0.1}
 
 def rows_of(steps, prompt=PICK):
     """Trace rows from steps of (completion, answer, reward)."""
-    alike = {"call": None, "repeat": False, "n_tokens": 2, "logp_policy": -1.0, "logp_ref": -1.0}
-    alike |= {"anchor": False, "is_replay": False, "group": 0, "prompt": prompt}
+    fixed = {"repeat": False, "n_tokens": 2, "logp_policy": -1.0, "logp_ref": -1.0, "group": 0}
+    fixed |= {"anchor": False, "is_replay": False, "prompt": prompt, "call": None}
     return [
-        alike
-        | {"step": step, "row": row, "smiles": completion, "completion": completion}
-        | {"answer": answer, "valid": answer is not None, "hit": reward >= 1}
-        | {"reward": reward, "reward_filtered": reward}
+        {
+            **fixed, "step": step, "row": row, "smiles": completion, "completion": completion,
+            "answer": answer, "valid": answer is not None, "hit": reward >= 1,
+            "reward": reward, "reward_filtered": reward,
+        }
         for step, samples in enumerate(steps)
         for row, (completion, answer, reward) in enumerate(samples)
-    ]
+    ]  # fmt: skip
 
 
 SCHEMA = trace_schema([], text=True)
@@ -41,39 +45,29 @@ SCHEMA = trace_schema([], text=True)
 
 @pytest.fixture
 def make_run(tmp_path):
-    """Write a text run: a manifest, a trace in one part, and exact answers where they are given."""
+    """Write a text run: a manifest, a trace in one part and, if given, exact answers."""
 
     def make(name, rows, exact=None, *, seed=0, schema=SCHEMA, **config):
         folder = tmp_path / "runs" / name
         settings = {"model": "tiny", "seed": seed, **config}
         with Manifest.start(folder, stage="posttrain_llm", config=settings, seed=seed) as manifest:
             (folder / "trace").mkdir()
-            table = pa.Table.from_pylist(rows, schema=schema)
-            metadata = {"config_hash": manifest.config_hash, "run_id": manifest.run_id}
+            identity = {"config_hash": manifest.config_hash, "run_id": manifest.run_id}
+            table = pa.Table.from_pylist(rows, schema=schema).replace_schema_metadata(identity)
             last = max(row["step"] for row in rows)
-            part = folder / "trace" / f"part-00000000-{last:08d}.parquet"
-            pq.write_table(table.replace_schema_metadata(metadata), part)
+            pq.write_table(table, folder / "trace" / f"part-00000000-{last:08d}.parquet")
             if exact is not None:
-                pd.DataFrame(exact_rows(exact)).to_parquet(folder / "answers.parquet")
+                answers = [
+                    (step, PICK, answer, math.log(p), math.log(REF[answer]))
+                    for step, probabilities in exact.items()
+                    for answer, p in probabilities.items()
+                ]
+                columns = ["step", "prompt", "answer", "logp_policy", "logp_ref"]
+                pd.DataFrame(answers, columns=columns).to_parquet(folder / "answers.parquet")
             manifest.finish()
         return folder
 
     return make
-
-
-def exact_rows(steps, prompt=PICK):
-    """Rows of answers.parquet from {step: {answer: probability}}."""
-    return [
-        {
-            "step": step,
-            "prompt": prompt,
-            "answer": answer,
-            "logp_policy": math.log(p),
-            "logp_ref": math.log(REF[answer]),
-        }
-        for step, answers in steps.items()
-        for answer, p in answers.items()
-    ]
 
 
 ONES = [[("1", "1", 1.0)] * 4, [("1", "1", 1.0)] * 3 + [("no", None, 0.0)]]
@@ -85,11 +79,9 @@ def evaluate(config, out, **options):
 
 
 def row_of(table, run, scope="prompts", prompt=None):
-    own = table[(table["run"] == run) & (table["scope"] == scope)]
-    if prompt is not None:
-        own = own[own["prompt"] == prompt]
-    assert len(own) == 1
-    return own.iloc[0]
+    rows = table[(table["run"] == run) & (table["scope"] == scope)]
+    (row,) = (row for _, row in rows.iterrows() if prompt in (None, row["prompt"]))
+    return row
 
 
 # ---- runs
@@ -108,24 +100,20 @@ def test_a_run_is_judged_by_its_last_samples(make_run, tmp_path):
     assert row_of(whole, "mara", "prompt", PICK)["distinct_answers"] == 2
 
 
-def test_invalid_samples_count_against_validity_alone(make_run, tmp_path):
+def test_invalid_samples_count_against_validity_and_replayed_rows_are_no_samples(
+    make_run, tmp_path
+):
     run = make_run("gibbs", rows_of(ONES))
-    found = row_of(evaluate({"runs": [str(run)]}, tmp_path / "out"), "gibbs")
-    assert (found["validity"], found["reward"]) == (7 / 8, 7 / 8)
-    assert (found["answer_entropy"], found["answer_top_share"]) == (0, 1)
-    assert (found["n_texts"], found["distinct_texts"]) == (8, 2 / 8)
-    written = {path.name for path in (tmp_path / "out").iterdir()}
+    row = row_of(evaluate({"runs": [str(run)]}, tmp_path / "out"), "gibbs")
+    assert (row["validity"], row["reward"]) == (7 / 8, 7 / 8)
+    assert (row["answer_entropy"], row["answer_top_share"]) == (0, 1)
+    assert (row["n_texts"], row["distinct_texts"]) == (8, 2 / 8)
     # without exact answers there is no figure, and without methods no means of them
-    assert not {name for name in written if name.startswith(("entropy", "methods"))}
-
-
-def test_replayed_rows_were_not_sampled(make_run, tmp_path):
-    rows = rows_of(BOTH)
-    for row in rows:
-        row["is_replay"] = row["completion"] == "2"
-    found = row_of(evaluate({"runs": [str(make_run("r", rows))]}, tmp_path / "out"), "r")
-    assert found["n_samples"] == 6
-    assert found["distinct_answers"] == 1
+    names = [path.name for path in (tmp_path / "out").iterdir()]
+    assert not [name for name in names if name.startswith(("entropy", "methods"))]
+    rows = [row | {"is_replay": row["completion"] == "2"} for row in rows_of(BOTH)]
+    row = row_of(evaluate({"runs": [str(make_run("r", rows))]}, tmp_path / "replayed"), "r")
+    assert (row["n_samples"], row["distinct_answers"]) == (6, 1)
 
 
 def test_exact_entropies_are_written_over_steps_and_drawn(make_run, tmp_path):
@@ -173,44 +161,43 @@ def test_several_prompts_are_kept_apart_and_averaged(make_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("n_prompts", "each", "steps", "late", "expected"),
+    ("n_prompts", "per_step", "steps", "late", "expected"),
     [
         (8, 64, 3, 160, 20),  # the last 160 rows are those of the last three prompts of a step
         (3, 32, 12, 1000, 333),  # the last 1000 would be 320, 328 and 352 of them
-        (3, 2, 2, 1000, 4),  # fewer than wanted: all
-        (3, 2, 2, 2, 1),  # fewer wanted than prompts
+        (3, 2, 2, 1000, 4),  # fewer samples than requested: all
+        (3, 2, 2, 2, 1),  # fewer requested than prompts
     ],
 )
-def test_prompts_have_as_many_late_samples(
-    make_run, tmp_path, n_prompts, each, steps, late, expected
+def test_prompts_have_equally_many_late_samples(
+    make_run, tmp_path, n_prompts, per_step, steps, late, expected
 ):
     rows = [
-        row | {"step": step, "row": number * each + row["row"], "group": number}
+        row | {"step": step, "row": number * per_step + row["row"], "group": number}
         for step in range(steps)
         for number in range(n_prompts)
-        for row in rows_of([[(f"{step} {i}", None, 0.0) for i in range(each)]], f"<{number}>")
+        for row in rows_of([[(f"{step} {i}", None, 0.0) for i in range(per_step)]], f"<{number}>")
     ]
     options = {"late_samples": late, "ngrams": [1]}
     config = {"runs": [str(make_run("a", rows))], "measures": ["ngrams"], "options": options}
     table = evaluate(config, tmp_path / "out")
-    own = table[table["scope"] == "prompt"]
-    assert own["prompt"].tolist() == [f"<{number}>" for number in range(n_prompts)]
-    assert own["n_samples"].tolist() == [expected] * n_prompts
-    assert row_of(table, "a", "all")[["n_prompts", "n_samples"]].tolist() == [
-        n_prompts,
-        n_prompts * expected,
-    ]
+    prompts = table[table["scope"] == "prompt"]
+    assert prompts["prompt"].tolist() == [f"<{number}>" for number in range(n_prompts)]
+    assert prompts["n_samples"].tolist() == [expected] * n_prompts
+    whole = row_of(table, "a", "all")
+    assert whole[["n_prompts", "n_samples"]].tolist() == [n_prompts, n_prompts * expected]
     # they are each prompt's last ones: "<step> <number in the step>", all different in a prompt
-    late_rows = [f"{step} {i}" for step in range(steps) for i in range(each)][-expected:]
+    late_rows = [f"{step} {i}" for step in range(steps) for i in range(per_step)][-expected:]
     words = [word for text in late_rows for word in text.split()]
-    assert own["distinct_1"].tolist() == pytest.approx([len({*words}) / len(words)] * n_prompts)
+    shares = [len({*words}) / len(words)] * n_prompts
+    assert prompts["distinct_1"].tolist() == pytest.approx(shares)
 
 
-def test_a_prompt_that_was_drawn_seldom_has_what_there_is_of_it(make_run, tmp_path):
+def test_a_rare_prompt_has_all_of_its_samples(make_run, tmp_path):
     rows = []
     for step, prompt in enumerate([PICK, NAME, PICK, PICK, PICK]):  # prompts_per_step: 1
-        own = rows_of([[(f"{step} {i}", None, 0.0) for i in range(4)]], prompt)
-        rows += [row | {"step": step} for row in own]
+        samples = rows_of([[(f"{step} {i}", None, 0.0) for i in range(4)]], prompt)
+        rows += [row | {"step": step} for row in samples]
     config = {"runs": [str(make_run("a", rows))], "options": {"late_samples": 12}}
     table = evaluate(config, tmp_path / "out")
     assert row_of(table, "a", "prompt", PICK)["n_samples"] == 6
@@ -220,26 +207,23 @@ def test_a_prompt_that_was_drawn_seldom_has_what_there_is_of_it(make_run, tmp_pa
 def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
     shares = (0.5, 0.6, 0.8)
     for seed, p in enumerate(shares):
-        exact = {0: REF, 4: {"1": p, "2": 1 - p}}
-        make_run(f"mara-{seed}", rows_of(BOTH), exact, seed=seed)
+        make_run(f"mara-{seed}", rows_of(BOTH), {0: REF, 4: {"1": p, "2": 1 - p}}, seed=seed)
     make_run("gibbs-0", rows_of(ONES), {0: REF}, seed=0)
     runs, out = tmp_path / "runs", tmp_path / "out"
     evaluate({"methods": {"MARA": f"{runs}/mara-*", "plain": f"{runs}/gibbs-*"}}, out)
     means = pd.read_parquet(out / "methods.parquet").set_index(["method", "scope", "metric"])
     entropies = [entropy([p, 1 - p]) for p in shares]
-    found = means.loc["MARA", "prompts", "exact_entropy"]
-    assert found["n"] == 3
-    assert found["mean"] == pytest.approx(np.mean(entropies))
-    assert found["sd"] == pytest.approx(np.std(entropies, ddof=1))
-    assert [found["low"], found["high"]] == pytest.approx([entropies[2], math.log(2)])
+    expected = [3, np.mean(entropies), np.std(entropies, ddof=1), entropies[2], math.log(2)]
+    row = means.loc["MARA", "prompts", "exact_entropy"]
+    assert row[["n", "mean", "sd", "low", "high"]].tolist() == pytest.approx(expected)
     assert math.isnan(means.loc["plain", "prompts", "reward"]["sd"])
     summary = json.loads((out / "text_metrics.json").read_text())
-    one = {"n": 1, "mean": 7 / 8, "sd": None, "low": 7 / 8, "high": 7 / 8}
-    assert summary["methods"]["plain"]["prompts"]["reward"] == one
+    of_one = {"n": 1, "mean": 7 / 8, "sd": None, "low": 7 / 8, "high": 7 / 8}
+    assert summary["methods"]["plain"]["prompts"]["reward"] == of_one
     assert summary["runs"]["mara-1"]["prompt"][PICK]["method"] == "MARA"
-    shown = capsys.readouterr().out
-    assert "Methods, answers: ± sd" in shown
-    assert f"{np.mean(entropies):.3f} ± {np.std(entropies, ddof=1):.3f}" in shown
+    text = capsys.readouterr().out
+    assert "Methods, answers: ± sd" in text
+    assert f"{np.mean(entropies):.3f} ± {np.std(entropies, ddof=1):.3f}" in text
     assert "MARA (n = 3)" in (out / "entropy.svg").read_text()
     # every column of every table is described
     files = sorted(out.glob("*.parquet"))
@@ -249,16 +233,15 @@ def test_methods_have_means_over_their_seeds(make_run, tmp_path, capsys):
         assert all(text and "{" not in text for text in described.values())
     assert "a lower bound of the probability of a valid answer" in described["exact_mass"]
     assert "as many of each prompt" in described["n_samples"]
-    wanted = STAGES["evaluate_text"].outputs
-    assert {path.name for path in out.iterdir() if path.suffix} <= set(wanted)
+    outputs = {*STAGES["evaluate_text"].outputs}
+    assert {path.name for path in out.iterdir() if path.suffix} <= outputs
 
 
-def test_a_name_that_looks_like_markup_or_mathematics_is_shown_as_it_is(make_run, tmp_path):
-    run = make_run("a", rows_of(BOTH), {0: REF})
-    with (tmp_path / "shown.txt").open("w") as file:
-        console = Console(file=file, width=120)
-        evaluate({"methods": {"[red]$x$": [str(run)]}}, tmp_path / "out", console=console)
-    assert "[red]$x$" in (tmp_path / "shown.txt").read_text()
+def test_markup_and_mathematics_in_a_name_are_printed_literally(make_run, tmp_path):
+    console = Console(file=io.StringIO(), width=120)
+    methods = {"[red]$x$": [str(make_run("a", rows_of(BOTH), {0: REF}))]}
+    evaluate({"methods": methods}, tmp_path / "out", console=console)
+    assert "[red]$x$" in console.file.getvalue()
     assert "[red]$x$" in (tmp_path / "out" / "entropy.svg").read_text()
 
 
@@ -282,17 +265,15 @@ def write_texts(path, texts=SENTENCES, **columns):
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet", "txt"])
 def test_files_of_every_kind_give_the_same_numbers(tmp_path, ending):
     file = write_texts(tmp_path / f"texts.{ending}")
-    found = row_of(evaluate({"texts": [file]}, tmp_path / "out"), f"texts.{ending}", "all")
+    row = row_of(evaluate({"texts": [file]}, tmp_path / "out"), f"texts.{ending}", "all")
     # 11 tokens: The sea is calm | The sea is wild | A dog barks: 8 different
-    assert found["distinct_1"] == pytest.approx(8 / 11)
+    assert row["distinct_1"] == pytest.approx(8 / 11)
     v = 50_257
-    assert found["ead_1"] == pytest.approx(8 / (v * (1 - ((v - 1) / v) ** 11)))
+    assert row["ead_1"] == pytest.approx(8 / (v * (1 - ((v - 1) / v) ** 11)))
     # 2-grams: The sea, sea is, is calm, is wild, A dog, dog barks of 8
-    assert found["distinct_2"] == pytest.approx(6 / 8)
-    assert found["tokens"] == pytest.approx(11 / 3)
-    assert math.isnan(found["distinct_5"])  # no text has five tokens
-    assert math.isnan(found["distinct"])
-    assert math.isnan(found["answer_entropy"])
+    assert row["distinct_2"] == pytest.approx(6 / 8)
+    assert row["tokens"] == pytest.approx(11 / 3)
+    assert row[["distinct_5", "distinct", "answer_entropy"]].isna().all()  # no text has 5 tokens
 
 
 def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
@@ -305,17 +286,16 @@ def test_prompts_answers_and_rewards_of_a_file_are_used(tmp_path):
     assert row_of(table, "t.jsonl", "prompt", "b")["validity"] == 0
     assert row_of(table, "t.jsonl", "all")["reward"] == 0.5
     assert row_of(table, "t.jsonl")["n_prompts"] == 2
-    found = row_of(table, "cells.csv")
-    assert (found["validity"], found["distinct_answers"]) == (pytest.approx(2 / 3), 1)
+    answers = row_of(table, "cells.csv")[["validity", "distinct_answers"]]
+    assert answers.tolist() == pytest.approx([2 / 3, 1])
 
 
-def test_many_texts_are_sampled_alike_under_one_seed(tmp_path):
+def test_many_texts_are_subsampled_by_the_seed(tmp_path):
     file = write_texts(tmp_path / "t.txt", [f"word{i} sea" for i in range(60)])
     config = {"texts": [file], "options": {"max_texts": 10, "seed": 3, "ngrams": [1]}}
     tables = [evaluate(config, tmp_path / name) for name in ("a", "b")]
-    found = row_of(tables[0], "t.txt", "all")
-    assert (found["n_samples"], found["n_texts"]) == (60, 10)
-    assert found["distinct_1"] == 11 / 20
+    row = row_of(tables[0], "t.txt", "all")
+    assert row[["n_samples", "n_texts", "distinct_1"]].tolist() == [60, 10, 11 / 20]
     pd.testing.assert_frame_equal(*tables)
 
 
@@ -325,35 +305,35 @@ def test_many_texts_are_sampled_alike_under_one_seed(tmp_path):
 @pytest.fixture
 def compass(monkeypatch):
     """An embedding by the text's number of degrees; the list holds what was embedded."""
-    asked = []
+    embedded = []
 
     class Compass:
         def __init__(self, cache):
             assert cache == Path("~/.cache/chemkl")
 
         def embed(self, texts):
-            asked.extend(texts)
+            embedded.extend(texts)
             angles = np.deg2rad([float(text) for text in texts])
             return np.stack([np.cos(angles), np.sin(angles)], axis=-1).reshape(-1, 2)
 
     monkeypatch.setattr(embedding, "SentenceEmbedder", Compass)
     monkeypatch.setattr(embedding, "require", lambda: None)
-    return asked
+    return embedded
 
 
 def test_spread_and_clusters_of_embeddings(tmp_path, compass):
-    file = write_texts(tmp_path / "t.txt", ["0", "10", "0", "90"])
-    other = write_texts(tmp_path / "u.txt", ["0"])
-    config = {"texts": [file, other], "measures": ["embedding"]}
-    table = evaluate_text.run(config, tmp_path / "out")
-    found = row_of(table, "t.txt", "all")
+    files = [
+        write_texts(tmp_path / name, texts)
+        for name, texts in (("t.txt", ["0", "10", "0", "90"]), ("u.txt", ["0"]))
+    ]
+    table = evaluate_text.run({"texts": files, "measures": ["embedding"]}, tmp_path / "out")
+    row = row_of(table, "t.txt", "all")
     cosines = [math.cos(math.radians(a)) for a in (10, 0, 90, 10, 80, 90)]
-    assert found["semantic_diversity"] == pytest.approx(1 - np.mean(cosines))
-    assert found["clusters"] == 2
-    assert found["top_cluster_share"] == 0.75
-    assert 1 < found["text_vendi"] < 2
-    assert math.isnan(found["distinct"])
+    assert row["semantic_diversity"] == pytest.approx(1 - np.mean(cosines))
+    assert (row["clusters"], row["top_cluster_share"]) == (2, 0.75)
+    assert 1 < row["text_vendi"] < 2
     single = row_of(table, "u.txt", "all")
+    assert math.isnan(row["distinct"])
     assert math.isnan(single["semantic_diversity"])
     assert (single["clusters"], single["text_vendi"]) == (1, pytest.approx(1))
     assert sorted(compass) == ["0", "10", "90"]  # each text once, whichever file it is in
@@ -376,22 +356,19 @@ def test_a_missing_package_is_said_before_anything_is_written(tmp_path, monkeypa
 # ---- bad input
 
 
-def test_a_smiles_run_is_sent_to_the_other_stage(tmp_path, write_run):
-    run = write_run(tmp_path / "runs" / "smiles", [[("CCO", 0.9)]])
-    with pytest.raises(InputError, match=r"smiles: its trace has SMILES.*`chemkl evaluate`"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_what_is_lacking_is_named(make_run, tmp_path):
+def test_runs_without_texts_prompts_or_answers_are_refused(make_run, write_run, tmp_path):
+    smiles = write_run(tmp_path / "runs" / "smiles", [[("CCO", 0.9)]])
     schema = SCHEMA.remove(SCHEMA.get_field_index("prompt"))
     rows = [{k: v for k, v in row.items() if k != "prompt"} for row in rows_of(ONES)]
-    run = make_run("a", rows, schema=schema)
-    with pytest.raises(InputError, match=r"its trace lacks prompt; expected"):
-        evaluate({"runs": [str(run)]}, tmp_path / "out")
     file = write_texts(tmp_path / "t.txt")
-    with pytest.raises(InputError, match=r"answers alone, but no run or file has any"):
-        evaluate({"texts": [file], "measures": ["answers"]}, tmp_path / "out")
+    for config, message in [
+        ({"runs": [str(smiles)]}, r"smiles: its trace has SMILES.*`chemkl evaluate`"),
+        ({"runs": [str(make_run("a", rows, schema=schema))]}, "its trace lacks prompt; expected"),
+        ({"texts": [file], "measures": ["answers"]}, "answers alone, but no run or file has any"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            evaluate(config, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_file_of_exact_answers_names_what_it_lacks(make_run, tmp_path):
@@ -408,13 +385,13 @@ def test_a_damaged_file_of_exact_answers_names_what_it_lacks(make_run, tmp_path)
             evaluate({"runs": [str(run)]}, tmp_path / "out")
 
 
-def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp_path):
-    same = [str(make_run(name, rows_of(ONES), seed=1)) for name in ("a", "b")]
-    other = str(make_run("c", rows_of(ONES), seed=2, learning_rate=1))
+def test_runs_of_one_method_differ_only_in_the_seed(make_run, tmp_path):
+    equal = [str(make_run(name, rows_of(ONES), seed=1)) for name in ("a", "b")]
+    different = str(make_run("c", rows_of(ONES), seed=2, learning_rate=1))
     with pytest.raises(InputError, match=r"(?s)both have seed 1.*learning_rate: .* in .*/c"):
-        evaluate({"methods": {"m": [*same, other]}}, tmp_path / "out")
+        evaluate({"methods": {"m": [*equal, different]}}, tmp_path / "out")
     with pytest.raises(InputError, match=r"/a: given more than once; keep each once"):
-        evaluate({"runs": same[:1], "methods": {"m": same}}, tmp_path / "out")
+        evaluate({"runs": equal[:1], "methods": {"m": equal}}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -424,27 +401,20 @@ def test_runs_of_one_method_differ_in_the_seed_and_in_nothing_else(make_run, tmp
         ("t.csv", "", r"t\.csv: no texts in it; expected at least one"),
         ("t.csv", "a,b\n1,2\n", r"no column is called completion or .* Known: a, b"),
         ("t.jsonl", '{"text": "x"}\nnot\n', r"t\.jsonl:2: not JSON"),
-        (
-            "n.csv",
-            "x\n1\n",
-            r"n\.csv: no column is called completion .*set `column` to .* Known: x\.",
-        ),
+        ("n.csv", "x\n1\n", r"n\.csv: no column is called completion .*set `column` to .* x\."),
         # without a header the first text would be lost
         ("h.csv", "The sea.\nA dog.\n", r"Known: The sea\.\. The first line is read as"),
         ("o.jsonl", '{"generated": "x"}', r"set `column` to .* Known: generated$"),
-        (
-            "i.jsonl",
-            '{"completion": "x"}\n\n{"completion": 3}\n{"completion": null}\n',
-            r"column 'completion' must hold text, but holds 3 \(int\) in line 3\. Write texts in",
-        ),
+        ("i.jsonl", '{"text": "x"}\n\n{"text": 3}\n{"text": null}\n',
+         r"column 'text' must hold text, but holds 3 \(int\) in line 3\. Write texts in"),
         ("b.jsonl", '{"text": true}', r"'text' must hold text, but holds True \(bool\) in line 1"),
         ("l.jsonl", '{"text": ["x"]}', r"holds \['x'\] \(list\) in line 1"),
         ("r.csv", "text,reward\nx,1\ny,\nz,high\n", r"'reward' must hold num.*'high' in line 4"),
         ("c.csv", "text\nHello, world\n", r"more fields than its header has names; quote"),
         ("m.jsonl", '{"text": null}\n{"text": " "}\n', r"no completions: all 2 texts are empty"),
     ],
-)
-def test_nothing_is_taken_for_texts_that_is_none(tmp_path, name, content, message):
+)  # fmt: skip
+def test_a_file_without_texts_is_refused(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         evaluate({"texts": [str(tmp_path / name)]}, tmp_path / "out")
@@ -488,12 +458,12 @@ def test_texts_that_are_left_out_are_counted_with_the_reason(tmp_path, capsys):
     table = evaluate(
         {"texts": [str(tmp_path / "t.jsonl")], "options": {"max_texts": 2}}, tmp_path / "out"
     )
-    found = row_of(table, "t.jsonl", "all")
-    assert (found["n_samples"], found["n_texts"], found["reward"]) == (6, 2, 1)
-    shown = printed(capsys)
-    assert "t.jsonl: of 6 texts 1 is missing (null) and 2 are empty: left out" in shown
-    assert "t.jsonl: a random 2 of its 3 texts are measured (options.max_texts)." in shown
-    assert "t.jsonl: 5 of 6 texts have no reward; the mean excludes them." in shown
+    row = row_of(table, "t.jsonl", "all")
+    assert (row["n_samples"], row["n_texts"], row["reward"]) == (6, 2, 1)
+    text = printed(capsys)
+    assert "t.jsonl: of 6 texts 1 is missing (null) and 2 are empty: left out" in text
+    assert "t.jsonl: a random 2 of its 3 texts are measured (options.max_texts)." in text
+    assert "t.jsonl: 5 of 6 texts have no reward; the mean excludes them." in text
     evaluate({"texts": [write_texts(tmp_path / "all.csv")]}, tmp_path / "all")
     assert "left out" not in printed(capsys)
 
@@ -514,20 +484,20 @@ def test_few_texts_have_a_table_and_the_rest_is_explained(tmp_path, capsys, comp
     assert "clusters: of the embeddings;" in shown
 
 
-def labels(shown, title):
-    """What stands above the columns of a table, behind the column of the runs."""
-    lines = shown[shown.index(title) :].splitlines()
+def labels(text, title):
+    """The headings of a table's columns, without that of the runs."""
+    lines = text[text.index(title) :].splitlines()
     return next(line for line in lines if line.lstrip().startswith("run ")).split()[1:]
 
 
-def explained(shown, about):
-    """The labels that the key of one kind of tables explains."""
-    text = " ".join([*shown.split(), ""])
-    start = text.index(f" {about}. ") + len(f" {about}. ")
+def explained(text, kind):
+    """The labels in the legend of one kind of tables."""
+    text = " ".join([*text.split(), ""])
+    start = text.index(f" {kind}. ") + len(f" {kind}. ")
     return [part.split(":")[0] for part in text[start : text.index(". ", start)].split("; ")]
 
 
-def test_the_key_explains_the_columns_that_are_shown_and_no_others(make_run, tmp_path, capsys):
+def test_the_legend_explains_exactly_the_printed_columns(make_run, tmp_path, capsys):
     evaluate(
         {"texts": [write_texts(tmp_path / "t.txt")], "options": {"ngrams": [1]}}, tmp_path / "a"
     )
@@ -545,13 +515,13 @@ def test_the_key_explains_the_columns_that_are_shown_and_no_others(make_run, tmp
         assert ("KL" in explained(shown, "Answers")) == (exact is not None)
 
 
-def test_a_run_without_a_valid_answer_is_shown_with_the_reason(make_run, tmp_path, capsys):
+def test_the_reason_is_printed_for_a_run_without_a_valid_answer(make_run, tmp_path, capsys):
     run = make_run("a", rows_of([[("no", None, 0.0)] * 2]))
     evaluate({"runs": [str(run)], "measures": ["answers"]}, tmp_path / "out")
-    shown = printed(capsys)
-    assert "Answers, per prompt" in shown
-    assert "a: entropy, eff. and top not defined: no sample has a valid answer." in shown
-    assert "All texts" not in shown
+    text = printed(capsys)
+    assert "Answers, per prompt" in text
+    assert "a: entropy, eff. and top not defined: no sample has a valid answer." in text
+    assert "All texts" not in text
 
 
 SMILES = {"reward": {"kind": "smiles"}}
