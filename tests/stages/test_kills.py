@@ -1,12 +1,35 @@
-"""Runs killed by SIGKILL in the middle of what matters end, to the bit, as undisturbed ones do."""
+"""Runs that are killed or stopped by a signal end, bit for bit, as undisturbed ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 
 import pytest
 import torch
+import yaml
 from kills import Forks, Moment, check_kill, moments
-from small_runs import ALL_ON, CONFIG, EXPLORES, RUNNING, TINY, checkpoint_of, manifest_of, same_run
+from small_runs import (
+    ALL_ON,
+    CONFIG,
+    EXPLORES,
+    RUNNING,
+    SILENT,
+    TINY,
+    checkpoint_of,
+    manifest_of,
+    same_run,
+)
 
 from chemkl.policies import read_header
+from chemkl.results import Manifest, read_trace
 from chemkl.results.manifest import read_log
+from chemkl.stages.registry import STAGES
+from chemkl.training.posttrain import Posttrain
+from chemkl.training.pretrain import Pretrain
 
 SAMPLING = moments("chemkl.policies.rnn:draw", [1, 20, 45, 70])
 SCORING = moments("chemkl.rewards.scoring:_answers", [1, 41, 120, 190])
@@ -33,7 +56,7 @@ PRETRAIN = [
     *moments("lightning:Trainer.save_checkpoint", [1, 3], ["before", "half", "after"]),
     *moments("os:replace", [3, 7], ["before", "after"]),
 ]
-STAGES = [
+CURRICULUM = [
     {
         "reward": {"components": [{"kind": "csp3_fraction"}]},
         "target": {"kind": "gibbs", "sigma": 20},
@@ -98,7 +121,7 @@ def whole(forks, tiny_prior, tmp_path_factory):
     """The config of a stage, and an undisturbed run of it, made when it is first asked for."""
     posttrain = CONFIG | RUNNING | {"prior": str(tiny_prior)}
     moving = {"schedule": {"tau": {"kind": "quantile", "quantile": 0.5, "steps": 2}}}
-    staged = posttrain | {"stages": STAGES, "target": posttrain["target"] | moving}
+    staged = posttrain | {"stages": CURRICULUM, "target": posttrain["target"] | moving}
     configs = {
         "posttrain": posttrain,
         "pretrain": TINY,
@@ -161,3 +184,235 @@ def test_a_killed_run_ends_as_the_undisturbed_one(forks, whole, tmp_path, name, 
         stages = manifest_of(undisturbed)["results"]["stages"]
         assert [each["ended_by"] for each in stages] == ["samples", "calls", "budget"]
     check_kill(forks, stage, config, tmp_path / "run", moment, undisturbed, same)
+
+
+# ---- signals that stop a run
+
+CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
+KEPT = "interrupted: {} keeps everything up to the last checkpoint; the same command continues"
+BARE = {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 2}
+SHORT_PRETRAIN = TINY | {
+    "model": TINY["model"] | {"hidden_size": 16},
+    "valid_molecules": 40,
+    "batch_size": 1024,
+    "samples_per_epoch": 8,
+    "checkpoint_every": 100,
+    "trainer": BARE,
+}
+
+
+@pytest.fixture
+def posttrain_config(tiny_prior):
+    every = {"callbacks": SILENT | {"checkpoint_every": 100}}
+    return CONFIG | every | {"prior": str(tiny_prior), "budget": 10_000, "max_samples": 160}
+
+
+@pytest.fixture(scope="module")
+def whole_of(tmp_path_factory):
+    """Runs that nothing happened to, by stage and settings; made when first asked for."""
+    made = {}
+
+    def get(stage, config):
+        key = stage, json.dumps(config)
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            STAGES[stage].run(config, made[key])
+        return made[key]
+
+    return get
+
+
+def written(folder, config):
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def ended(out):
+    manifest = manifest_of(out)
+    return manifest["status"], manifest["ended_by"]
+
+
+same_but_logs = partial(
+    same_run, but=("train/", "lr-")
+)  # what is logged counts from the last start
+
+
+# ---- training: the step is finished
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_posttrain_finishes_its_step_and_goes_on_from_there(
+    posttrain_config, whole_of, tmp_path, chemkl, capsys, monkeypatch, name
+):
+    config, out = written(tmp_path, posttrain_config), tmp_path / "told"
+    with monkeypatch.context() as patch:
+        send_at(patch, Posttrain, 3, getattr(signal, name))
+        assert chemkl("posttrain", config, "--out", out) == CODES[name]
+    assert KEPT.format(out) in capsys.readouterr().err
+    assert ended(out) == ("interrupted", f"StoppedBySignal: {name}")
+    assert checkpoint_of(out)["next_step"] == 4
+    assert read_trace(out)["step"].max() == 3
+    assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
+    assert chemkl("posttrain", config, "--out", out) == 0
+    same_but_logs(out, whole_of("posttrain", posttrain_config))
+
+
+def send_at(patch, module, step, *numbers):
+    """Have signals sent in the middle of a step, counted from 0 in this process."""
+    made, original = [], module.training_step
+
+    def training_step(self, *arguments):
+        made.append(None)
+        if len(made) == step + 1:
+            for number in numbers:
+                os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    patch.setattr(module, "training_step", training_step)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "step"),
+    [
+        ({}, 2, 3),
+        ({}, 6, 7),  # the last batch of an epoch: the checkpoint is written behind the validation
+        slow({"batch_size": 8000, "epochs": 3}, 1, 2),  # every batch is the last of its epoch
+        slow({"trainer": BARE | {"accumulate_grad_batches": 2}}, 2, 2),  # of the optimiser
+        slow({"valid_molecules": 20, "trainer": BARE | {"val_check_interval": 2}}, 3, 4),
+        slow({}, 13, 14),  # the last one of all
+    ],
+)
+def test_pretrain_finishes_its_step_and_goes_on(
+    whole_of, tmp_path, chemkl, monkeypatch, changes, at, step
+):
+    config, out = written(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "told"
+    with monkeypatch.context() as patch:
+        send_at(patch, Pretrain, at, signal.SIGTERM)
+        assert chemkl("pretrain", config, "--out", out) == 143
+    assert ended(out) == ("interrupted", "StoppedBySignal: SIGTERM")
+    assert checkpoint_of(out)["global_step"] == step
+    assert chemkl("pretrain", config, "--out", out) == 0
+    same_but_logs(out, whole_of("pretrain", SHORT_PRETRAIN | changes))
+
+
+# ---- a pipeline
+
+
+@pytest.fixture
+def pipeline(posttrain_config, tmp_path, monkeypatch):
+    """Two seeds of a run, one behind the other."""
+    monkeypatch.chdir(tmp_path)
+    config = written(tmp_path, posttrain_config)
+    entry = {"stage": "posttrain", "config": str(config), "grid": {"seed": [0, 1]}}
+    path = tmp_path / "two.yaml"
+    path.write_text(yaml.safe_dump({"name": "two", "stages": [entry]}))
+    return path
+
+
+def test_a_pipeline_stops_behind_its_job(pipeline, tmp_path, chemkl, capsys, monkeypatch):
+    first, second = (tmp_path / "runs/two" / f"posttrain-seed={seed}" for seed in (0, 1))
+    with monkeypatch.context() as patch:
+        send_at(patch, Posttrain, 2, signal.SIGTERM)
+        assert chemkl("run", pipeline) == 143
+    out, err = capsys.readouterr()
+    assert KEPT.format(first.relative_to(tmp_path)) in err
+    assert "interrupted after" in out
+    assert ended(first) == ("interrupted", "StoppedBySignal: SIGTERM")
+    assert read_trace(first)["step"].max() == 2
+    assert not second.exists()
+    assert chemkl("run", pipeline) == 0
+    assert chemkl("run", pipeline, "--out", "whole") == 0
+    for job in (first, second):
+        same_but_logs(job, tmp_path / "whole" / job.name)
+
+
+def test_a_pipeline_is_told_to_end_before_its_first_job(
+    pipeline, tmp_path, chemkl, capsys, monkeypatch
+):
+    from chemkl.stages import pipeline as stage
+
+    def plan(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    monkeypatch.setattr(stage, "plan_pipeline", plan)
+    assert chemkl("run", pipeline) == 129
+    assert capsys.readouterr().err == (
+        "interrupted: no job has begun; the same command begins anew.\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+# ---- real processes
+
+
+def command_of(stage, config, out):
+    code = "from chemkl.cli import main; main()"
+    return [sys.executable, "-c", code, stage, str(config), "--out", str(out)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "name"), [("posttrain", "SIGTERM"), ("pretrain", "SIGUSR1"), ("run", "SIGHUP")]
+)
+def test_a_process_is_told_to_end_and_goes_on(posttrain_config, pipeline, tmp_path, stage, name):
+    out, srun = tmp_path / "told", tmp_path / "srun"
+    srun.write_text("#!/bin/sh\nexit 1\n")
+    srun.chmod(0o755)
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
+    environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    long = posttrain_config | {"max_samples": 16 * 300, "reward": {
+        "components": [{"kind": "qed"}], "workers": 2}}  # fmt: skip
+    config = written(tmp_path, SHORT_PRETRAIN | {"epochs": 30} if stage == "pretrain" else long)
+    argument, folder = (pipeline, out / "posttrain-seed=0") if stage == "run" else (config, out)
+    process = subprocess.Popen(
+        command_of(stage, argument, out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    while not list(folder.glob("logs/csv/*")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    os.killpg(process.pid, getattr(signal, name))  # as a terminal or Slurm does
+    assert process.wait() == CODES[name]
+    err = process.stderr.read()
+    assert "keeps everything up to the last checkpoint; the same command continues" in err
+    assert "Traceback" not in err
+    assert ended(folder) == ("interrupted", f"StoppedBySignal: {name}")
+    steps = checkpoint_of(folder)["global_step"]
+    assert 0 < steps < 300
+    assert not list(out.rglob("hpc_ckpt*"))
+    with pytest.raises(ProcessLookupError):  # no worker, no server of workers
+        wait_for_group(process.pid)
+    for target in (out, tmp_path / "whole"):
+        subprocess.run(command_of(stage, argument, target), check=True, env=environment)
+    whole = tmp_path / "whole" / (folder.name if stage == "run" else "")
+    same_but_logs(folder, whole)
+
+
+def wait_for_group(group):
+    for _ in range(50):
+        os.killpg(group, 0)
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0.3, 1.0, 2.0, 3.0, 4.0])
+def test_no_signal_while_a_command_starts_comes_to_exit_code_0(posttrain_config, tmp_path, at):
+    config = written(tmp_path, posttrain_config | {"max_samples": 16 * 300})
+    process = subprocess.Popen(
+        command_of("posttrain", config, tmp_path / "out"), stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(at)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() in (143, -signal.SIGTERM)  # before Python's first line nothing is set
+    assert "Traceback" not in process.stderr.read()
+    manifest = Manifest.load(tmp_path / "out")
+    assert manifest is None or manifest.status == "interrupted"

@@ -3,12 +3,7 @@
 import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -587,39 +582,6 @@ def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"corpus\.parquet: has changed since .* was begun"):
         pretrain.run(config, out)
     assert contents(out) == before
-
-
-@pytest.mark.slow
-@both
-def test_a_run_that_is_really_killed_continues_to_the_same_model(stage, tmp_path):
-    config = CONFIGS[stage] | {"epochs": 4, "checkpoint_every": 3, "randomise": True}
-    STAGES[stage].run(config, tmp_path / "whole")
-    code = (
-        "import json, sys\n"
-        f"from chemkl.stages import {stage}\n"
-        f"{stage}.run(json.loads(sys.argv[1]), sys.argv[2])\n"
-    )
-    command = [sys.executable, "-c", code, json.dumps(config), str(tmp_path / "killed")]
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-
-    def written():
-        return last.stat().st_mtime_ns if last.exists() else 0
-
-    steps = []
-    for delay in (0.0, 0.15, 0.05):  # at a checkpoint, between two, early in the next epochs
-        before = written()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while written() == before and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(delay)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        steps.append(checkpoint_of(tmp_path / "killed")["global_step"])
-    assert 0 < steps[0] < steps[1] < steps[2] < 4 * STEPS_AN_EPOCH[stage]
-    STAGES[stage].run(config, tmp_path / "killed")
-    same_run(tmp_path / "killed", tmp_path / "whole", but=PROGRESS)
-    leftover = [p.name for p in last.parent.iterdir()]
-    assert sorted(leftover) == ["last.ckpt", Path(RESULTS[stage]).name]
 
 
 # ---- what cannot be run
