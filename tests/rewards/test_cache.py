@@ -1,8 +1,9 @@
-"""The cache of raw values: what goes in comes out, from several processes, and damage is told."""
+"""The cache: exact values, several processes, damaged files, keys."""
 
 import hashlib
 import json
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.config.reward import ComponentConfig
 from chemkl.rewards.cache import SIGNATURE, ScoreCache, component_key, named_files
-from chemkl.rewards.registry import COMPONENTS, Component
+from chemkl.rewards.registry import COMPONENTS, Component, Identified
 
 KEYS = {"qed": "key of qed", "logp": "key of logp", "(scaffold)": "key of scaffolds"}
 
@@ -44,7 +45,7 @@ def file(tmp_path):
     return tmp_path / "folder" / "cache.sqlite"
 
 
-def test_values_come_out_as_they_went_in_to_the_bit(file):
+def test_values_are_stored_exactly(file):
     rng = random.Random(1)
     stored = {
         f"C{'C' * i}": {"qed": rng.uniform(-1e3, 1e3), "logp": 1 / (i + 3), "(scaffold)": "c1"}
@@ -59,7 +60,7 @@ def test_values_come_out_as_they_went_in_to_the_bit(file):
     assert bits(read) == bits(stored)
 
 
-def test_components_are_told_apart_by_key_and_shared_whatever_they_are_called(file):
+def test_values_belong_to_keys_and_not_to_names(file):
     with opened(file) as cache:
         cache.store({"CC": {"qed": 0.25}})
         cache.store({"CC": {"qed": 0.75, "logp": 1.5}, "CCC": {"logp": 2.5}})  # what is there stays
@@ -87,27 +88,21 @@ with closing(ScoreCache(file, {"shared": "shared", "own": f"own {me}"})) as cach
 """
 
 
-def writers(file, n, how_many=2):
-    command = [sys.executable, "-c", WRITER]
+def start_writers(file, n, numbers):
+    """Start processes that write at the same moment."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return [
-        subprocess.Popen([*command, str(me), str(file), str(n)], **pipes)
-        for me in range(1, how_many + 1)
-    ]
+    command = [sys.executable, "-c", WRITER]
+    running = [subprocess.Popen([*command, str(i), str(file), str(n)], **pipes) for i in numbers]
+    for process in running:
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return running
 
 
-def start(running):
-    for one in running:
-        assert one.stdout.readline() == "ready\n"
-    for one in running:
-        one.stdin.write("go\n")
-        one.stdin.flush()
-
-
-def test_two_processes_write_at_once_from_an_empty_folder_on(file):
-    running = writers(file, 300)
-    start(running)
-    assert [one.wait(60) for one in running] == [0, 0]
+def test_two_processes_write_at_once_to_a_new_file(file):
+    assert [process.wait(60) for process in start_writers(file, 300, (1, 2))] == [0, 0]
     with opened(file, {"shared": "shared", "one": "own 1", "two": "own 2"}) as cache:
         values = cache.look_up([f"both {i}" for i in range(300)])
     assert values == {
@@ -116,9 +111,8 @@ def test_two_processes_write_at_once_from_an_empty_folder_on(file):
     assert n_molecules(file) == 900
 
 
-def test_a_writer_that_is_killed_leaves_whole_rows_and_a_cache_that_works(file):
-    (killed,) = writers(file, 10**6, 1)
-    start([killed])
+def test_a_killed_writer_leaves_whole_rows_and_a_working_cache(file):
+    (killed,) = start_writers(file, 10**6, (1,))
     while n_molecules(file) < 100:
         pass
     killed.kill()
@@ -152,21 +146,20 @@ FOREIGN = {
 }
 
 
+def use(path):
+    with opened(path, {**KEYS, "another": "one more column"}) as cache:
+        cache.look_up([f"C{i}" for i in range(2000)])
+
+
 @pytest.mark.parametrize("message", FOREIGN)
-def test_a_file_that_cannot_be_used_is_one_line_and_is_left_alone(tmp_path, message):
-    path = tmp_path / "cache.sqlite"
-    FOREIGN[message](path)
-    before = path.read_bytes()
-
-    def use():
-        with opened(path, {**KEYS, "another": "one more column"}) as cache:
-            cache.look_up([f"C{i}" for i in range(2000)])
-
-    with pytest.raises(InputError, match=message) as caught:
-        use()
-    assert str(path) in str(caught.value)
+def test_an_unusable_file_is_refused_and_not_changed(file, message):
+    file.parent.mkdir()
+    FOREIGN[message](file)
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=f"{re.escape(str(file))} {message}") as caught:
+        use(file)
     assert "\n" not in str(caught.value)
-    assert path.read_bytes() == before
+    assert file.read_bytes() == before
 
 
 def test_a_folder_is_no_cache_and_an_empty_file_becomes_one(tmp_path):
@@ -183,31 +176,28 @@ def part(**more):
     return ComponentConfig(**{"kind": "tanimoto", "parameters": {"references": ["CCO"]}, **more})
 
 
-def test_a_key_depends_on_what_decides_the_raw_value_and_on_nothing_else():
+@pytest.mark.parametrize(
+    ("changes", "is_equal"),
+    [
+        ({"name": "other", "weight": 3, "transform": {"kind": "step", "low": 0}}, True),
+        ({"role": "filter"}, True),
+        ({"parameters": {"references": ["CCN"]}}, False),
+        ({"kind": "qed", "parameters": {}}, False),
+    ],
+)
+def test_a_key_depends_on_what_decides_the_raw_value(changes, is_equal):
     key = component_key(part(), len)
-    step = {"kind": "step", "low": 0}
-    assert component_key(part(name="other", weight=3, transform=step), len) == key
-    assert component_key(part(role="filter"), len) == key
-    assert component_key(part(parameters={"references": ["CCN"]}), len) != key
-    assert component_key(part(kind="qed", parameters={}), len) != key
     assert key.startswith("tanimoto ")
+    assert (component_key(part(**changes), len) == key) == is_equal
 
 
-def test_a_key_depends_on_what_a_component_says_of_itself_and_on_which_file_holds_what(tmp_path):
-    class Own:
-        identity = "first"
-
-        def __call__(self, mol):
-            return float(mol.GetNumAtoms())
-
-    own, two = Own(), part(parameters={"wanted": "a.smi", "unwanted": {"file": "b.smi"}})
-    keys = []
+def test_a_key_depends_on_the_identity_and_on_the_contents_of_each_file(tmp_path):
+    settings, keys = part(parameters={"wanted": "a.smi", "unwanted": {"file": "b.smi"}}), set()
     for identity, wanted, unwanted in [(1, "C", "N"), (2, "C", "N"), (2, "N", "C"), (2, "N", "N")]:
-        own.identity = str(identity)
         (tmp_path / "a.smi").write_text(wanted)
         (tmp_path / "b.smi").write_text(unwanted)
-        keys.append(component_key(two, own, tmp_path))
-    assert len({*keys}) == 4
+        keys.add(component_key(settings, Identified(list, str(identity)), tmp_path))
+    assert len(keys) == 4
 
 
 def test_a_key_depends_on_the_module_that_the_component_stands_in(tmp_path, monkeypatch):
@@ -243,7 +233,7 @@ def test_a_key_depends_on_the_versions_of_what_it_computes_with(monkeypatch, pac
     assert len({before, other, component_key(part(), len)}) == 3
 
 
-def test_keys_stay_as_they_are_so_that_caches_stay_readable(monkeypatch):
+def test_keys_are_those_of_the_first_release(monkeypatch):
     monkeypatch.setattr("chemkl.rewards.cache.version", lambda _name: "0")
     settings = {"alpha": 0, "beta": 1, "references": ["CCO"]}
     parameters = {  # the defaults, as a cache of the first release has them
@@ -256,14 +246,14 @@ def test_keys_stay_as_they_are_so_that_caches_stay_readable(monkeypatch):
         **{"source": "", "version": 1, "versions": versions},
     }
     digest = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
-    for given in (settings, parameters):  # a default that is not given counts like one that is
-        assert component_key(part(kind="tversky", parameters=given), len) == f"tversky {digest}"
+    for mapping in (settings, parameters):  # with and without defaults
+        assert component_key(part(kind="tversky", parameters=mapping), len) == f"tversky {digest}"
 
 
 def test_no_two_components_or_parameters_have_the_same_key():
     keys = [component_key(part(kind=kind, parameters={}), len) for kind in COMPONENTS]
     references = [["C", "N"], ["N", "C"], ["CN"], ["C,N"], ["C"], [["C"]], "C", True, 1, 1.0]
-    keys += [component_key(part(parameters={"references": each}), len) for each in references]
+    keys += [component_key(part(parameters={"references": item}), len) for item in references]
     assert len(set(keys)) == len(COMPONENTS) + len(references)
 
 

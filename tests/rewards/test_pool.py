@@ -1,4 +1,4 @@
-"""Worker processes: what they are asked is answered once, and what kills them costs one unit."""
+"""Worker processes: every unit has one outcome, and a lost worker costs one unit."""
 
 import ctypes
 import os
@@ -23,22 +23,17 @@ def sleep(mark):
         time.sleep(1)
 
 
-def deaf(mark):
-    """Compiled code that never comes back: no handler of a signal is run."""
-    sum(range(10**15))
-
-
 def segfault(mark):
     mark(2)
     ctypes.string_at(0)
 
 
-def complain(mark):
+def fail(mark):
     raise ValueError("two\nlines")
 
 
-def ask_stubborn(_mark):
-    """Ask a program, which has a session of its own, and neither answers nor heeds SIGTERM."""
+def call_program(_mark):
+    """Call a program in its own session that does not answer and ignores SIGTERM."""
     script = "trap '' TERM; echo $$ > \"$PID_FILE\"; while :; do sleep 0.1; done"
     Program(("/bin/sh", "-c", script), timeout=1000)(mol("C"))
 
@@ -55,22 +50,22 @@ def pass_gate(_mark):
 
 
 MISDEEDS = {
-    "program": ask_stubborn,
+    "program": call_program,
     "child": wait_for_child,
     "gate": pass_gate,
     "sleep": sleep,
-    "deaf": deaf,
+    "deaf": lambda _: sum(range(10**15)),  # compiled code, which runs no signal handler
     "segfault": segfault,
-    "raise": complain,
+    "raise": fail,
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda _: os._exit(7),
 }
 
 
-def jobs(mark, environment=None, refuse=None):
-    """What the workers of these tests can do; they leave a file where BEGUN says, when they do."""
-    if refuse is not None:
-        raise refuse
+def jobs(mark, environment=None, error=None):
+    """Jobs of these tests; a misdeed first creates a file in the folder BEGUN."""
+    if error is not None:
+        raise error
     os.environ.update(environment or {})
 
     def misbehave(how):
@@ -99,7 +94,7 @@ def leave(_mark):
 
 
 def done(pool, job, units, limit=None):
-    """What every unit came to; each must come back exactly once."""
+    """The outcomes by place, exactly one each."""
     outcomes = list(pool.run(job, units, limit))
     assert sorted(number for number, _ in outcomes) == list(range(len(units)))
     return dict(outcomes)
@@ -109,32 +104,29 @@ def gone(pids):
     return soon(lambda: not any(map(alive, pids)))
 
 
-def test_every_unit_is_answered_once_with_its_place(pool):
+def test_every_unit_has_one_outcome_and_workers_are_reused(pool):
     for n in (0, 1, 2, 3, 1000):
         assert done(pool, "square", range(n)) == {i: i * i for i in range(n)}
     units = [("x" * 100_000) + str(i) for i in range(30)]  # large ones do not block
     assert done(pool, "misbehave", units) == dict(enumerate(units))
-
-
-def test_the_workers_stay_and_are_other_processes(pool):
-    first = set(done(pool, "pid", range(400)).values())
-    assert first <= set(pool.pids)
-    assert os.getpid() not in first
+    pids = set(done(pool, "pid", range(400)).values())
+    assert pids <= set(pool.pids)
+    assert os.getpid() not in pids
     assert set(done(pool, "pid", range(400)).values()) <= set(pool.pids)
     assert len(pool.pids) == 2
 
 
-def test_the_others_go_on_while_one_unit_takes_long(tmp_path):
+def test_the_other_worker_continues_while_a_unit_takes_long(tmp_path):
     gate = tmp_path / "gate"
     units = [*map(str, range(200)), "gate", *map(str, range(200))]
     with Pool(partial(jobs, environment={"GATE": str(gate)}), 2) as pool:
-        answers = []
+        numbers = []
         for number, _ in pool.run("misbehave", units, 100):
-            answers.append(number)
-            if len(answers) == 350:  # 32 units at most are with the worker that waits
-                assert 200 not in answers
+            numbers.append(number)
+            if len(numbers) == 350:  # the waiting worker has at most 32 units
+                assert 200 not in numbers
                 gate.touch()
-    assert sorted(answers) == list(range(401))
+    assert sorted(numbers) == list(range(401))
 
 
 @pytest.mark.parametrize(
@@ -153,18 +145,18 @@ def test_a_worker_that_dies_costs_one_unit(pool, how, reason, at):
 
 
 @pytest.mark.parametrize(("how", "at"), [("sleep", 3), ("deaf", -1)])
-def test_a_unit_that_takes_too_long_is_lost_and_its_worker_replaced(pool, how, at):
+def test_a_unit_over_the_limit_is_lost_and_its_worker_replaced(pool, how, at):
     done(pool, "misbehave", list("ab"))
     before = set(pool.pids)
     units = [*"abcdefgh", how, *"ijklmnopqrs"]
-    outcome = done(pool, "misbehave", units, limit=0.5)
-    assert outcome == dict(enumerate(units)) | {8: Lost("timeout after 0.5 s", at)}
+    outcomes = done(pool, "misbehave", units, limit=0.5)
+    assert outcomes == dict(enumerate(units)) | {8: Lost("timeout after 0.5 s", at)}
     assert done(pool, "square", range(50)) == {i: i * i for i in range(50)}
     assert len(before & set(pool.pids)) == 1
     assert gone(before - set(pool.pids))
 
 
-def test_the_limit_is_for_each_unit_alone_and_an_idle_worker_that_is_killed_costs_nothing(pool):
+def test_the_limit_is_per_unit_and_a_killed_idle_worker_costs_nothing(pool):
     assert done(pool, "slowly", [0.15] * 12, limit=0.6) == dict.fromkeys(range(12), 0.15)
     os.kill(pool.pids[0], signal.SIGKILL)
     assert soon(lambda: pool._workers[0].process.exitcode is not None)
@@ -172,7 +164,7 @@ def test_the_limit_is_for_each_unit_alone_and_an_idle_worker_that_is_killed_cost
 
 
 @pytest.mark.parametrize("how", ["program", "child"])
-def test_what_a_killed_worker_had_started_is_killed_too(tmp_path, how):
+def test_the_children_of_a_killed_worker_are_killed_too(tmp_path, how):
     file = tmp_path / "pid"
     with Pool(partial(jobs, environment={"PID_FILE": str(file)}), 1) as pool:
         done(pool, "square", [1])
@@ -193,12 +185,12 @@ def test_stopping_early_ends_the_workers_and_the_pool_goes_on(pool):
 @pytest.mark.parametrize(
     ("build", "raised", "message"),
     [
-        (partial(jobs, refuse=InputError("one\ntwo")), InputError, "one\ntwo"),
-        (partial(jobs, refuse=KeyError("what")), RuntimeError, "a worker cannot start: 'what'"),
+        (partial(jobs, error=InputError("one\ntwo")), InputError, "one\ntwo"),
+        (partial(jobs, error=KeyError("what")), RuntimeError, "a worker cannot start: 'what'"),
         (leave, RuntimeError, r"the worker died \(exit code 3\) before it could start"),
     ],
 )
-def test_workers_that_cannot_begin_say_why(build, raised, message):
+def test_workers_that_cannot_start_are_an_error(build, raised, message):
     with Pool(build, 2) as pool, pytest.raises(raised, match=message):
         list(pool.run("square", [1, 2, 3]))
 
@@ -219,7 +211,7 @@ def test_a_closed_or_forgotten_pool_has_no_workers(end):
 
 PARENT = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 sys.path.insert(0, {folder!r})
 from test_pool import Pool, jobs
 if __name__ == "__main__":
@@ -241,7 +233,7 @@ if __name__ == "__main__":
         ("deaf", signal.SIGKILL),
     ],
 )
-def test_nothing_is_left_when_the_parent_ends(tmp_path, how, sent):
+def test_no_worker_survives_the_parent(tmp_path, how, sent):
     script, begun = tmp_path / "parent.py", tmp_path / "begun"
     begun.mkdir()
     script.write_text(PARENT.format(folder=str(Path(__file__).parent), how=how))

@@ -1,4 +1,4 @@
-"""What a reward's config may say, and how every problem of it is told at once."""
+"""Configs of rewards: defaults, and all problems at once with their places."""
 
 import pytest
 
@@ -8,6 +8,8 @@ from chemkl.config.loading import load_config
 from chemkl.config.reward import RewardConfig
 from chemkl.rewards import RewardModel
 from chemkl.rewards.registry import COMPONENTS
+
+PLAIN = {"kind": "qed"}
 
 
 def problems(config):
@@ -27,24 +29,20 @@ def test_defaults_and_short_forms():
 
 
 def test_every_problem_of_schema_and_components_at_once():
-    lines = problems(
-        {
-            "components": [
-                {"kind": "qedd"},
-                {"kind": "qed", "weight": 0},
-                {"kind": "sa_score"},
-                {"kind": "tanimoto", "parameters": {"references": ["CCO"], "radus": 3}},
-                {"kind": "required_smarts", "parameters": {"smarts": ["C", "[#6"]}},
-                {"kind": "logp", "transform": {"kind": "sigmod", "low": 1, "high": 2}},
-                {"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 3, "high": 3}},
-                {"kind": "hbd", "transform": {"kind": "step"}},
-                {"kind": "hba", "transform": {"kind": "step", "low": 2, "high": 1}},
-                {"kind": "qed", "name": "number of rings"},
-                {"name": "nameless"},
-            ],
-            "agregate": "arithmetic_mean",
-        }
-    )
+    components = [
+        {"kind": "qedd"},
+        {"kind": "qed", "weight": 0},
+        {"kind": "sa_score"},
+        {"kind": "tanimoto", "parameters": {"references": ["CCO"], "radus": 3}},
+        {"kind": "required_smarts", "parameters": {"smarts": ["C", "[#6"]}},
+        {"kind": "logp", "transform": {"kind": "sigmod", "low": 1, "high": 2}},
+        {"kind": "tpsa", "transform": {"kind": "sigmoid", "low": 3, "high": 3}},
+        {"kind": "hbd", "transform": {"kind": "step"}},
+        {"kind": "hba", "transform": {"kind": "step", "low": 2, "high": 1}},
+        {"kind": "qed", "name": "number of rings"},
+        {"name": "nameless"},
+    ]
+    lines = problems({"components": components, "agregate": "arithmetic_mean"})
     expected = [
         "components.0.kind: unknown component 'qedd'; did you mean 'qed'? (",
         "components.1.weight: should be greater than 0 (got 0)",
@@ -67,19 +65,13 @@ def test_every_problem_of_schema_and_components_at_once():
 
 
 def test_names_must_differ():
-    twice = [
-        {"kind": "qed"},
-        {"kind": "hbd", "name": "qed", "transform": {"kind": "step", "low": 1}},
-    ]
-    assert problems({"components": twice}) == [
+    hbd = {"kind": "hbd", "name": "qed", "transform": {"kind": "step", "low": 1}}
+    assert problems({"components": [PLAIN, hbd]}) == [
         "reward: component names must differ, but several are called qed: "
         "give each a name of its own"
     ]
     model = RewardModel.from_config({"components": [{"kind": "qed"}, {"kind": "qed", "name": "b"}]})
     assert model.component_names == ["qed", "b"]
-
-
-PLAIN = {"kind": "qed"}
 
 
 @pytest.mark.parametrize(
@@ -93,22 +85,14 @@ PLAIN = {"kind": "qed"}
         ({"components": [{**PLAIN, "weight": float("nan")}]}, "weight: should be a finite"),
         ({"components": [{**PLAIN, "weight": "inf"}]}, "weight: should be a finite"),
         ({"components": [{**PLAIN, "weight": -1}]}, "weight: should be greater than 0"),
-        (
-            {"components": [PLAIN, {"kind": "hba", "role": "filtre"}]},
-            "components.1.role: 'filtre' is not allowed; did you mean 'filter'\\? Known: filter,",
-        ),
-        (
-            {"components": [{**PLAIN, "role": "filter", "weight": 2}]},
-            "components.0.weight: belongs to scorers; a filter has none: leave it out",
-        ),
-        (
-            {"components": [{**PLAIN, "role": "penalty"}]},
-            "no component is a scorer, so there is no",
-        ),
-        (
-            {"components": [{**PLAIN, "weight": 2}], "aggregate": "minimum"},
-            "the minimum takes no weights",
-        ),
+        ({"components": [PLAIN, {"kind": "hba", "role": "filtre"}]},
+         "components.1.role: 'filtre' is not allowed; did you mean 'filter'\\? Known: filter,"),
+        ({"components": [{**PLAIN, "role": "filter", "weight": 2}]},
+         "components.0.weight: belongs to scorers; a filter has none: leave it out"),
+        ({"components": [{**PLAIN, "role": "penalty"}]},
+         "no component is a scorer, so there is no"),
+        ({"components": [{**PLAIN, "weight": 2}], "aggregate": "minimum"},
+         "the minimum takes no weights"),
         ({"components": [PLAIN], "most_failures": 1.1}, "most_failures: should be less"),
         ({"components": [{"kind": "rings", "role": "filter"}]}, "rings lies between 0 and inf"),
         ({"components": [PLAIN], "aggregate": "sum"}, "'sum' is not allowed.*geometric"),
@@ -116,21 +100,17 @@ PLAIN = {"kind": "qed"}
         (3, "expected a mapping or the path of a YAML file, got int"),
         ("no/such/file.yaml", "no/such/file.yaml: no such file"),
     ],
-)
+)  # fmt: skip
 def test_unusable_configs(config, message):
     with pytest.raises(InputError, match=message):
         RewardModel.from_config(config)
 
 
-def test_a_file_is_named_with_the_line(tmp_path):
+def test_a_problem_of_a_file_has_its_line(tmp_path):
     file = tmp_path / "reward.yaml"
     file.write_text(
-        "components:\n"
-        "  - kind: qed\n"
-        "  - kind: tanimoto\n"
-        "    parameters:\n"
-        "      references: ['C1']\n"
-        "  - kind: hdb\n"
+        "components:\n- kind: qed\n- kind: tanimoto\n  parameters:\n    references: ['C1']\n"
+        "- kind: hdb\n"
     )
     assert [line.removeprefix(f"{file}:").split(" = ")[0] for line in problems(file)] == [
         "4: components.1.parameters: references[0]",
