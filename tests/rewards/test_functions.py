@@ -221,6 +221,6 @@ def test_a_function_may_change_its_molecule(write):
 
 
 def test_a_signal_is_not_a_failure_of_a_molecule(write):
-    write("from chemkl.processes import StoppedBySignal\ndef f(s: str): raise StoppedBySignal(15)\n")
+    write("from chemkl.processes import StoppedBySignal\ndef f(s: str): raise StoppedBySignal(2)")
     with pytest.raises(StoppedBySignal):
         build("python_function", function="mine.py:f")([mol("C")])
