@@ -299,34 +299,34 @@ def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, ca
 
 def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
     def problems(view):
-        yield "seed", [f"seed 1 is unlucky, {len(view.pending)} awaited"]
+        yield "seed", [f"1 is unlucky, {len(view.pending)} awaited"]
 
     posttrain.problems = problems
     assert chemkl("check", "mine.yaml", "--stage", "posttrain") == 2
-    assert capsys.readouterr().err == "mine.yaml: seed 1 is unlucky, 0 awaited\n"
+    assert capsys.readouterr().err == "mine.yaml:1: seed: 1 is unlucky, 0 awaited\n"
     Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
     assert chemkl("check", "a.yaml", "--stage", "posttrain") == 2  # though it waits for its prior
     assert capsys.readouterr().err.splitlines() == [
-        "a.yaml: seed 1 is unlucky, 1 awaited",
+        "a.yaml:1: seed: 1 is unlucky, 1 awaited",
         f"a.yaml: not made yet: {Path.cwd()}/runs/earlier/policy.bin",
     ]
 
 
 def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain, chemkl, capsys):
     def problems(view):
-        yield "seed", [f"seed {view.get('seed')} is unlucky"]
+        yield "seed", [f"{view.get('seed')} is unlucky"]
 
     posttrain.problems = problems
     Path("mine.yaml").write_text("sede: 1\nseed: 7\n")
     lines = [
         "mine.yaml:1: sede: not a known key; did you mean 'seed'? Known: beta, prior, seed",
-        "mine.yaml:2: seed 7 is unlucky",
+        "mine.yaml:2: seed: 7 is unlucky",
     ]
     for command in (["check", "mine.yaml", "--stage", "posttrain"], ["posttrain", "mine.yaml"]):
         assert chemkl(*command) == 2
         assert capsys.readouterr().err.splitlines() == lines
     assert chemkl("posttrain", "mine.yaml", "seed=8") == 2
-    assert capsys.readouterr().err.splitlines()[1] == "override 'seed=8': seed 8 is unlucky"
+    assert capsys.readouterr().err.splitlines()[1] == "override 'seed=8': seed: 8 is unlucky"
 
 
 # ---- the program itself

@@ -1,4 +1,4 @@
-"""A prepared corpus as batches of token ids, in an order that depends on (seed, epoch) alone."""
+"""A prepared corpus as batches of token ids, in an order that depends only on (seed, epoch)."""
 
 import multiprocessing
 import signal
@@ -17,41 +17,46 @@ from chemkl.chem.molecules import MoleculeError
 from chemkl.chem.molecules import randomise as spell
 from chemkl.config import InputError
 from chemkl.corpus.files import read_split, read_vocabulary, read_weights
-from chemkl.corpus.fragments import with_fragments
 from chemkl.policies.base import pad
-from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary
+from chemkl.policies.tokenizer import UnknownTokenError, Vocabulary, with_fragments
 from chemkl.processes import follow_parent, shielded
 
-BATCHES_A_CHUNK = 64
-"""Molecules are sorted by length within chunks of so many batches: less padding, still shuffled."""
+CHUNK_BATCHES = 64
+"""Molecules are sorted by length within chunks of so many batches: little padding, but shuffled."""
 
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """token_BT, or with the weight of each row, whose mean over the data set is 1."""
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch  # `TokenDataset.__getitems__` has made it
+def _identity(batch: Any) -> Any:
+    return batch  # `TokenDataset.__getitems__` has collated it
 
 
 def epoch_batches(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The rows of every batch of one epoch, shuffled, rows of like length together."""
+    """Return the rows of every batch of an epoch, shuffled; a batch has rows of similar length."""
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
     batches: list[np.ndarray] = []
-    for start in range(0, len(order), batch_size * BATCHES_A_CHUNK):
-        chunk = order[start : start + batch_size * BATCHES_A_CHUNK]
+    for start in range(0, len(order), batch_size * CHUNK_BATCHES):
+        chunk = order[start : start + batch_size * CHUNK_BATCHES]
         chunk = chunk[np.argsort(lengths[chunk], kind="stable")]
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
 class TokenDataset(Dataset[list[int]]):
-    """Molecules as rows of ids; item (row, presentation) may be spelled anew each time.
+    """Molecules as rows of ids; an item is (row, presentation).
 
-    Without a `randomise_seed` the SMILES are taken as they stand. A token that the vocabulary does
-    not know is refused with its molecule's line in the split: `rows` (from 0) where these molecules
-    are a part of one. Molecules may have `weights`, which are scaled to a mean of 1.
+    Args:
+        smiles: the molecules.
+        vocabulary: has all of their tokens.
+        randomise_seed: of a random spelling at each presentation; None: the SMILES as it is.
+        weights: of the molecules; scaled to a mean of 1.
+        rows: indices of the molecules in their split, for messages; None: from 0 on.
+
+    Raises:
+        InputError: no molecules, or an unknown token.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class TokenDataset(Dataset[list[int]]):
         return len(self.smiles)
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        """A batch of presentations: token_BT, or where there are weights (token_BT, weight_B)."""
+        """Return a batch: token_BT, or (token_BT, weight_B) if there are weights."""
         token_BT = pad([self[item] for item in items])
         if self.weights is None:
             return token_BT
@@ -89,14 +94,14 @@ class TokenDataset(Dataset[list[int]]):
         return token_BT, torch.from_numpy(weight_B).float()
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:
-        """The ids of a molecule at its n-th presentation."""
+        """Return the ids of a molecule in its n-th presentation."""
         row, presentation = item
         if self._seed is not None:
             rng = np.random.default_rng([self._seed, presentation, row])
             try:
                 return self.vocabulary.encode(spell(self.smiles[row], rng))
             except (UnknownTokenError, InputError, MoleculeError):
-                pass  # it needs a ring number that the corpus lacks, or RDKit fails: as it stands
+                pass  # a ring number that the corpus lacks, or RDKit fails: take it unchanged
         ids: list[int] = self._flat[self._ends[row] - self.lengths[row] : self._ends[row]].tolist()
         return ids
 
@@ -113,52 +118,58 @@ def read_datasets(
     held_back: tuple[float, int] = (0.1, 0),
     valid_folder: Path | None = None,
 ) -> tuple[TokenDataset, TokenDataset]:
-    """Read the training and the validation split of a prepared corpus, the latter up to a size.
+    """Read the training and the validation split of a prepared corpus.
 
-    So many `merges` of the tokens, learnt on the training split, make larger ones; a `vocabulary`
-    that is given stands in place of the corpus's. Where `valid_split` is None, `held_back` is the
-    share of the training split that takes its place, and the seed that chooses it. It may be of
-    another corpus, the `valid_folder`.
+    Args:
+        folder: the corpus.
+        train_split: name of the training split.
+        valid_split: name of the validation split; None: a share of the training split.
+        valid_molecules: maximum size of the validation split.
+        randomise_seed: see `TokenDataset`; for training only.
+        merges: fragments to learn on the training split, see `with_fragments`.
+        vocabulary: None: that of the corpus, with the fragments.
+        held_back: share of the training split, and seed to choose it, if valid_split is None.
+        valid_folder: the corpus of the validation split; None: the same.
 
     Raises:
-        InputError: both are one split, one is empty, or there is a single molecule to share out.
+        InputError: the splits are the same, one is empty, or one molecule cannot be divided.
     """
     if train_split == valid_split and valid_folder is None:
         raise InputError(f"train_split and valid_split are both {train_split!r}: choose two")
     smiles, weights = read_split(folder, train_split), read_weights(folder, train_split)
-    place = valid_folder or folder
+    valid_folder = valid_folder or folder
     valid_weights = rows = held = None
     if valid_split is not None:
-        of_valid = read_split(place, valid_split, valid_molecules)
+        valid_smiles = read_split(valid_folder, valid_split, valid_molecules)
         if weights is not None:
-            of_split = read_weights(place, valid_split)
-            valid_weights = None if of_split is None else of_split[:valid_molecules]
+            valid_weights = read_weights(valid_folder, valid_split)
+            valid_weights = None if valid_weights is None else valid_weights[:valid_molecules]
     elif len(smiles) > 1:
         share, seed = held_back
         n_held = min(valid_molecules, len(smiles) - 1, max(1, round(share * len(smiles))))
         shuffled = np.random.default_rng(seed).permutation(len(smiles)).tolist()
         held, rows = sorted(shuffled[:n_held]), sorted(shuffled[n_held:])
-        of_valid, smiles = [smiles[row] for row in held], [smiles[row] for row in rows]
+        valid_smiles, smiles = [smiles[row] for row in held], [smiles[row] for row in rows]
         if weights is not None:
             weights, valid_weights = weights[rows], weights[held]
     else:
         raise InputError(
-            f"{folder}: split {train_split!r} holds one molecule, but one is needed to learn from "
-            "and another to validate on: add molecules, or name a valid_split"
+            f"{folder}: split {train_split!r} has one molecule, but training needs one and "
+            "validation another: add molecules, or set valid_split"
         )
     if vocabulary is None:
         vocabulary = with_fragments(read_vocabulary(folder), smiles, merges)
-    at = folder
+    current = folder
     try:
         train = TokenDataset(smiles, vocabulary, randomise_seed, weights, rows)
-        at = place
-        return train, TokenDataset(of_valid, vocabulary, weights=valid_weights, rows=held)
+        current = valid_folder
+        return train, TokenDataset(valid_smiles, vocabulary, weights=valid_weights, rows=held)
     except UnknownTokenError as error:
-        raise InputError(f"{at}: {error}") from None
+        raise InputError(f"{current}: {error}") from None
 
 
 class EpochLoader:
-    """Batches of token_BT; knows where it stands, so that a resumed run goes on exactly there.
+    """Yields batches of token_BT, and saves its position, so that a run resumes exactly there.
 
     Each process of a distributed run gets its own rows of every batch.
     """
@@ -168,16 +179,16 @@ class EpochLoader:
         self._batch_size = batch_size
         self._seed = seed
         self._n_workers = n_workers
-        self._done = 0  # batches handed out since the beginning of the run
+        self._done = 0  # batches yielded since the start of the run
         self._restored = False
 
     def __len__(self) -> int:
         return -(-len(self._dataset) // self._batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches of the present epoch that have not been handed out yet.
+        """Yield the remaining batches of the current epoch.
 
-        An epoch that was left early counts as over, unless the position was just restored.
+        An epoch that was left early counts as finished, unless the position was just restored.
         """
         epoch, start = divmod(self._done, len(self))
         if start and not self._restored:
@@ -194,7 +205,7 @@ class EpochLoader:
         loader = DataLoader(
             self._dataset,
             batch_sampler=rows,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self._n_workers,
             multiprocessing_context=context,
             worker_init_fn=_start_worker,
@@ -206,7 +217,7 @@ class EpochLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The position; Lightning saves it in every checkpoint."""
+        """Return the position; Lightning saves it in every checkpoint."""
         return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -216,9 +227,9 @@ class EpochLoader:
 
 
 def _start_worker(_number: int) -> None:
-    """A worker ends when it is told through its queue, or with its parent; a signal is not for it.
+    """Let a worker end through its queue or with its parent, and ignore signals.
 
-    The step in progress needs the batches that are on their way.
+    The step in progress needs the batches that are being loaded.
     """
     follow_parent(signal.SIG_IGN)
 
@@ -230,7 +241,7 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 class TokenDataModule(lightning.LightningDataModule):
-    """Two sets of molecules as rows of ids: to learn from, and to validate on."""
+    """The training and the validation set."""
 
     def __init__(
         self,
@@ -244,16 +255,16 @@ class TokenDataModule(lightning.LightningDataModule):
         super().__init__()
         self._batch_size = batch_size
         self._valid = valid
-        # one loader for the whole run: a second one would begin at the first epoch again
+        # one loader for the whole run: a second one would start at the first epoch again
         self._train_loader = EpochLoader(train, batch_size, seed, n_workers)
 
     def train_dataloader(self) -> EpochLoader:
-        """The resumable loader of the training split."""
+        """Return the resumable loader of the training split."""
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[list[int]]:
-        """The loader of the validation split, by length."""
+        """Return the loader of the validation split, sorted by length."""
         size = self._batch_size
         order = np.argsort(self._valid.lengths, kind="stable")
         rows = [[(int(r), 0) for r in order[i : i + size]] for i in range(0, len(order), size)]
-        return DataLoader(self._valid, batch_sampler=rows, collate_fn=_as_it_is)
+        return DataLoader(self._valid, batch_sampler=rows, collate_fn=_identity)

@@ -1,4 +1,4 @@
-"""Lines of text to clean molecules, in parallel: parse, standardise, canonicalise, count tokens."""
+"""Clean lines of text in parallel: parse, standardise, canonicalise, count tokens, split."""
 
 import hashlib
 import multiprocessing
@@ -21,22 +21,22 @@ from chemkl.files.molecules import NO_CELL, Line
 from chemkl.policies.tokenizer import END, START, tokenize
 from chemkl.processes import adopt, follow_parent, n_cores, shielded
 
-CHUNK = 4_000  # lines a task: some 0.7 s of work, so that passing them on costs nothing
+CHUNK = 4_000  # lines per task: about 0.7 s of work, so that the overhead is small
 
 
 class Clean(NamedTuple):
-    """What became of one line: a molecule with its split and tokens, or a reason."""
+    """The result of a line: a molecule with its split and tokens, or a reason."""
 
-    line: Line  # as it stood in the source, with the source's own split
-    smiles: str | None = None  # canonical; None where the line holds no usable molecule
+    line: Line  # of the source, with the source's own split
+    smiles: str | None = None  # canonical; None if the line has no usable molecule
     split: str = ""  # to which the molecule belongs
     n_tokens: int = 0  # of the SMILES
-    reason: str | None = None  # why there is no molecule: its category, perhaps with a detail
+    reason: str | None = None  # why there is no molecule: a category, optionally with details
 
 
 @dataclass
 class Cleaner:
-    """Turns lines into clean molecules; one copy lives in every worker process."""
+    """Turns lines into clean molecules; every worker process has a copy."""
 
     config: PrepareConfig
 
@@ -44,7 +44,7 @@ class Cleaner:
         self.standardiser = Standardiser([f.model_dump() for f in self.config.standardise])
 
     def __call__(self, lines: list[Line]) -> list[Clean]:
-        """Clean one chunk of lines, in order."""
+        """Clean a chunk of lines, in order."""
         return [self._clean(line) for line in lines]
 
     def _clean(self, line: Line) -> Clean:
@@ -58,11 +58,11 @@ class Cleaner:
         smiles, setting = molecule.canonical_smiles, self.config.split
         if molecule.mol is None or smiles is None:
             return Clean(line, reason=molecule.reason)
-        tokens, kept = tokenize(smiles), self.config.tokens
-        reserved = [mark for mark in (END, START) if mark in tokens]  # a quadruple bond is $
+        tokens, allowed = tokenize(smiles), self.config.tokens
+        reserved = [mark for mark in (END, START) if mark in tokens]  # $ is a quadruple bond
         if len(tokens) > self.config.max_tokens:
             reason = f"too many tokens: {len(tokens)}, at most {self.config.max_tokens}"
-        elif unknown := sorted({*tokens} - {*kept}) if kept is not None else []:
+        elif unknown := sorted({*tokens} - {*allowed}) if allowed is not None else []:
             reason = f"rare token: {' '.join(unknown)}"
         elif reserved:
             reason = f"reserved token: {' '.join(reserved)} marks where a sequence ends"
@@ -79,9 +79,9 @@ class Cleaner:
 def clean_lines(
     lines: Iterable[Line], cleaner: Cleaner, peaks: dict[int, int] | None = None
 ) -> Iterator[list[Clean]]:
-    """Clean lines in parallel and yield them chunk by chunk, in the order of the source.
+    """Clean lines in parallel; yield the results chunk by chunk, in the order of the source.
 
-    `peaks` is filled with the peak memory of each worker process so far, bytes, by process id.
+    `peaks` is filled with the peak memory of each worker process, bytes, by process id.
     """
     n_workers = cleaner.config.n_workers or n_cores()
     lines = iter(lines)
@@ -95,32 +95,32 @@ def clean_lines(
         n_workers, context, _start_worker, (dict(os.environ), cleaner)
     ) as pool:
         futures: deque[tuple[list[Line], Future[tuple[list[Any], int, int]]]] = deque()
-        at = 0
+        number = 0
         try:
             for chunk in chain(chunks, [[]]):
                 if chunk:
-                    at = chunk[0].number
+                    number = chunk[0].number
                     with shielded():
                         futures.append((chunk, pool.submit(_work, chunk)))
                 # bounded, so that a large source is never in memory
                 while futures and (not chunk or len(futures) > 2 * n_workers):
                     done, future = futures.popleft()
-                    at = done[0].number
+                    number = done[0].number
                     fields, process, memory = future.result()
                     if peaks is not None:
                         peaks[process] = memory
                     yield [Clean(line, *rest) for line, rest in zip(done, fields, strict=True)]
         except BrokenProcessPool as error:
             raise RuntimeError(
-                f"a worker process died at or shortly after line {at}: killed, perhaps for want of "
-                "memory, or crashed on a molecule. Try fewer workers; n_workers=1 needs none and "
-                "shows the line. (A script of yours that calls prepare must do so under "
+                f"a worker process died at or shortly after line {number}: killed, perhaps for "
+                "lack of memory, or crashed on a molecule. Try fewer workers; n_workers=1 needs "
+                "none and shows the line. (A script of yours that calls prepare must do so under "
                 "`if __name__ == '__main__':`.)"
             ) from error
 
 
 def peak_memory() -> int | None:
-    """The memory of this process at its peak, bytes; None where no system call tells."""
+    """Return the peak memory of this process, bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
     import resource  # Unix only
@@ -133,7 +133,7 @@ _cleaner: Cleaner
 
 
 def _start_worker(environment: Mapping[str, str], cleaner: Cleaner) -> None:
-    """Keep the cleaner in the worker process, so that it travels once and not with every chunk."""
+    """Store the cleaner in the worker process, so that it is not sent with every chunk."""
     global _cleaner
     adopt(environment)
     _cleaner = cleaner
@@ -141,14 +141,14 @@ def _start_worker(environment: Mapping[str, str], cleaner: Cleaner) -> None:
 
 
 def _work(lines: list[Line]) -> tuple[list[Any], int, int]:
-    """Clean lines, and leave them out of what travels back: plain tuples of all other fields."""
+    """Clean lines; return plain tuples of all fields but the line, to send less back."""
     return [tuple(clean)[1:] for clean in _cleaner(lines)], os.getpid(), peak_memory() or 0
 
 
-def assign_split(given: str, key: str, split: Split) -> str:
-    """The split of one molecule: the source's own, or by the hash of a key (SMILES or scaffold)."""
+def assign_split(source_split: str, key: str, split: Split) -> str:
+    """Return the split of a molecule: the source's, or by the hash of its SMILES or scaffold."""
     if isinstance(split, GivenSplit):
-        return given
+        return source_split
     digest = hashlib.blake2b(f"{split.seed}:{key}".encode(), digest_size=8).digest()
     position = int.from_bytes(digest, "big") / 2**64
     if position < split.test:

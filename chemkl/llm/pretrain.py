@@ -1,9 +1,9 @@
-"""A small language model made anew: its tokenizer, its prompts, and the rows that it learns from.
+"""A small language model trained from scratch on tagged molecules: tokenizer, prompts, data set.
 
 A row of ids is [number of the prompt, ids of the SMILES, end token, end tokens as padding], as in
-`HfPolicy`; all prompts have as many tags.
+`HfPolicy`; all prompts have the same number of tags.
 
-Shape legend: B rows, T ids (of a row, or of its tags); N prompts of K tags each; V vocabulary.
+Shape legend: B rows, T ids (of a row, or of its tags); V vocabulary.
 """
 
 from collections.abc import Sequence
@@ -29,13 +29,13 @@ from chemkl.rewards.registry import Failure, find_component
 from chemkl.rewards.scoring import Term, values_of
 
 NO_PROMPT = -1
-"""The prompt of a molecule that a property could not be computed of."""
-AT_A_TIME = 1_000
-"""Molecules in memory at a time."""
+"""Stands for the prompt of a molecule if one of its properties could not be computed."""
+CHUNK = 1_000
+"""Parsed molecules in memory at a time."""
 
 
 class Conditions:
-    """Conditions, at least one, ready to be computed.
+    """Assigns molecules to prompts by their properties; one condition or more.
 
     Raises:
         InputError: with every problem of the components.
@@ -45,11 +45,11 @@ class Conditions:
         self.configs = tuple(configs)
         self.tags = [tag for config in configs for tag in config.tags]
         self.prompts = [" ".join(tags) for tags in product(*(config.tags for config in configs))]
-        """Every combination of tags, one of each condition, the last one changing fastest."""
+        """Every combination of tags, one of each condition; the last condition varies fastest."""
         self._terms: list[Term] = []
         problems: list[str] = []
-        for place, config in enumerate(configs):
-            part = Document({}, "").at(("conditions", place), {})
+        for i, config in enumerate(configs):
+            part = Document({}, "").at(("conditions", i), {})
             try:
                 component = find_component(config.kind, part)
                 score = component.build(config.parameters, part.at(("parameters",), {}))
@@ -59,12 +59,12 @@ class Conditions:
         InputError.refuse(problems)
 
     def prompts_of(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return each molecule's prompt by its number; NO_PROMPT: no molecule, or no value."""
+        """Return the number of each molecule's prompt; NO_PROMPT: no molecule, or no value."""
         number = np.full(len(smiles), NO_PROMPT)
-        for start in range(0, len(smiles), AT_A_TIME):
+        for start in range(0, len(smiles), CHUNK):
             mols = {
                 i: mol
-                for i, text in enumerate(smiles[start : start + AT_A_TIME], start)
+                for i, text in enumerate(smiles[start : start + CHUNK], start)
                 if (mol := read_molecule(text).mol) is not None
             }
             number[[*mols]] = 0
@@ -77,30 +77,30 @@ class Conditions:
                             number[i] = number[i] * len(condition.names) + condition.level(value)
         return number
 
-    def without(self, number: np.ndarray) -> list[str]:
-        """Say which levels no molecule has, by what `prompts_of` gave; a line for each."""
+    def empty_levels(self, number: np.ndarray) -> list[str]:
+        """List the levels without molecules, from the result of `prompts_of`; one line each."""
         shape = [len(config.names) for config in self.configs]
         levels = np.unravel_index(number[number != NO_PROMPT], shape)
         return [
-            f"conditions.{place}: no molecule is {tag} ({config.band(level)})"
-            for place, (config, seen) in enumerate(zip(self.configs, levels, strict=True))
+            f"conditions.{i}: no molecule is {tag} ({config.band(level)})"
+            for i, (config, present) in enumerate(zip(self.configs, levels, strict=True))
             for level, tag in enumerate(config.tags)
-            if level not in seen
+            if level not in present
         ]
 
 
 END = "<end>"
 UNKNOWN = "<unk>"
-"""Names in the tokenizer of ids 0 and 1: no condition has such tags, as theirs have an underscore.
-Id 1 stands for what is neither tag nor token of the corpus; no row to learn from has it."""
+"""Names of ids 0 and 1 in the tokenizer; tags differ from them, as they contain an underscore.
+Id 1 stands for text that is neither a tag nor a token; no training row has it."""
 INNER_FACTOR = 8 / 3
 INNER_MULTIPLE = 32
 
 
 class TaggedPolicy(HfPolicy):
-    """A language model whose prompts are all of the same length: one pass reads any rows.
+    """A language model whose prompts have the same length: one pass reads rows of all prompts.
 
-    For training from scratch, where nearly all rows differ and no two batches have the same ones.
+    For training from scratch, where rows are distinct, so that caching prompts would not help.
     """
 
     def logp_tokens(self, token_BT: Tensor) -> Tensor:
@@ -109,13 +109,13 @@ class TaggedPolicy(HfPolicy):
         tags = [prompt.token_ids for prompt in self.prompts]
         tags_BT = torch.tensor(tags, device=self.device)[token_BT[:, 0]]
         whole_BT = torch.cat([tags_BT, token_BT[:, 1:-1]], dim=1)
-        # no mask: the padding comes last, where no token that counts can see it
+        # no mask: the padding comes last, and no token attends to later ones
         logits_BTV = self.model(input_ids=whole_BT, use_cache=False).logits
         return sequence_logp(logits_BTV[:, tags_BT.shape[1] - 1 :], token_BT, self.end_id)
 
 
 class TaggedDataset(TokenDataset):
-    """Molecules as rows of ids, each with the number of its prompt in front."""
+    """Molecules as rows of ids that begin with the number of the prompt."""
 
     def __init__(
         self,
@@ -129,27 +129,27 @@ class TaggedDataset(TokenDataset):
         self._prompts = prompts
 
     def __getitem__(self, item: tuple[int, int]) -> list[int]:
-        """Return the row of a molecule at its n-th presentation."""
+        """Return the row of a molecule in its n-th presentation."""
         return [int(self._prompts[item[0]]), *super().__getitem__(item)[1:]]
 
 
 def build_tokenizer(vocabulary: Vocabulary, tags: Sequence[str]) -> Any:
-    """Build a tokenizer of SMILES tokens, with the vocabulary's ids, and tags, with those behind.
+    """Build a tokenizer of SMILES tokens, with the vocabulary's ids, and tags, with the next ids.
 
-    Blanks between them are dropped.
+    White space between tokens is dropped.
     """
     transformers, tokenizers = package("transformers"), package("tokenizers")
     names = {START_ID: UNKNOWN, END_ID: END}
     id_of = {names.get(i, token): i for i, token in enumerate(vocabulary.tokens)}
-    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(id_of, unk_token=UNKNOWN))
-    before = tokenizers.pre_tokenizers
-    made.pre_tokenizer = before.Sequence(
-        [before.WhitespaceSplit(), before.Split(tokenizers.Regex(TOKEN_PATTERN), "isolated")]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(id_of, unk_token=UNKNOWN))
+    split = tokenizers.pre_tokenizers
+    tokenizer.pre_tokenizer = split.Sequence(
+        [split.WhitespaceSplit(), split.Split(tokenizers.Regex(TOKEN_PATTERN), "isolated")]
     )
-    made.decoder = tokenizers.decoders.Fuse()  # nothing between the tokens of a SMILES
-    made.add_special_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in tags])
+    tokenizer.decoder = tokenizers.decoders.Fuse()  # nothing between the tokens of a SMILES
+    tokenizer.add_special_tokens([tokenizers.AddedToken(tag, normalized=False) for tag in tags])
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=END,
         unk_token=UNKNOWN,
@@ -160,12 +160,12 @@ def build_tokenizer(vocabulary: Vocabulary, tags: Sequence[str]) -> Any:
 def build_tagged(
     config: LlamaConfig, vocabulary: Vocabulary, conditions: Conditions
 ) -> TaggedPolicy:
-    """Build the network with new weights, from torch's own generator."""
+    """Build a network with new weights, drawn from torch's global generator."""
     n_tags = len(conditions.configs)
     if n_tags + 2 > config.max_length:
         raise InputError(
             f"model.max_length = {config.max_length}: {n_tags} tags, a token and the end token do "
-            "not fit in"
+            "not fit"
         )
     tokenizer = build_tokenizer(vocabulary, conditions.tags)
     inner = -(-round(INNER_FACTOR * config.hidden_size) // INNER_MULTIPLE) * INNER_MULTIPLE
@@ -188,5 +188,5 @@ def build_tagged(
         Prompt(number, text, text, tuple(tokenizer(text)["input_ids"]))
         for number, text in enumerate(conditions.prompts)
     ]
-    room = config.max_length - n_tags
-    return TaggedPolicy(network, tokenizer, prompts, end_id=END_ID, max_new_tokens=room)
+    longest = config.max_length - n_tags
+    return TaggedPolicy(network, tokenizer, prompts, end_id=END_ID, max_new_tokens=longest)

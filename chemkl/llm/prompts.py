@@ -1,4 +1,4 @@
-"""Texts of a language model: prompts as it reads them, checked and kept; answers out of it."""
+"""Prompts of a language model, rendered, checked and saved; answers, read from completions."""
 
 import json
 import re
@@ -24,11 +24,11 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        number: its place among the prompts of the run, from 0.
-        text: its last message, or all of it where another prompt ends in the same one: what a
-            reward function is given, and what the trace holds.
-        rendered: all that the model reads.
-        token_ids: the same as ids.
+        number: its index among the prompts of the run, from 0.
+        text: its last message, or the rendered prompt if another prompt ends with the same
+            message; the argument of reward functions, and the column of the trace.
+        rendered: the text that the model reads.
+        token_ids: the ids that the model reads.
     """
 
     number: int
@@ -45,14 +45,14 @@ def render_prompts(
     context: int | None = None,
     max_new_tokens: int = 0,
 ) -> tuple[Prompt, ...]:
-    """Turn conversations into what a model reads.
+    """Render conversations as the text and ids that a model reads.
 
     Args:
         conversations: the prompts, each a list of messages.
         tokenizer: of the model.
         template: chat (the tokenizer's own), none, or the path of a Jinja template.
-        context: tokens that the model can read; None: not known.
-        max_new_tokens: tokens that have to fit in behind.
+        context: the model's context length in tokens; None: unknown.
+        max_new_tokens: tokens of a completion, which must fit into the context too.
 
     Raises:
         InputError: no template, one that cannot be read or refuses the messages, or prompts that
@@ -64,7 +64,7 @@ def render_prompts(
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id):  # some have one token for all
         unknown = None
     prompts, problems = [], []
-    refused: dict[str, list[int]] = {}
+    refusals: dict[str, list[int]] = {}
     for number, messages in enumerate(conversations):
         try:
             rendered, ids = _rendered(messages, tokenizer, source)
@@ -73,46 +73,44 @@ def render_prompts(
             raise InputError(
                 f"template: {file}, line {error.lineno}: not a Jinja template: {error.message}"
             ) from error
-        except Exception as error:  # noqa: BLE001 - whatever a template raises
-            refused.setdefault(f"{type(error).__name__}: {one_line(error)}", []).append(number)
+        except Exception as error:  # noqa: BLE001 - a template can raise anything
+            refusals.setdefault(f"{type(error).__name__}: {one_line(error)}", []).append(number)
             continue
         text = last[number] if last.count(last[number]) == 1 else rendered
         prompts.append(Prompt(number, text, rendered, ids))
         if not ids:
-            problems.append(f"prompts.{number}: no tokens: the model has nothing to go on with")
+            problems.append(f"prompts.{number}: no tokens: a prompt needs one or more")
         if context is not None and len(ids) + max_new_tokens > context:
             problems.append(
                 f"prompts.{number}: {len(ids):,} tokens, and max_new_tokens = {max_new_tokens:,} "
                 f"more do not fit into the model's context of {context:,}; shorten one of the two"
             )
-        if (
-            unknown in ids and tokenizer.unk_token not in rendered
-        ):  # where it is written, it is meant
+        if unknown in ids and tokenizer.unk_token not in rendered:  # else it was written on purpose
             problems.append(
-                f"prompts.{number}: {text!r} holds something that the model has no token for and "
-                f"reads as {tokenizer.unk_token!r}; spell it as the model was trained on it"
+                f"prompts.{number}: {text!r} has a part for which the model has no token, and "
+                f"which it reads as {tokenizer.unk_token!r}; spell it as in the training data"
             )
-    for reason, numbers in refused.items():  # what a template has against several is told once
-        others = f" (and {counted(len(numbers) - 1, 'more prompt')})" if len(numbers) > 1 else ""
-        problems.append(f"prompts.{numbers[0]}: the chat template refuses it{others}: {reason}")
+    for reason, numbers in refusals.items():
+        more = f" (and {counted(len(numbers) - 1, 'more prompt')})" if len(numbers) > 1 else ""
+        problems.append(f"prompts.{numbers[0]}: the chat template refuses it{more}: {reason}")
     InputError.refuse(problems)
     return tuple(prompts)
 
 
 def _template(tokenizer: Any, template: str | Path) -> str | None:
-    """The Jinja source of a template; None for plain text."""
+    """Return the Jinja source of a template; None for plain text."""
     if template == "none":
         return None
     source = getattr(tokenizer, "chat_template", None)
-    said = "chat, but the model's tokenizer has no chat template (a base model?)"
+    problem = "chat, but the model's tokenizer has no chat template (a base model?)"
     if isinstance(template, Path):
         try:
             source = template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            source, said = None, f"{template}: cannot be read as text in UTF-8 ({error})"
+            source, problem = None, f"{template}: cannot be read as text in UTF-8 ({error})"
     if not isinstance(source, str):
         raise InputError(
-            f"template: {said}; give chat, none (plain text), or the path of a Jinja template"
+            f"template: {problem}; give chat, none (plain text), or the path of a Jinja template"
         )
     return source
 
@@ -120,61 +118,61 @@ def _template(tokenizer: Any, template: str | Path) -> str | None:
 def _rendered(
     messages: Sequence[Message], tokenizer: Any, template: str | None
 ) -> tuple[str, tuple[int, ...]]:
-    """What a model reads of a conversation, as text and as ids.
+    """Return a conversation as the text and the ids that the model reads.
 
-    Behind a plain text some tokenizers put an end token. It is left out: the model is to go on with
-    the text, not to begin another one. An end token that is written in the text itself stays.
+    Some tokenizers append an end token to plain text. It is removed, as the model should continue
+    the text. An end token that is a part of the text stays.
     """
     if template is None:
         text = messages[-1].content
         ids = tokenizer(text)["input_ids"]
-        ends, written = (
-            len(list(takewhile(lambda i: i == tokenizer.eos_token_id, reversed(some))))
-            for some in (ids, tokenizer(text, add_special_tokens=False)["input_ids"])
+        n_ends, n_own_ends = (
+            len(list(takewhile(lambda i: i == tokenizer.eos_token_id, reversed(row))))
+            for row in (ids, tokenizer(text, add_special_tokens=False)["input_ids"])
         )
-        return text, tuple(ids[: max(1, len(ids) - ends + written)])
-    goes_on = messages[-1].role == "assistant"
+        return text, tuple(ids[: max(1, len(ids) - n_ends + n_own_ends)])
+    is_prefilled = messages[-1].role == "assistant"
     rendered = tokenizer.apply_chat_template(
-        [{"role": turn.role, "content": turn.content} for turn in messages],
+        [{"role": message.role, "content": message.content} for message in messages],
         chat_template=template,
         tokenize=False,
-        add_generation_prompt=not goes_on,
-        continue_final_message=goes_on,
+        add_generation_prompt=not is_prefilled,
+        continue_final_message=is_prefilled,
     )
     # the template has all special tokens
     return rendered, tuple(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
 def check_ids(
-    tokenizer: Any, n_read: int, prompts: Sequence[Prompt], answers: Sequence[str], end_id: int
+    tokenizer: Any, n_ids: int, prompts: Sequence[Prompt], answers: Sequence[str], end_id: int
 ) -> None:
-    """Refuse a tokenizer that writes ids which the model, with so many, does not read.
+    """Refuse a tokenizer whose ids go beyond the n_ids that the model reads.
 
-    A model may read more ids, as padding; and a tokenizer may have a few special tokens too many,
-    if neither prompts nor answers (texts whose probability is asked for) use them.
+    A model may read more ids, as padding; and a tokenizer may have a few special tokens beyond, if
+    neither prompts nor answers (texts whose probability is computed) use them.
     """
-    used = {f"prompts.{prompt.number} has": max(prompt.token_ids) for prompt in prompts}
+    largest = {f"prompts.{prompt.number} has": max(prompt.token_ids) for prompt in prompts}
     for answer in answers:
         ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        used[f"answer {answer!r} has"] = max(ids, default=0)
-    used["the token that ends a completion is"] = end_id
-    beyond = [f"; {what} id {most:,}" for what, most in used.items() if most >= n_read]
-    if beyond or tokenizer.vocab_size > n_read:
+        largest[f"answer {answer!r} has"] = max(ids, default=0)
+    largest["the token that ends a completion is"] = end_id
+    beyond = [f"; {what} id {i:,}" for what, i in largest.items() if i >= n_ids]
+    if beyond or tokenizer.vocab_size > n_ids:
         raise InputError(
-            f"model: the tokenizer has {len(tokenizer):,} ids, the model reads {n_read:,} "
+            f"model: the tokenizer has {len(tokenizer):,} ids, the model reads {n_ids:,} "
             f"(vocab_size in its config.json{''.join(beyond[:1])}): take both from the same model"
         )
 
 
-# ---- kept with a run
+# ---- the prompts of a run, on disk
 
 PROMPTS_FILE = "prompts.json"
 
 _PROMPTS: TypeAdapter[tuple[Prompt, ...]] = TypeAdapter(tuple[Prompt, ...])
 
 
-def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
-    """Write ``prompts.json``, a line for each part of a prompt, so that people can read it.
+def write_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
+    """Write ``prompts.json``, one line for each attribute of a prompt.
 
     The first prompt holds the checksum of the file, see `chemkl.results.seal`.
     """
@@ -189,8 +187,8 @@ def keep_prompts(prompts: Sequence[Prompt], folder: Path) -> None:
     write_bytes(folder / PROMPTS_FILE, text.encode(), sealed=True)
 
 
-def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
-    """Read the n prompts that `keep_prompts` wrote for a run; None: the folder keeps none."""
+def read_run_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
+    """Read the n prompts of a run from ``prompts.json``; None: there is no such file."""
     path = folder / PROMPTS_FILE
     if not path.exists():
         return None
@@ -199,13 +197,13 @@ def kept_prompts(folder: Path, n: int) -> tuple[Prompt, ...] | None:
         return as_prompts(json.loads(path.read_bytes()), n)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"{path}: not the prompts of this run ({one_line(error)}). Put back a good copy, or "
-            "begin the run anew with --fresh."
+            f"{path}: not the prompts of this run ({one_line(error)}). Restore a good copy, or "
+            "start the run again with --fresh."
         ) from error
 
 
 def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
-    """Make n prompts of JSON, a list with an object for each, or raise a ValueError."""
+    """Convert a list of n JSON objects to prompts; raises ValueError."""
     prompts = _PROMPTS.validate_python(plain)
     if [prompt.number for prompt in prompts] != list(range(n)):
         raise ValueError(f"it should have the prompts 0 to {n - 1}, each once and in this order")
@@ -214,49 +212,51 @@ def as_prompts(plain: Any, n: int) -> tuple[Prompt, ...]:
 
 # ---- answers
 
-_AROUND = " \t\r\n.,:;!'\"`“”"
+_MARGIN = " \t\r\n.,:;!'\"`“”"
+"""Characters around an answer that lenient parsing strips."""
 
 
 class Completion(NamedTuple):
-    """What a language model wrote."""
+    """A completion, with its prompt."""
 
     group: int  # number of the prompt
     prompt: str  # its text
     text: str  # the completion, without the end token
-    cut: str | None  # why it counts as cut off; None: it has an end
+    cut: str | None  # why it counts as truncated; None: it is complete
 
 
 def build_reader(parse: str) -> Callable[[str], str | None]:
-    """Build what reads the answer of a completion (None: no answer) by ``parse``.
+    """Build the function that reads the answer of a completion (None: no answer).
 
-    That is strict, lenient, or a regular expression with one group.
+    Args:
+        parse: strict, lenient, or a regular expression with one group.
     """
     if parse == "strict":
         return lambda text: text or None
     if parse == "lenient":
-        return lambda text: text.strip(_AROUND) or None
+        return lambda text: text.strip(_MARGIN) or None
     pattern = re.compile(parse)
     return lambda text: match[1] if (match := pattern.search(text)) else None
 
 
 def misread(answers: Sequence[str], parse: str) -> list[str]:
-    """Say of which answers another is read when they are the whole completion.
+    """List the answers that are read as another one when they are the whole completion.
 
-    A regular expression may want other text around the answer: nothing is said there.
+    Regular expressions are not checked: they may need other text around the answer.
     """
     read = build_reader(parse)
     return [
-        f"valid answer {answer!r} is read as {'no answer' if seen is None else repr(seen)} with "
+        f"valid answer {answer!r} is read as {'no answer' if got is None else repr(got)} with "
         f"parse: {parse}, so it can never be given; write it as it is read, or take parse: strict"
         for answer in answers
-        if (seen := read(answer)) != answer and parse in ("strict", "lenient")
+        if (got := read(answer)) != answer and parse in ("strict", "lenient")
     ]
 
 
 def check_answers(
     answers: Sequence[str], tokenizer: Any, max_new_tokens: int, end_id: int, parse: str
 ) -> list[str]:
-    """A line for each answer that a model cannot write, as its tokenizer cuts it."""
+    """List the answers that the model cannot write with its tokenizer."""
     is_plain = parse in ("strict", "lenient")
     problems = []
     for answer in answers:
@@ -264,15 +264,15 @@ def check_answers(
         decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         same = build_reader(parse)(decoded) == answer if is_plain else answer in decoded
         if end_id in ids:
-            wrong = f"it holds {tokenizer.decode([end_id])!r}, which ends a completion"
+            problem = f"it has {tokenizer.decode([end_id])!r} in it, which ends a completion"
         elif not same:
-            wrong = f"the model's tokenizer makes {decoded!r} of it; spell it as it writes it"
+            problem = f"the model's tokenizer turns it into {decoded!r}; spell it like that"
         elif len(ids) >= max_new_tokens:
-            wrong = (
+            problem = (
                 f"it has {len(ids)} tokens, and with the end token {len(ids) + 1}: raise "
                 f"max_new_tokens = {max_new_tokens}"
             )
         else:
             continue
-        problems.append(f"answer {answer!r} can never be given: {wrong}")
+        problems.append(f"answer {answer!r} can never be given: {problem}")
     return problems

@@ -1,6 +1,6 @@
 """Model files: safetensors with a JSON header (vocabulary, architecture, provenance).
 
-REINVENT's own files are read wherever a model file is; see `chemkl.policies.reinvent`.
+REINVENT's files are accepted in place of a model file; see `chemkl.policies.reinvent`.
 """
 
 import json
@@ -26,48 +26,45 @@ from chemkl.results.seal import SEAL, check_seal, sha256_of_file
 FORMAT = "chemkl-policy"
 VERSION = 1
 WEIGHT_LIMIT = 1e4
-"""Largest size of a weight that is taken for one: trained ones stay below 100."""
-
+"""Largest magnitude of a plausible weight; trained ones stay below 100."""
 NEW_MASS = 1e-4
-"""What new tokens of a policy have of the mass together, at most, before they are learnt."""
-
+"""Upper bound of the total probability of a policy's new tokens before they are learnt."""
 
 KINDS: dict[str, tuple[type[Policy], type[Config]]] = {
     RnnPolicy.kind: (RnnPolicy, RnnConfig),
     TransformerPolicy.kind: (TransformerPolicy, TransformerConfig),
     MinGruPolicy.kind: (MinGruPolicy, MinGruConfig),
 }
-"""The class of each kind of policy, and the settings that its constructor takes."""
+"""The class of each kind of policy, and the config model of its constructor's arguments."""
 
 _PARTS: dict[str, type] = {"architecture": dict, "vocabulary": list, "provenance": dict}
 _MODEL_PLACES = ("checkpoints/policy.safetensors", "*.safetensors")
-"""Where a folder that is given in place of a model file may hold one."""
+"""Where to look for a model file if a folder is given instead."""
 _EXPECTED = "Expected a model written by `chemkl pretrain` or `chemkl posttrain`."
 _LANGUAGE_MODEL = ("config.json", "adapter_config.json")
-"""What a folder holds that is a language model, or adapters of one."""
+"""Files by which to recognise the folder of a language model or of its adapters."""
 _NOT_FOR_TEXT = (
-    "What is wanted here is a SMILES model, a file written by `chemkl pretrain` or `chemkl "
-    "posttrain`; for language models there is `chemkl posttrain_llm`, and chemkl.llm.load samples "
-    "from what it wrote"
+    "Expected a SMILES model, a file written by `chemkl pretrain` or `chemkl posttrain`; "
+    "language models are for `chemkl posttrain_llm`, and chemkl.llm.load samples from its results"
 )
 
 
 def save_policy(policy: Policy, path: str | Path, provenance: dict[str, Any]) -> None:
-    """Write a policy to one file, replacing an older one in a single step.
+    """Write a policy to a file, atomically.
 
     Args:
         policy: the network.
-        path: ends in .safetensors.
+        path: ends in .safetensors; an existing file is replaced.
         provenance: where the weights come from (corpus, config, numbers); JSON values. Numbers
-            that JSON cannot hold (NaN, infinities) become null.
+            that JSON does not have (NaN, infinities) become null.
     """
     weights = {k: v.detach().cpu().contiguous() for k, v in policy.state_dict().items()}
     path = Path(path)
     header = json.dumps(header_of(policy, provenance), allow_nan=False)
     metadata = {"header": header, "sha256": SEAL.decode()}
-    with atomic_file(path, sealed=True, parents=True) as aside:
-        # not save_file: it makes the file readable for its owner alone
-        aside.write_bytes(save(weights, metadata=metadata))
+    with atomic_file(path, sealed=True, parents=True) as draft:
+        # not save_file: it makes the file readable for its owner only
+        draft.write_bytes(save(weights, metadata=metadata))
 
 
 def header_of(policy: Policy, provenance: dict[str, Any]) -> dict[str, Any]:
@@ -82,13 +79,13 @@ def header_of(policy: Policy, provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_header(path: str | Path) -> dict[str, Any]:
-    """Return the JSON header of a model file without reading its weights.
+    """Return the JSON header of a model file without loading its weights.
 
-    For a file of REINVENT it is the one that it would have.
+    For a file of REINVENT the header is made from its contents.
 
     Raises:
         InputError: the file is missing, damaged, a folder, not a chemkl model, or of another
-            version; or its vocabulary or architecture cannot be used.
+            version; or its vocabulary or architecture is not valid.
     """
     header = _header_or_problem(Path(path))
     if isinstance(header, str):
@@ -101,10 +98,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
 
 
 def _header_or_problem(path: Path) -> dict[str, Any] | str:
-    """The header of a model file, or why there is none that can be used."""
+    """Return the header of a model file, or why it is not valid."""
     if path.is_dir():
         return _folder_problem(path)
-    if path.exists() and not path.is_file():  # a pipe may wait for ever
+    if path.exists() and not path.is_file():  # reading a pipe may block for ever
         return f"a device, pipe or socket. {_EXPECTED}"
     if is_reinvent(path):
         return header_of(read_reinvent(path), read_origin(path))
@@ -127,57 +124,62 @@ def _header_or_problem(path: Path) -> dict[str, Any] | str:
     if header.get("version") != VERSION:
         return (
             f"model file version {header.get('version')!r}; this chemkl reads version {VERSION}. "
-            "Use the chemkl that wrote it, or train the model again."
+            "Use the version of chemkl that wrote it, or train the model again."
         )
-    wrong = [
+    problems = [
         f"header: {name} should be a {kind.__name__}, not {header.get(name)!r}"
         for name, kind in _PARTS.items()
         if not isinstance(header.get(name), kind)
     ]
-    return "\n".join(wrong) or header
+    return "\n".join(problems) or header
 
 
 def _folder_problem(folder: Path) -> str:
-    """Say which model file of a folder may have been meant."""
-    inside = next((name for name in _LANGUAGE_MODEL if (folder / name).exists()), None)
-    if inside is not None:
-        return f"a language model's folder ({inside}). {_NOT_FOR_TEXT}"
-    models = [path for inner in _MODEL_PLACES for path in sorted(folder.glob(inner))]
+    """Explain that a folder is no model file, and name the model file in it."""
+    name = next((name for name in _LANGUAGE_MODEL if (folder / name).exists()), None)
+    if name is not None:
+        return f"a language model's folder ({name}). {_NOT_FOR_TEXT}"
+    models = [path for pattern in _MODEL_PLACES for path in sorted(folder.glob(pattern))]
     if models:
         return f"a folder, not a model file. A model file in it is {models[0]}"
     names = (f"checkpoints/*/{name}" for name in _LANGUAGE_MODEL)
-    texts = [path for name in names for path in sorted(folder.glob(name))]
-    if texts:
-        return f"a folder with a language model ({texts[0].parent}). {_NOT_FOR_TEXT}"
+    language_models = [path for name in names for path in sorted(folder.glob(name))]
+    if language_models:
+        return f"a folder with a language model ({language_models[0].parent}). {_NOT_FOR_TEXT}"
     return f"a folder, not a model file, and there is none in it. {_EXPECTED}"
 
 
-def load_policy(path: str | Path) -> Policy:
-    """Read a policy from its file, in evaluation mode, on the CPU, in float32.
+def load_policy(path: str | Path, *, key: str = "") -> Policy:
+    """Load a policy from its file, in evaluation mode, on the CPU, in float32.
+
+    Args:
+        path: of the file.
+        key: the config key of the path, for messages about the weights.
 
     Raises:
         InputError: the file is missing, damaged, foreign, or its weights do not fit its header.
     """
+    where = f"{key}: {path}" if key else str(path)
     if Path(path).is_file() and is_reinvent(path):
         policy: Policy = read_reinvent(path)
-        check_weights(policy.state_dict().items(), str(path))
+        check_weights(policy.state_dict().items(), where)
         return policy
     policy = _built(read_header(path))
     with safe_open(path, framework="pt") as file:
-        weights = {  # copies: the file's own tensors are a view of the file
+        weights = {  # copies: the file's tensors are views of the file
             name: file.get_tensor(name).to(torch.float32, copy=True)
             for name in file.keys()  # noqa: SIM118 - no mapping
         }
     try:
         policy.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{path}: the weights do not fit the header: {error}") from None
-    check_weights(weights.items(), str(path))
+        raise InputError(f"{where}: the weights do not fit the header: {error}") from None
+    check_weights(weights.items(), where)
     return policy.eval()
 
 
 def convert_reinvent(source: Path, target: Path) -> None:
-    """Write a model of REINVENT as one of ours, which tells where it comes from.
+    """Convert a model file of REINVENT to one of chemkl, with its origin as provenance.
 
     Raises:
         InputError: see `load_policy`.
@@ -189,10 +191,10 @@ def convert_reinvent(source: Path, target: Path) -> None:
 def check_weights(
     weights: Iterable[tuple[str, torch.Tensor]], where: str, limit: float = WEIGHT_LIMIT
 ) -> None:
-    """Refuse weights with which a model cannot have been trained, by a named tensor.
+    """Refuse weights that no training leaves.
 
     Raises:
-        InputError: one holds NaN, an infinity, or a number beyond the limit.
+        InputError: a tensor holds NaN, an infinity, or a number beyond the limit.
     """
     for name, weight in weights:
         if not weight.is_floating_point() or not weight.numel():
@@ -200,8 +202,8 @@ def check_weights(
         least, most = (float(bound) for bound in torch.aminmax(weight.detach()))
         if not max(-least, most) <= limit:  # NaN is not
             raise InputError(
-                f"{where}: the weights {name} reach from {least:g} to {most:g}; expected finite "
-                f"numbers of at most {limit:g} in size. The training has diverged, or the "
+                f"{where}: the weights {name} range from {least:g} to {most:g}; expected finite "
+                f"numbers of magnitude {limit:g} at most. The training has diverged, or the "
                 "file is damaged: take an earlier model, or train again with a lower learning rate."
             )
 
@@ -212,10 +214,10 @@ def freeze(policy: Policy) -> Policy:
 
 
 def _built(header: dict[str, Any]) -> Policy:
-    """Build the network of a header, without memory for its weights.
+    """Build the network of a header, without allocating its weights.
 
     Raises:
-        InputError: an unknown kind, settings it does not take, or an impossible vocabulary.
+        InputError: an unknown kind, wrong settings, or an invalid vocabulary.
     """
     name = header["architecture"].get("kind")
     if not isinstance(name, str) or name not in KINDS:
@@ -226,36 +228,36 @@ def _built(header: dict[str, Any]) -> Policy:
 
 
 def build_policy(vocabulary: Vocabulary, settings: Config) -> Policy:
-    """Make the network that the settings of a kind ask for, with new weights."""
+    """Build a network with new weights from the settings of its kind."""
     sizes = settings.model_dump()
     policy, _ = KINDS[sizes.pop("kind")]
     return policy(vocabulary, **sizes)
 
 
 def with_tokens(policy: Policy, tokens: Iterable[str]) -> Policy:
-    """Make a policy that knows further tokens, behind its own; it is returned where none is new.
+    """Return a policy whose vocabulary has further tokens, after its own.
 
-    Each new token begins as a copy of one that it resembles (its first letter that is a token, for
-    [nH+] n), both where it is read and where it is written, but for a bias that is lower by log(n /
-    NEW_MASS), n new tokens. So these have less than NEW_MASS of the mass together wherever they
-    stand, and log p of a molecule of old tokens falls by less than NEW_MASS a token.
+    A new token starts as a copy of a similar one (its first letter that is a token, n for [nH+]),
+    in the embedding and in the output layer, with a bias that is lower by log(n / NEW_MASS) for n
+    new tokens. So the new tokens have a total probability below NEW_MASS at every position, and log
+    p of a molecule of old tokens falls by less than NEW_MASS per token. If no token is new, the
+    policy itself is returned.
     """
-    known = policy.vocabulary.tokens
-    new = sorted({*tokens} - {*known})
+    old = policy.vocabulary.tokens
+    new = sorted({*tokens} - {*old})
     if not new:
         return policy
-    row_of = {token: row for row, token in enumerate(known)}
-    kin = torch.tensor([
+    row_of = {token: row for row, token in enumerate(old)}
+    similar = torch.tensor([
         next((row_of[c] for c in [*filter(str.isalpha, token), *token, "C"] if c in row_of), 2)
         for token in new
     ])  # fmt: skip
     weights = dict(policy.state_dict())
     for name in ("embedding.weight", "linear.weight", "linear.bias"):
-        rows = weights[name][kin]
+        rows = weights[name][similar]
         if name == "linear.bias":
             rows = rows - math.log(len(new) / NEW_MASS)
         weights[name] = torch.cat([weights[name], rows])
-    header = header_of(policy, {}) | {"vocabulary": [*known, *new]}
-    grown = _built(header)
+    grown = _built(header_of(policy, {}) | {"vocabulary": [*old, *new]})
     grown.load_state_dict(weights, assign=True)
     return grown.eval()

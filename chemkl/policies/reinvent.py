@@ -1,8 +1,8 @@
-"""REINVENT's model files, read and written: ``.prior`` and the checkpoints of its runs.
+"""Read and write REINVENT's model files: ``.prior`` and the checkpoints of its runs.
 
-Facts of the format (REINVENT 2, 3 and 4): a dict saved by torch with ``vocabulary``,
-``network_params``, ``network`` (a state dict) and ``max_sequence_length``. Older files hold objects
-of REINVENT's own classes; they are read as inert stand-ins, so that no code of a file runs.
+The format (REINVENT 2, 3 and 4) is a dict saved by torch with ``vocabulary``, ``network_params``,
+``network`` (a state dict) and ``max_sequence_length``. Older files hold objects of REINVENT's own
+classes; they are loaded as inert placeholders, so that no code of a file runs.
 
 Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per embedded token.
 """
@@ -28,37 +28,37 @@ from chemkl.policies.tokenizer import END, END_ID, START, Vocabulary, tokenize
 from chemkl.results.atomic import atomic_file
 
 SUFFIXES = (".prior", ".model", ".agent", ".chkpt")
-"""How REINVENT's users call these files."""
-BEGINS_WITH = (b"PK\x03\x04", b"\x80\x02")
-"""How a file of torch begins: a zip archive, or before torch 1.6 a pickle."""
+"""Suffixes of REINVENT's model files."""
+MAGIC = (b"PK\x03\x04", b"\x80\x02")
+"""First bytes of a file of torch: a zip archive, or before torch 1.6 a pickle."""
 PARTS = {"_embedding.": "embedding.", "_rnn.": "rnn.", "_linear.": "linear."}
-"""The layers by REINVENT's names, and by ours."""
+"""REINVENT's names of the layers, and ours."""
 
 PADDING = 90
-"""End tokens behind a molecule that are to cost next to nothing: the length of a batch."""
+"""End tokens after a molecule that should cost next to nothing: the length of a batch."""
 FIT = ((8, 128, 200, 0.05), (32, 64, 200, 0.03), (PADDING, 32, 200, 0.01))
-"""Positions, molecules a step, steps and first learning rate of each part of `fit_end_row`."""
-STEEPEST = 0.05
-"""The gradient's norm is cut to this: a state that drifts off would throw the row away."""
-FEW_NATS = 0.1
-"""What `PADDING` end tokens may cost on the average for the fit to end."""
+"""Positions, molecules per step, steps and first learning rate of each stage of `fit_end_row`."""
+GRADIENT_CLIP = 0.05
+"""Maximum norm of the gradient, as a diverging state would make it explode."""
+TARGET_NATS = 0.1
+"""The fit ends if `PADDING` end tokens cost less than this on average."""
 
 _STAND_IN = re.compile(r"(?:reinvent|reinvent_models|models)\.[\w.]*[A-Z]\w*")
-"""Classes of REINVENT that a file may hold objects of."""
+"""Classes of REINVENT whose objects may be in a file."""
 _BLOCKED = re.compile(r"GLOBAL ([\w.]+)")
 _KEYS = ("vocabulary", "network_params", "network")
 _FIX = "Expected a model file of REINVENT 2, 3 or 4 (a .prior, or a checkpoint of a run)"
 
 
 class _StandIn:
-    """Takes the attributes of an object of REINVENT, and none of its code."""
+    """Holds the attributes of an object of REINVENT, without its code."""
 
     def __new__(cls, *_: Any) -> "_StandIn":
         return super().__new__(cls)
 
 
 def is_reinvent(path: str | Path) -> bool:
-    """Whether a file is named, or begins, as REINVENT's do; what is in it shows when it is read."""
+    """Whether a file has a suffix of REINVENT's, or the first bytes of a file of torch."""
     path = Path(path)
     if path.suffix.lower() in SUFFIXES:
         return True
@@ -66,16 +66,16 @@ def is_reinvent(path: str | Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return file.read(4).startswith(BEGINS_WITH)
-    except OSError:  # its reader says why
+            return file.read(4).startswith(MAGIC)
+    except OSError:  # reported when the file is read
         return False
 
 
 def read_reinvent(path: str | Path) -> RnnPolicy:
-    """Read a prior or an agent of REINVENT, in evaluation mode, on the CPU, in float32.
+    """Load a prior or an agent of REINVENT, in evaluation mode, on the CPU, in float32.
 
     Args:
-        path: of the file. The ids of its vocabulary may stand in any order.
+        path: of the file. The ids of its vocabulary may be in any order.
 
     Raises:
         InputError: the file is missing or damaged, holds code, is another kind of model, or its
@@ -87,8 +87,9 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
     if kind != "Reinvent":
         problem = (
             f"a model of type {kind!r}; expected 'Reinvent'. Conditional generators "
-            "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not read; the key generator, of kind "
-            "decorate, link or analogues, has a prior of whole molecules finish parts of yours"
+            "(Libinvent, Linkinvent, Mol2Mol, Pepinvent) are not supported; with the key "
+            "generator, of kind decorate, link or analogues, a prior of whole molecules completes "
+            "your parts"
         )
     elif not isinstance(weights, Mapping) or not all(map(_is_plain, weights.values())):
         problem = f"network: expected plain tensors of numbers, by name. {_FIX}"
@@ -97,21 +98,20 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
     tokens = _tokens(content["vocabulary"], path)
     policy = _network(content, tokens, path)
     ours = {_renamed(str(name)): value.to(torch.float32) for name, value in weights.items()}
-    wanted = policy.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in ours]
-    wrong += [f"{name} is not of this network" for name in ours if name not in wanted]
-    wrong += [
+    expected = policy.state_dict()
+    problems = [f"{name} is missing" for name in expected if name not in ours]
+    problems += [f"{name} is not of this network" for name in ours if name not in expected]
+    problems += [
         f"{name} is {tuple(ours[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in wanted.items()
+        for name, value in expected.items()
         if name in ours and ours[name].shape != value.shape
     ]
     if len(ours) != len(weights):
-        wrong.append("a weight is given under two names")
-    if wrong:
-        raise InputError(
-            f"{path}: the weights do not fit network_params and vocabulary: {'; '.join(wrong[:10])}"
-        )
-    rows_V = torch.tensor(list(tokens.values()))  # theirs, in our order
+        problems.append("a weight is given under two names")
+    if problems:
+        listed = "; ".join(problems[:10])
+        raise InputError(f"{path}: the weights do not fit network_params and vocabulary: {listed}")
+    rows_V = torch.tensor(list(tokens.values()))  # their rows in our order
     for name in ("embedding.weight", "linear.weight", "linear.bias"):
         ours[name] = ours[name][rows_V]
     policy.load_state_dict(ours, assign=True)
@@ -119,16 +119,16 @@ def read_reinvent(path: str | Path) -> RnnPolicy:
 
 
 def read_origin(path: str | Path) -> dict[str, Any]:
-    """What a file of REINVENT says of itself beside its weights, as JSON values.
+    """Return the provenance in a file of REINVENT, as JSON values.
 
     Raises:
         InputError: see `read_reinvent`.
     """
     content = _unpickled(Path(path))
-    told = content.get("metadata")
-    about = told if isinstance(told, Mapping) else getattr(told, "__dict__", {})
-    about = {str(key): value for key, value in about.items() if value not in (None, "", [])}
-    origin = {"source": "REINVENT", "version": content.get("version"), "metadata": about}
+    raw = content.get("metadata")
+    fields = raw if isinstance(raw, Mapping) else getattr(raw, "__dict__", {})
+    metadata = {str(key): value for key, value in fields.items() if value not in (None, "", [])}
+    origin = {"source": "REINVENT", "version": content.get("version"), "metadata": metadata}
     origin["of_a_run"] = "staged_learning" in content
     plain: dict[str, Any] = json.loads(json.dumps(origin, default=str))
     return plain
@@ -137,20 +137,20 @@ def read_origin(path: str | Path) -> dict[str, Any]:
 def write_reinvent(
     policy: Policy, path: str | Path, seed: int = 0, metadata: Mapping[str, Any] | None = None
 ) -> float:
-    """Write a policy as REINVENT4 reads it: plain dicts and tensors, no objects.
+    """Write a policy as a file of REINVENT4: plain dicts and tensors, no objects.
 
-    REINVENT4 adds up the log-probabilities of the end tokens behind a sequence, and samples on
-    until each row of a batch has ended; so the end token's own embedding, which no molecule's
-    log-probability depends on, is fitted until the end follows the end (`fit_end_row`).
+    REINVENT4 sums the log-probabilities of the end tokens after a sequence too, and samples until
+    every row of a batch has ended. So the end token's embedding, on which no molecule's
+    log-probability depends, is fitted until another end token follows (`fit_end_row`).
 
     Args:
         policy: an LSTM or GRU.
-        path: of the file; one that is there is replaced.
-        seed: of the samples that the end token's row is fitted on.
+        path: of the file; an existing one is replaced.
+        seed: of the samples on which the end token's embedding is fitted.
         metadata: where the model comes from: the fields of REINVENT4's `ModelMetaData`.
 
     Returns:
-        What `PADDING` end tokens behind a molecule cost on the average, nats.
+        The mean cost of `PADDING` end tokens after a molecule, nats.
 
     Raises:
         InputError: another kind of policy, or one with fragments for tokens.
@@ -183,23 +183,24 @@ def write_reinvent(
             "layer_normalization": False,
         },
     }
-    with atomic_file(Path(path), parents=True) as aside:
-        torch.save(content, aside)
+    with atomic_file(Path(path), parents=True) as draft:
+        torch.save(content, draft)
     return nats
 
 
 def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
-    """Return a policy that REINVENT has the network and the tokens for; refuse another."""
+    """Return the policy if REINVENT supports its network and tokens; refuse it otherwise."""
     sizes = policy.architecture
     problem = ""
     if not isinstance(policy, RnnPolicy) or "projection_size" in sizes:
-        what = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
-        problem = f"REINVENT has plain LSTM and GRU models only, not {what}"
+        kind = sizes["kind"] if sizes["kind"] != RnnPolicy.kind else "one with a projection"
+        problem = f"REINVENT has plain LSTM and GRU models only, not {kind}"
     elif policy.vocabulary.has_fragments:
         problem = (
             "the model's tokens are fragments (tokens.merges), which REINVENT would split."
             " Take a model of single tokens: train one on the same corpus, or on samples of this "
-            "one (chemkl sample, prepare), by chemkl pretrain with tokens.merges=0, and convert it"
+            "model (chemkl sample, prepare), with chemkl pretrain and tokens.merges=0, and convert "
+            "that"
         )
     if problem:
         raise InputError(f"{path}: {problem}")
@@ -209,23 +210,23 @@ def as_reinvents(policy: Policy, path: str | Path) -> RnnPolicy:
 def fit_end_row(
     policy: RnnPolicy, generator: torch.Generator, n_molecules: int = 2000
 ) -> tuple[Tensor, float]:
-    """Fit the end token's embedding so that the end follows the end, and nothing else changes.
+    """Fit the end token's embedding so that another end token follows it.
 
-    Adam on the mean -log p(end | end) behind the last states of sampled molecules, over a few
-    positions; then, as long as `PADDING` of them cost more than `FEW_NATS` behind other molecules,
-    over more.
+    Adam on the mean -log p(end | end) after the last states of sampled molecules, over a few
+    positions; then over more positions, until `PADDING` end tokens cost less than `TARGET_NATS`
+    after other molecules.
 
     Args:
-        policy: left as it is.
+        policy: stays unchanged.
         generator: of the samples.
-        n_molecules: that many; a quarter as many are held out.
+        n_molecules: to fit on; a quarter as many are held out.
 
     Returns:
-        row_E, float32; and what `PADDING` end tokens cost behind a held-out molecule, mean nats.
+        row_E, float32; and the mean cost of `PADDING` end tokens after a held-out molecule, nats.
     """
     n_held = n_molecules // 4
     sampled = policy.sample(n_molecules + n_held, generator)
-    # the states before the first end token of each row is fed, side by side
+    # the states before the first end token of each row
     is_end_BT = sampled.tokens == END_ID
     length_B = torch.where(is_end_BT.any(1), is_end_BT.int().argmax(1), is_end_BT.shape[1])
     with torch.no_grad():
@@ -242,22 +243,22 @@ def fit_end_row(
         logp_BTV = functional.log_softmax(policy.linear(hidden_BTH), dim=-1)
         return -logp_BTV[..., END_ID].mean()
 
-    found = list[tuple[float, Tensor]]()
+    fits = list[tuple[float, Tensor]]()
     for length, n_rows, n_steps, rate in FIT:
         for step in range(n_steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / n_steps)
-            picked = torch.randperm(n_molecules, generator=generator)[:n_rows]
+            batch = torch.randperm(n_molecules, generator=generator)[:n_rows]
             (row_E.grad,) = torch.autograd.grad(
-                cost(policy.select(state, picked), n_rows, length), [row_E]
+                cost(policy.select(state, batch), n_rows, length), [row_E]
             )
-            nn.utils.clip_grad_norm_([row_E], STEEPEST)
+            nn.utils.clip_grad_norm_([row_E], GRADIENT_CLIP)
             optimizer.step()
         with torch.no_grad():
             nats = PADDING * cost(held, n_held, PADDING).item()
-        found.append((nats, row_E.detach().clone()))
-        if nats < FEW_NATS:
+        fits.append((nats, row_E.detach().clone()))
+        if nats < TARGET_NATS:
             break
-    nats, row_E = min(found, key=lambda pair: pair[0])
+    nats, row_E = min(fits, key=lambda fit: fit[0])
     return row_E, nats
 
 
@@ -267,13 +268,13 @@ def _renamed(name: str, parts: Mapping[str, str] = PARTS) -> str:
 
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
-    """Read the dict of a file with tensors, plain values and stand-ins alone."""
+    """Load the dict of a file; only tensors, plain values and placeholders are unpickled."""
     stand_ins: list[tuple[type, str]] = []
     content: Any = None
     problem = "refused: its records are compressed" if _is_compressed(path) else ""
-    reads = not problem
-    while reads:
-        reads = False
+    tries_again = not problem
+    while tries_again:
+        tries_again = False
         try:
             with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
                 content = torch.load(path, map_location="cpu", weights_only=True)
@@ -284,40 +285,40 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
         except pickle.UnpicklingError as error:
             blocked = _BLOCKED.search(str(error))
             name = blocked[1] if blocked else ""
-            if _STAND_IN.fullmatch(name) and name not in [known for _, known in stand_ins]:
+            if _STAND_IN.fullmatch(name) and name not in [allowed for _, allowed in stand_ins]:
                 stand_ins.append((_StandIn, name))
-                reads = True
+                tries_again = True
             else:
                 code = f"it holds {name}, which could run code"
                 problem = f"refused: {code if name else 'not a torch file, or cut short'}"
-        except Exception as error:  # noqa: BLE001 - torch raises many kinds, in its own words
-            what = f"damaged, or cut short ({type(error).__name__})"
-            problem = f"{what if path.stat().st_size else 'empty'}: get it anew"
+        except Exception as error:  # noqa: BLE001 - torch raises exceptions of many kinds
+            state = f"damaged, or cut short ({type(error).__name__})"
+            problem = f"{state if path.stat().st_size else 'empty'}: download it again"
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:
-        lacks = f"has no {', '.join(missing)}"
-        raise InputError(f"{path}: {problem or lacks}. {_FIX}")
+        problem = problem or f"has no {', '.join(missing)}"
+        raise InputError(f"{path}: {problem}. {_FIX}")
     return cast("Mapping[str, Any]", content)
 
 
 def _is_compressed(path: Path) -> bool:
-    """Whether an archive may hold more than its size."""
+    """Whether an archive is compressed, so that it may unpack to more than its size."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
-    except Exception:  # noqa: BLE001 - no archive, or a damaged one, of which torch says why
+    except Exception:  # noqa: BLE001 - not an archive, or a damaged one, which torch reports
         return False
 
 
 def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
-    """Their id of each token: end, start, then the others by id."""
+    """Return REINVENT's id of each token: end, start, then the others by id."""
     table = (
         vocabulary.get("tokens")
         if isinstance(vocabulary, Mapping)
         else getattr(vocabulary, "_tokens", None)
     )
     table = table if isinstance(table, Mapping) else {}
-    # the old class keeps ids by token and tokens by id in one dict
+    # the old class has ids by token and tokens by id in the same dict
     tokens = {token: i for token, i in table.items() if isinstance(token, str)}
     problem = ""
     if not tokens:
@@ -335,39 +336,38 @@ def _tokens(vocabulary: Any, path: str | Path) -> dict[str, int]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether this is a tensor of real numbers with a value for each of them."""
+    """Whether a value is a dense tensor of real numbers with storage for each of them."""
     return (
         isinstance(value, Tensor)
         and value.is_floating_point()
         and value.layout == torch.strided
         and value.device.type == "cpu"
-        # else a file of a few bytes stands for more memory than there is
+        # otherwise a file of a few bytes could claim terabytes of memory
         and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
     )
 
 
 def _network(content: Mapping[str, Any], tokens: Iterable[str], path: str | Path) -> RnnPolicy:
-    """Build the network of ``network_params``, without memory for its weights."""
-    given = content["network_params"]
-    is_given = isinstance(given, Mapping)
-    if not is_given or given.get("layer_normalization"):
-        odd = "layer_normalization: not offered here"
-        problem = odd if is_given else f"expected names and values. {_FIX}"
-        raise InputError(f"{path}: network_params: {problem}")
+    """Build the network of ``network_params``, without allocating its weights."""
+    params = content["network_params"]
+    if not isinstance(params, Mapping):
+        raise InputError(f"{path}: network_params: expected names and values. {_FIX}")
+    if params.get("layer_normalization"):
+        raise InputError(f"{path}: network_params: layer_normalization: not supported")
     try:
         settings = load_config(
             RnnConfig,
             {
-                "cell": given.get("cell_type", "lstm"),
-                "embedding_size": given.get("embedding_layer_size", 256),
-                "hidden_size": given.get("layer_size", 512),
-                "n_layers": given.get("num_layers", 3),
-                "dropout": given.get("dropout", 0.0),
+                "cell": params.get("cell_type", "lstm"),
+                "embedding_size": params.get("embedding_layer_size", 256),
+                "hidden_size": params.get("layer_size", 512),
+                "n_layers": params.get("num_layers", 3),
+                "dropout": params.get("dropout", 0.0),
                 "max_length": content.get("max_sequence_length", 256),
             },
         )
-        spoken = Vocabulary(tuple(tokens))
+        vocabulary = Vocabulary(tuple(tokens))
     except InputError as error:
         raise InputError(f"{path}: network_params or vocabulary: {error}") from None
     with torch.device("meta"):
-        return RnnPolicy(spoken, **settings.model_dump(exclude={"kind"}))
+        return RnnPolicy(vocabulary, **settings.model_dump(exclude={"kind"}))

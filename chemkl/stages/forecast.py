@@ -95,7 +95,7 @@ def work(config: ForecastConfig, start: Start) -> None:
 
 def _draw(config: ForecastConfig) -> tuple[pd.DataFrame, int]:
     """Sample from the prior and score; return the rows and the number of oracle calls."""
-    base = freeze(load_policy(config.prior))
+    base = freeze(load_policy(config.prior, key="prior"))
     prior: SequenceModel = base
     names: list[str] = []
     if config.generator is not None:

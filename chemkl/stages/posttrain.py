@@ -24,7 +24,7 @@ from chemkl.llm.extra import PACKAGES, check_installed
 from chemkl.llm.ledger import AnswerTracker, TextLedger, describe_cut_off
 from chemkl.llm.models import build_policy, is_here, read_prompts, save
 from chemkl.llm.policy import Reference
-from chemkl.llm.prompts import Prompt, keep_prompts, kept_prompts
+from chemkl.llm.prompts import Prompt, read_run_prompts, write_prompts
 from chemkl.llm.rewards import build_reward
 from chemkl.losses import Objective, objective_from_config
 from chemkl.policies import (
@@ -340,8 +340,10 @@ class _Molecules:
     def __init__(self, config: PosttrainConfig, out: Path) -> None:
         self.config, self.out = config, out
         copies, agent = model_copies(out), config.agent or config.prior
-        self._trained = load_policy(copies.get(agent, agent))
-        self._prior = freeze(load_policy(copies.get(config.prior, config.prior)))
+        self._trained = load_policy(
+            copies.get(agent, agent), key="agent" if config.agent else "prior"
+        )
+        self._prior = freeze(load_policy(copies.get(config.prior, config.prior), key="prior"))
         self.text = config.generator is not None
         self.policy: SequenceModel = self._trained
         self._names: Sequence[str] = ()
@@ -504,9 +506,9 @@ class _Texts:
         prompts would have the same number in the ledger and in the reference's memory.
         """
         prompts = self.policy.prompts
-        stored = kept_prompts(self.out, len(prompts)) if manifest.was_resumed else None
+        stored = read_run_prompts(self.out, len(prompts)) if manifest.was_resumed else None
         if stored is None:
-            keep_prompts(prompts, self.out)
+            write_prompts(prompts, self.out)
         self.policy.prompts = stored or prompts
 
     def reference(self) -> Reference:
@@ -604,7 +606,7 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
     ]
     yield from checks
     if config and not any(lines for _, lines in checks) and config.model.name not in view.pending:
-        yield "prompts", complaints((read_prompts, config)) if is_here(config.model) else []
+        yield "", complaints((read_prompts, config)) if is_here(config.model) else []
 
 
 def check_spent(config: AnyConfig, out: Path) -> None:

@@ -207,7 +207,9 @@ def problems(view: View) -> Iterator[tuple[str, list[str]]]:
 
 
 def _smiles_parts(config: PretrainConfig, copies: Mapping[Path, Path]) -> Parts:
-    init = None if config.init is None else load_policy(copies.get(config.init, config.init))
+    init = None
+    if config.init is not None:
+        init = load_policy(copies.get(config.init, config.init), key="init")
     if init is not None and config.extend_vocabulary:
         init = with_tokens(init, files.read_vocabulary(config.corpus).tokens)
     train, valid = read_datasets(
@@ -331,7 +333,7 @@ def _read_tagged(
     smiles = files.read_split(config.corpus, split, limit)
     weights = files.read_weights(config.corpus, split)
     number = conditions.prompts_of(smiles)
-    lines = conditions.without(number) if split == config.train_split else []
+    lines = conditions.empty_levels(number) if split == config.train_split else []
     among = f"among the {len(smiles):,} of split {split!r}: choose other cuts"
     InputError.refuse(f"{line} {among}" for line in lines)
     has_prompt = number != NO_PROMPT

@@ -140,8 +140,11 @@ class Stage:
         InputError.refuse(problems)
 
     def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
+        """Yield the problems by key, each line with its key in front."""
         look = getattr(self.module, "problems", None)
-        return look(view) if look else iter(())
+        for key, lines in look(view) if look else ():
+            named = (f"{key}:", f"{key}.") if key else ("",)
+            yield key, [line if line.startswith(named) else f"{key}: {line}" for line in lines]
 
     def run(self, config: object, out_dir: str | Path, *, console: "Console | None" = None) -> Any:
         """Run the stage, resume an interrupted run, or skip a complete one.

@@ -150,7 +150,7 @@ def work(config: SampleConfig, start: Start) -> None:
 def _policy(config: SampleConfig) -> Policy | ConstrainedPolicy:
     """Load the policy, constrained policy or mixture on its device."""
     models = _models(config.mixture, config.policy, config.prior)
-    loaded = {name: load_policy(path) for name, path in models.items()}
+    loaded = {name: load_policy(path, key=name) for name, path in models.items()}
     prior = loaded.pop(PRIOR) if config.prior is not None else None
     policy: Policy = next(iter(loaded.values()))
     if config.generator is not None:

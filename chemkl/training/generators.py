@@ -9,7 +9,7 @@ from chemkl.config import InputError
 from chemkl.config.posttrain import AnaloguesConfig, DecorateConfig, LinkConfig
 from chemkl.files.molecules import MoleculeFile
 from chemkl.policies import Constraint, Policy, Vocabulary, read_header
-from chemkl.policies.constrained import NOT_WRITTEN, spelt
+from chemkl.policies.constrained import NO_SPELLING, encode_ways
 
 AnyGenerator = DecorateConfig | LinkConfig | AnaloguesConfig
 
@@ -23,8 +23,11 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Lead]:
     raw_parts: list[tuple[str, Any]]
     if isinstance(config.parts, Path):
         place = f"generator.{config.key}: {config.parts}"
-        file = MoleculeFile(config.parts)
-        raw_parts = [(f"{place}:{line.number}", line.smiles or "") for line in file]
+        try:
+            lines = list(MoleculeFile(config.parts))
+        except InputError as error:
+            raise InputError(f"generator.{config.key}: {error}") from error
+        raw_parts = [(f"{place}:{line.number}", line.smiles or "") for line in lines]
     else:
         raw_parts = [(f"generator.{config.key}.{i}", part) for i, part in enumerate(config.parts)]
     parts: list[Scaffold | Pair | Lead] = []
@@ -116,8 +119,8 @@ def check_generator(
         for part in parts:
             try:
                 ways = [way for seed in range(4) for way in part.begin(seed, config.choices)]
-                if not spelt(ways, vocabulary, header["architecture"]["max_length"]):
-                    problems.append(f"{part.key}: {part.name}: {NOT_WRITTEN}")
+                if not encode_ways(ways, vocabulary, header["architecture"]["max_length"]):
+                    problems.append(f"{part.key}: {part.name}: {NO_SPELLING}")
             except InputError as error:
                 problems.append(f"{part.key}: {part.name}: {error}")
     InputError.refuse(problems)

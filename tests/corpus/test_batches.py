@@ -80,7 +80,7 @@ def test_rows_of_like_length_share_a_batch_and_batches_are_shuffled(monkeypatch)
     assert padding < 0.05  # 70 % in a random order
     longest = np.array([LENGTHS[b].max() for b in found])
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
-    monkeypatch.setattr(batches, "BATCHES_A_CHUNK", 2)  # sorting stays within chunks
+    monkeypatch.setattr(batches, "CHUNK_BATCHES", 2)  # sorting stays within chunks
     order = np.random.default_rng([0, 0]).permutation(1003)
     chunk_of = {row: i // 20 for i, row in enumerate(order)}
     for batch in epoch_batches(LENGTHS, 10, seed=0, epoch=0):

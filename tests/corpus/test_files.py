@@ -66,7 +66,7 @@ def test_what_is_no_list_of_tokens_is_refused(tmp_path, content):
 
 
 def test_rows_are_written_in_large_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_A_GROUP", 100)
+    monkeypatch.setattr(files, "ROW_GROUP_SIZE", 100)
     with write_table(tmp_path / "a.parquet", SCHEMA) as table:
         for start in range(0, 250, 10):
             table.append([{"n": i} for i in range(start, start + 10)])

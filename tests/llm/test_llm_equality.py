@@ -18,7 +18,7 @@ from chemkl.llm.ledger import TextLedger
 from chemkl.llm.policy import HfPolicy, Reference
 from chemkl.llm.pretrain import build_tokenizer
 from chemkl.llm.prompts import Prompt
-from chemkl.llm.rewards import PaidByMolecule
+from chemkl.llm.rewards import MoleculeScorer
 from chemkl.losses import build_objective
 from chemkl.policies import Policy, Vocabulary, freeze, load_policy
 from chemkl.policies.tokenizer import END_ID, START_ID
@@ -206,7 +206,7 @@ def both_paths(networks, tmp_path, monkeypatch):
         smiles = post_trained(policy, prior_of_smiles, ledger, objective, paths[0], text=False)
         replayed(llm, drawn, llm.decode, monkeypatch)
         replayed(reference, of_prior, llm.decode, monkeypatch)
-        reward = PaidByMolecule(SmilesReward(kind="smiles", reward=REWARD, parse="strict"))
+        reward = MoleculeScorer(SmilesReward(kind="smiles", reward=REWARD, parse="strict"))
         ledger = TextLedger(reward, llm.prompts, new_filter(), 1000)
         text = post_trained(llm, reference, ledger, objective, paths[1], text=True)
         return smiles, text

@@ -297,13 +297,13 @@ def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypa
 
 
 def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
-    reference = Reference(with_adapter, remembered=2)
+    reference = Reference(with_adapter, cache_size=2)
     reference.logp_tokens(ROWS[[0, 1]])
     reference.logp_tokens(ROWS[[0, 4]])
     kept = reference.memory()
     assert kept["length"].tolist() == [4, 3]
     assert kept["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
-    assert Reference(with_adapter, remembered=0).logp_tokens(ROWS).shape == (len(ROWS),)
+    assert Reference(with_adapter, cache_size=0).logp_tokens(ROWS).shape == (len(ROWS),)
 
 
 def test_a_restored_memory_gives_the_same_values_to_the_bit(with_adapter):

@@ -7,7 +7,7 @@ import pytest
 from chemkl.config import InputError
 from chemkl.config.llm import Message
 from chemkl.llm import HfPolicy
-from chemkl.llm.prompts import PROMPTS_FILE, Prompt, keep_prompts, kept_prompts, render_prompts
+from chemkl.llm.prompts import PROMPTS_FILE, Prompt, read_run_prompts, render_prompts, write_prompts
 
 TALK = [("user", "C"), ("assistant", "O"), ("user", "pick 1")]
 
@@ -70,7 +70,7 @@ def test_every_problem_is_said_at_once(tiny):
 @pytest.mark.parametrize(
     ("talk", "template", "message"),
     [
-        (("user", " "), "none", r"prompts\.0: no tokens: the model has nothing to go on with"),
+        (("user", " "), "none", r"prompts\.0: no tokens: a prompt needs one or more"),
         (("user", "C"), "chat", "the model's tokenizer has no chat template"),
     ],
 )
@@ -80,7 +80,9 @@ def test_what_no_model_can_go_on_with_is_refused(tiny, talk, template, message):
 
 
 def test_a_prompt_that_the_model_has_no_token_for_is_refused(tiny):
-    with pytest.raises(InputError, match=r"prompts.0: 'C <logp_hgih>' holds something .* '<unk>'"):
+    with pytest.raises(
+        InputError, match=r"prompts.0: 'C <logp_hgih>' has a part for which .* '<unk>'"
+    ):
         render_prompts([messages(("user", "C <logp_hgih>"))], tiny.tokenizer(None), template="none")
     talk = [messages(("user", "C <unk>"))]  # written as such, it is meant
     (prompt,) = render_prompts(talk, tiny.tokenizer(None), template="none")
@@ -168,9 +170,9 @@ KEPT = (
 
 
 def test_kept_prompts_are_read_again_and_people_can_read_them_too(tmp_path):
-    assert kept_prompts(tmp_path, 2) is None
-    keep_prompts(KEPT, tmp_path)
-    assert kept_prompts(tmp_path, 2) == KEPT
+    assert read_run_prompts(tmp_path, 2) is None
+    write_prompts(KEPT, tmp_path)
+    assert read_run_prompts(tmp_path, 2) == KEPT
     text = (tmp_path / PROMPTS_FILE).read_text(encoding="utf-8")
     assert json.loads(text)[1] == {
         "number": 1, "text": "C", "rendered": "<s> C ", "token_ids": [0, 17],
@@ -195,4 +197,4 @@ def test_what_is_kept_and_spoilt_is_refused(tmp_path, content, said):
     raw = content if isinstance(content, bytes) else content.encode()
     (tmp_path / PROMPTS_FILE).write_bytes(raw)
     with pytest.raises(InputError, match=rf"prompts\.json: not the prompts of .*{said}.*--fresh"):
-        kept_prompts(tmp_path, 1)
+        read_run_prompts(tmp_path, 1)

@@ -18,7 +18,7 @@ from chemkl.config import InputError, load_config
 from chemkl.config.llm import LlmPosttrainConfig, SmilesReward, TextRewardConfig
 from chemkl.llm.ledger import TextLedger
 from chemkl.llm.prompts import Completion, Prompt, build_reader, check_answers
-from chemkl.llm.rewards import PaidByMolecule, build_reward
+from chemkl.llm.rewards import MoleculeScorer, build_reward
 from chemkl.policies.base import Rollout
 from chemkl.results import TraceWriter, read_trace, trace_schema
 from chemkl.rewards.registry import COMPONENTS
@@ -197,12 +197,12 @@ def test_an_answer_that_is_read_as_another_is_refused(valid, message):
         ("1", {"max_new_tokens": 1}, "it has 1 tokens"),
         *(("May", {"parse": parse}, "'<unk>'") for parse in ("strict", "lenient", r"(.*)")),
         *(
-            ("(1", {"parse": parse}, "makes '( 1' of it")
+            ("(1", {"parse": parse}, "turns it into '( 1'")
             for parse in ("strict", "lenient", r"(.*)")
         ),
-        (" 1", {}, "makes '1' of it"),
-        (" ", {}, "makes '' of it"),
-        ("1 a", {"end_id": 13, "max_new_tokens": 9}, "it holds 'a', which ends a completion"),
+        (" 1", {}, "turns it into '1'"),
+        (" ", {}, "turns it into ''"),
+        ("1 a", {"end_id": 13, "max_new_tokens": 9}, "it has 'a' in it, which ends a completion"),
     ],
 )
 def test_an_answer_is_one_that_the_model_can_write(tiny, answer, settings, problem):
@@ -332,7 +332,7 @@ TUNED = "prompt, completion, factor: float = 1.0"
          r"reward\.parameters\.prompt: not a known key"),
         ("prompt, completion", {"parameters": {"factor": 2}},
          r"^reward\.parameters: .*nothing but the prompt and the completion \(got factor"),
-        ("prompt", {}, r"^reward\.function: .* takes a prompt and a completion"),
+        ("prompt", {}, r"^reward\.function: .* should take a prompt and a completion"),
     ],
 )  # fmt: skip
 def test_a_function_that_cannot_be_used_is_refused(function, signature, settings, message):
@@ -454,7 +454,7 @@ def test_a_molecule_is_one_thing_whatever_the_prompt(by_prompt):
 def test_what_a_trace_remembers_is_not_computed_anew(by_prompt, monkeypatch):
     both = [completion(0, "CCO"), completion(1, "CCCCCCCCCC")]
     rows = by_prompt.score(both).assign(group=[0, 1])
-    other = PaidByMolecule(CONFIG)
+    other = MoleculeScorer(CONFIG)
     other.remember(rows)
     for model in other._rewards:
         monkeypatch.setattr(model._engine, "evaluate", lambda _: 1 / 0)
@@ -465,7 +465,7 @@ def test_failures_are_counted_over_all_prompts(monkeypatch):
     logp = COMPONENTS["logp"]
     made = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
     monkeypatch.setitem(COMPONENTS, "logp", made)
-    reward = PaidByMolecule(CONFIG)
+    reward = MoleculeScorer(CONFIG)
     reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
     count = reward.failures["logp"]
     assert (count.attempts, count.failed) == (3, 3)
@@ -503,7 +503,7 @@ def test_rewards_that_are_no_rewards_of_prompts_are_refused(rewards, message):
 
 def test_transforms_roles_and_weights_may_differ():
     penalty = like("CCO", role="penalty", transform={"kind": "step", "low": -1})
-    reward = PaidByMolecule(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
+    reward = MoleculeScorer(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
     rows = reward.score([completion(0, "CCO"), completion(1, "CCO")])
     assert rows["raw_like"].tolist() == [1, 1]
     drug_like = by_hand("CCO")[0]
@@ -525,18 +525,18 @@ def test_a_file_is_the_same_oracle_by_its_content(tmp_path, same):
         parts.append({"components": [part], "folder": folder})
     config = SmilesReward(kind="smiles", by_prompt=parts)
     if same:
-        scored = PaidByMolecule(config).score([completion(0, "CCO"), completion(1, "CCO")])
+        scored = MoleculeScorer(config).score([completion(0, "CCO"), completion(1, "CCO")])
         assert scored["raw_mine"].tolist() == [0.5, 0.5]
         return
     message = r"by_prompt\.1: reward\.mine\.0 is .*other content.*one or"
     with pytest.raises(InputError, match=message):
-        PaidByMolecule(config)
+        MoleculeScorer(config)
 
 
 def test_problems_of_components_are_told_by_prompt():
     wrong = {"components": [{"kind": "qed"}, {"kind": "logp"}]}
     with pytest.raises(InputError, match=r"by_prompt\.1: .*logp lies between .* a transform"):
-        PaidByMolecule(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
+        MoleculeScorer(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
 
 
 def test_there_is_one_for_each_prompt(tmp_path):

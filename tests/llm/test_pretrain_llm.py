@@ -62,7 +62,7 @@ def test_molecules_get_the_prompt_that_rdkit_says(real_smiles):
 def test_more_molecules_than_are_taken_at_a_time(real_smiles, monkeypatch):
     found = conditions_of(LOGP)
     whole = found.prompts_of(real_smiles[:25])
-    monkeypatch.setattr("chemkl.llm.pretrain.AT_A_TIME", 7)
+    monkeypatch.setattr("chemkl.llm.pretrain.CHUNK", 7)
     assert found.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
 
 
@@ -98,11 +98,11 @@ def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
 def test_levels_without_a_molecule_are_named():
     found = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
     # 2 * level of logp + level of tpsa: logp low and mid, tpsa no
-    assert found.without(np.array([0, 2, NO_PROMPT])) == [
+    assert found.empty_levels(np.array([0, 2, NO_PROMPT])) == [
         "conditions.0: no molecule is <logp_high> (50 <= logp)",
         "conditions.1: no molecule is <polar_yes> (60 <= tpsa)",
     ]
-    assert found.without(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
+    assert found.empty_levels(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
 
 
 def test_components_that_are_not_there_are_all_named():

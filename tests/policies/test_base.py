@@ -57,7 +57,7 @@ def test_a_gpu_is_asked_every_16_tokens_which_rows_have_ended(monkeypatch):
     by_token = policy.sample(64, stream(0, 0))
     assert by_token.truncated.any()
     assert (by_token.n_tokens < 16).any()
-    monkeypatch.setitem(policies_base.LOOKS, "cpu", 16)
+    monkeypatch.setitem(policies_base.CHECK_EVERY, "cpu", 16)
     uniform_TB = torch.rand(SIZES["max_length"], 64, generator=stream(0, 0))
     with torch.no_grad(), Waits() as waits:
         token_BT, logp_B, truncated_B = policy._sample(uniform_TB)

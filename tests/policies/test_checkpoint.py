@@ -229,7 +229,7 @@ def architecture(**parts):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        (changed(version=2), r"file version 2; this chemkl reads version 1\. Use the chemkl that"),
+        (changed(version=2), r"file version 2; this chemkl reads version 1\. Use the version"),
         (changed(version="absent"), r"model file version None"),
         (changed(vocabulary="absent"), r"header: vocabulary should be a list, not None"),
         (changed(vocabulary={"C": 1}), r"header: vocabulary should be a list, not \{'C': 1\}"),

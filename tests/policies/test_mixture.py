@@ -369,16 +369,16 @@ REFUSED = {
     "needs a product mixture": of(prior=True, beta_scale=2.0, kind="harmonic"),
     "a policy of the mixture is called 'prior'": of(
         {"prior": 1}, {"prior": small()}, prior=True, beta_scale=2.0),
-    r"b: speaks another vocabulary than a \(it has also O\)": of(
+    r"b: has another vocabulary than a \(it also has O\)": of(
         policies={"a": small(), "b": small(tokens="CNO")}),
-    r"b: speaks another vocabulary than a \(it lacks 1 2 3 4 5 6 7 8 and 1 more\)": of(
+    r"b: has another vocabulary than a \(it lacks 1 2 3 4 5 6 7 8 and 1 more\)": of(
         policies={"a": small(tokens="CN123456789"), "b": small()}),
-    r"b: speaks another vocabulary than a \(it lacks N\)": of(
+    r"b: has another vocabulary than a \(it lacks N\)": of(
         policies={"a": small(), "b": small(tokens="C")}),
-    r"\(it has also O, and it lacks N\). Take policies .* from the same prior": of(
+    r"\(it also has O, and it lacks N\). Take policies .* from the same prior": of(
         policies={"a": small(), "b": small(tokens="CO")}),
     r"\(the same tokens in another order\)": of(policies={"a": small(), "b": OTHER_IDS}),
-    "prior: speaks another vocabulary than a": of(
+    "prior: has another vocabulary than a": of(
         {"a": 1}, {"a": small()}, prior=OTHER_IDS, beta_scale=2.0),
 }  # fmt: skip
 

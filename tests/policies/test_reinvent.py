@@ -243,11 +243,11 @@ def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "empty: get it anew"),
+        (b"", "empty: download it again"),
         (b"CCO\n", "refused: not a torch file, or cut short"),
-        (b"PK\x03\x04 no zip", r"damaged, or cut short \(\w+\): get it anew"),
-        (100, r"damaged, or cut short \(\w+\): get it anew"),
-        (-100, r"damaged, or cut short \(\w+\): get it anew"),
+        (b"PK\x03\x04 no zip", r"damaged, or cut short \(\w+\): download it again"),
+        (100, r"damaged, or cut short \(\w+\): download it again"),
+        (-100, r"damaged, or cut short \(\w+\): download it again"),
     ],
 )
 def test_another_file_is_refused(tmp_path, content, says):

@@ -109,7 +109,7 @@ def test_an_unknown_token_is_a_mistake_of_the_user():
         (("C", "O"), r"the first two tokens must be '\$' and '\^', not \['C', 'O'\]"),
         ((), r"the first two tokens must be"),
         (("^", "$", "C"), r"not \['\^', '\$'\]"),
-        (("$", "^", "C", "O", "C", "O", "N"), r"tokens that stand twice: C, O$"),
+        (("$", "^", "C", "O", "C", "O", "N"), r"tokens that occur twice: C, O$"),
         (("$", "^", "CC"), r"not single tokens of a SMILES: 'CC'"),
         (("$", "^", "C", ""), r"not single tokens of a SMILES: ''"),
         (("$", "^", 3, None), r"not single tokens of a SMILES: 3, None"),

@@ -137,8 +137,8 @@ def test_runs_with_another_reward_or_prior_are_named_in_one_line(config, tmp_pat
         Manifest.start(tmp_path / name, **how).finish()
     a, b, c = (str(tmp_path / name) for name in "abc")
     for runs, says in {
-        (a,): f"{a}: trained with another reward and another prior than",
-        (b, c): f"{b}, {c}: trained with another reward than the config",
+        (a,): f"runs: {a}: trained with another reward and another prior than",
+        (b, c): f"runs: {b}, {c}: trained with another reward than the config",
     }.items():
         with pytest.raises(InputError) as caught:
             forecast.run(config | {"runs": [*runs]}, tmp_path / "out", console=quiet)

@@ -219,6 +219,10 @@ BAD = {
         {"kind": "decorate", "scaffolds": "scaffolds.smi"},
         "scaffolds.*no such file or folder",
     ),
+    "a folder in place of the file": (
+        {"kind": "decorate", "scaffolds": "data"},
+        r"^generator\.scaffolds: \S+: this is a folder; expected a file$",
+    ),
     "an unknown kind": ({"kind": "decorat"}, "'decorat' is not known; did you mean 'decorate'"),
 }
 

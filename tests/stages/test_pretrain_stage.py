@@ -325,7 +325,7 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
             )
             for seed in range(2)
         ),
-        ({}, ["CC"], r"split 'train' holds one molecule, but one is needed to learn from and anot"),
+        ({}, ["CC"], r"split 'train' has one molecule, but training needs one and validation anot"),
         ({"valid_split": "valid"}, SMALL, r"no molecule in split 'valid'\. Known: train"),
     ],
 )
@@ -471,7 +471,7 @@ def test_molecules_of_each_prompt_and_those_without_a_value_are_counted(
         "prompts_of",
         lambda self, smiles: prompts_of(self, smiles) * 0 + pretrain.NO_PROMPT,
     )
-    monkeypatch.setattr(pretrain.Conditions, "without", lambda *_: [])
+    monkeypatch.setattr(pretrain.Conditions, "empty_levels", lambda *_: [])
     with pytest.raises(InputError, match="no molecule of split 'train' has all of the conditions'"):
         pretrain_llm.run(TAGGED, tmp_path / "none")
 

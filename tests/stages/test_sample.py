@@ -147,8 +147,8 @@ def test_a_language_model_is_told_from_a_smiles_model(config, tmp_path, inside, 
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     save_file({"weight": torch.zeros(1)}, file.parent / "model.safetensors")
-    wanted = r"What is wanted here is a SMILES model.*chemkl\.llm\.load samples"
-    with pytest.raises(InputError, match=rf"^{tmp_path}/{says}\. {wanted}[^\n]*$"):
+    wanted = r"Expected a SMILES model.*chemkl\.llm\.load samples"
+    with pytest.raises(InputError, match=rf"^policy: {tmp_path}/{says}\. {wanted}[^\n]*$"):
         sample.run(config | {"policy": str(tmp_path / "m" / given)}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -299,10 +299,10 @@ def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, 
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     first = f"fond_of_n ({policies['fond_of_n']['policy']})"
-    assert f"more ({tmp_path}/more): speaks another vocabulary than {first} (it has " in lines[0]
-    assert "(it has also S, and it lacks O)" in lines[1]
+    assert f"more ({tmp_path}/more): has another vocabulary than {first} (it also has " in lines[0]
+    assert "(it also has S, and it lacks O)" in lines[1]
     other = load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
-    with pytest.raises(InputError, match=r"prior \(.*more\): speaks another vocabulary than"):
+    with pytest.raises(InputError, match=r"prior \(.*more\): has another vocabulary than"):
         STAGES["sample"].check(other)
     with pytest.raises(InputError, match=r"O.safetensors is not the one that policy .* was post"):
         sample.run(scaled | {"prior": fond_of["O"]}, tmp_path / "out")

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 
 from chemkl.config import InputError
-from chemkl.corpus.fragments import with_fragments
 from chemkl.policies import Vocabulary, tokenize
+from chemkl.policies.tokenizer import with_fragments
 
 
 def pair_encoding(texts, n):
