@@ -14,28 +14,28 @@ class LearningConfig(Config):
 
     steps: int = Field(3000, ge=1)
     """Updates a run. At 3,000 every policy ends within 0.02 (total variation) of its optimum; at
-    1,000 those with a beta of 0.3 or less are on their way yet, up to 0.65 off."""
+    1,000 those with a beta of 0.3 or less are still up to 0.65 off."""
     batch_size: int = Field(64, ge=2)
-    """Tokens sampled a step, at least 2: the estimators compare each with the others."""
+    """Tokens sampled a step, at least 2: the estimators compare tokens with each other."""
     learning_rate: _Positive = 5e-3
-    """Of AdamW, in logits a step; the paper's. At 0.02 1,000 steps do for all policies but the
+    """Learning rate of AdamW, as in the paper. At 0.02 1,000 steps suffice for all policies but the
     Gaussian of Fig. 1, which may then end on the lighter mode."""
     constant_share: float = Field(0.5, ge=0, le=1)
-    """Share of the steps at that rate; over the others it falls linearly to 0, which takes the
-    noise of sampling out of the last policy. 1: constant throughout."""
+    """Share of the steps at that rate; over the rest it falls linearly to 0, which averages out the
+    sampling noise. 1: constant throughout."""
     second_moment: float = Field(0.99, ge=0, lt=1)
-    """Decay a step of AdamW's average of squared gradients. At its usual 0.999 the first
-    gradients, as large as 1/beta, hold the rate down for most of the run."""
+    """Decay of AdamW's average of squared gradients. At the usual 0.999 the first gradients, as
+    large as 1/beta, would reduce the steps for most of the run."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
-    """Of AdamW; above 0 it pulls the logits to the uniform distribution, away from the optimum."""
+    """Weight decay of AdamW; above 0 it pulls the policy to uniform, away from the optimum."""
     reverse_estimator: Literal["rloo", "log_variance", "trajectory_balance", "reinvent"] = (
         "log_variance"
     )
-    """Walks to the optimum under the reverse KL. log_variance and trajectory_balance come to rest
-    there; rloo does up to noise; reinvent, without a baseline, is slow at a small beta."""
+    """Estimator for the reverse KL. log_variance and trajectory_balance converge to the optimum,
+    rloo up to noise; reinvent, without a baseline, is slow at a small beta."""
     forward_reference: Literal["batch", "prior"] = "batch"
-    """Where forward_kl has the KL of the reference from: the batch's own rows, weighed, or fresh
-    samples of the reference; the latter for the target gibbs only, mara always takes batch."""
+    """Source of the KL in forward_kl: the weighted rows of the batch, or fresh samples of the
+    reference; the latter for the target gibbs only, mara always uses batch."""
 
 
 class DidacticConfig(Config):
@@ -47,7 +47,7 @@ class DidacticConfig(Config):
     learning: LearningConfig = LearningConfig()
     """How the policies are trained."""
     seed: int = Field(0, ge=0, lt=2**63)
-    """Of the samples, 0 or above; every run has a stream of its own, whichever figures are made."""
+    """Seed of the samples, 0 or above; each run has its own stream, independent of the figures."""
 
     @field_validator("figures")
     @classmethod

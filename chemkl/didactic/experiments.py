@@ -1,4 +1,4 @@
-"""Worlds of a few tokens, the policies that are trained in them, and the exact end of the way.
+"""Worlds of a few tokens, the policies trained in them, and their exact optima.
 
 Legend: V tokens, each a whole sequence; B tokens of a batch; P fresh samples of the reference.
 Source: GX-Chen et al., arXiv 2510.20817, Figs 1-5.
@@ -30,12 +30,12 @@ HITS = (*range(25), *range(50, 75))
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """All tokens there are, in float64.
+    """All tokens, in float64.
 
     Attributes:
         reward_V: R of each token.
-        logp_ref_V: its log-probability under the reference, nats; normalised.
-        tau: reward from which on a token is a hit; infinity: none is.
+        logp_ref_V: log-probability under the reference, nats; normalised.
+        tau: lowest reward of a hit; infinity: no hits.
     """
 
     reward_V: Tensor
@@ -44,7 +44,7 @@ class World:
 
 
 def worlds() -> dict[int, World]:
-    """Make the world of each figure; rewards and references are the paper's, but for Fig. 1.
+    """Return the world of each figure; rewards and references are the paper's, except for Fig. 1.
 
     1. A fixed distribution with two modes, as the reward log p under a uniform reference: at
        beta = 1 its gibbs target is p itself. The paper shows such a target without its numbers;
@@ -79,7 +79,7 @@ def worlds() -> dict[int, World]:
 
 
 def places(n_tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Where each token lies (V,), from 0 to 1."""
+    """Return the place of each token (V,), from 0 to 1."""
     return torch.arange(n_tokens, dtype=dtype) / (n_tokens - 1)
 
 
@@ -89,10 +89,10 @@ def places(n_tokens: int, dtype: torch.dtype = torch.float32) -> Tensor:
 class Policy(nn.Module):
     """A distribution over V tokens: a logit for every token, or a mean and a deviation.
 
-    A categorical one can be any distribution, and starts uniform. A Gaussian over the places
-    i/(V-1) has one mode, whatever the target has, and starts between the modes of Fig. 1. The
-    reverse KL has several minima there: from a mean of 0.5 and a deviation of 0.25 training ends on
-    a wide one, from a mean of 0.7 on the lighter mode.
+    A categorical policy can be any distribution, and starts uniform. A Gaussian over the places
+    i/(V-1) has a single mode, and starts between the modes of Fig. 1. The reverse KL has several
+    minima there: from a mean of 0.5 and a deviation of 0.25 training ends on a wide one, from a
+    mean of 0.7 on the lighter mode.
     """
 
     def __init__(self, family: Family, n_tokens: int) -> None:
@@ -123,10 +123,10 @@ def learn(
     generator: Generator,
     on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Train a policy, which gives log p (V,) when called, in place on its own samples.
+    """Train a policy, which returns log p (V,), in place on its own samples.
 
-    The objective sees rewards and reference at the sampled tokens only. Returns the probabilities
-    (V,) at the end, in float64.
+    The objective gets rewards and reference at the sampled tokens only. Returns the final
+    probabilities (V,), in float64.
     """
     reward_V, logp_ref_V = world.reward_V.float(), world.logp_ref_V.float()
     optimizer = torch.optim.AdamW(
@@ -142,7 +142,7 @@ def learn(
     size = settings.batch_size
     draw = partial(torch.multinomial, num_samples=size, replacement=True, generator=generator)
     for _ in range(settings.steps):
-        # 1. sample a batch, and what the reference would have sampled if it is asked for
+        # 1. sample a batch, and fresh samples of the reference if the objective needs them
         logp_V = policy()
         token_B = draw(logp_V.detach().exp())
         of_prior = objective.needs_prior_samples
@@ -170,16 +170,16 @@ def learn(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Experiment:
-    """One policy to be trained: E_pi[R] - beta KL between policy and reference, or a plain fit.
+    """One policy to train: E_pi[R] - beta KL between policy and reference, or a plain fit.
 
     Attributes:
-        figure: where it is shown.
-        world: what it is trained on.
-        kl: the direction of the KL.
-        beta: its coefficient.
-        target: what it walks to: gibbs, mara (Algorithm 2), or fixed (Fig. 1): the world's gibbs
-            target as it is, to which the policy is fitted by a KL.
-        family: what the policy can be.
+        figure: number of the figure that shows it.
+        world: the world it is trained in.
+        kl: direction of the KL.
+        beta: coefficient of the KL.
+        target: gibbs, mara (Algorithm 2), or fixed (Fig. 1): the policy is fitted by a KL to the
+            world's gibbs target.
+        family: family of the policy.
     """
 
     figure: int
@@ -191,13 +191,13 @@ class Experiment:
 
     @property
     def name(self) -> str:
-        """What it is called, once a figure."""
+        """Name, unique within a figure."""
         if self.target == "fixed":
             return f"{self.family}, {self.kl} KL"
         return f"{self.target}, {self.kl} KL, beta {self.beta:g}"
 
     def objective(self, settings: LearningConfig) -> Objective:
-        """Return a fresh objective, without memory; the anchor is that of each batch."""
+        """Return a new objective; its anchor is that of each batch."""
         is_mara = self.target == "mara"
         target = Mara(beta=self.beta, tau=self.world.tau) if is_mara else Gibbs(beta=self.beta)
         if self.kl == "reverse":
@@ -208,7 +208,7 @@ class Experiment:
         return build_objective(target, "forward_kl", estimator_options={"reference": reference})
 
     def optimum(self) -> Tensor:
-        """Return the exact optimum (V,), computed from the whole world without sampling."""
+        """Return the exact optimum (V,), computed without sampling."""
         reward_V, logp_ref_V = self.world.reward_V, self.world.logp_ref_V
         if self.target == "mara":
             return mara_optimum(reward_V, logp_ref_V, self.beta, tau=self.world.tau, kl=self.kl)
@@ -221,7 +221,7 @@ class Experiment:
 def nearest_gaussian(p_V: Tensor, kl: KL) -> Tensor:
     """Return the Gaussian (V,) of least KL(q || p) (reverse) or KL(p || q) (forward).
 
-    Minimised over all tokens from several starts; the least of the minima found counts.
+    Minimised from several starts; the lowest minimum counts.
     """
 
     def logq(parameters: Sequence[float]) -> Tensor:
@@ -232,16 +232,16 @@ def nearest_gaussian(p_V: Tensor, kl: KL) -> Tensor:
         weight_V, sign = (logq_V.exp(), 1) if kl == "reverse" else (p_V, -1)
         return sign * float((weight_V * (logq_V - p_V.log())).sum())
 
-    exactly = {"xatol": 1e-10, "fatol": 1e-14}
+    tolerances = {"xatol": 1e-10, "fatol": 1e-14}
     minima = [
-        minimize(divergence, (mean, math.log(0.1)), method="Nelder-Mead", options=exactly)
+        minimize(divergence, (mean, math.log(0.1)), method="Nelder-Mead", options=tolerances)
         for mean in (0.1, 0.3, 0.5, 0.7, 0.9)
     ]
     return logq(min(minima, key=lambda minimum: float(minimum.fun)).x.tolist()).exp()
 
 
 def experiments() -> list[Experiment]:
-    """Every policy that is trained, figure by figure."""
+    """Return all experiments, figure by figure."""
     fit, modes, unequal, equal, blocks = (
         partial(Experiment, figure=figure, world=world) for figure, world in worlds().items()
     )

@@ -3,7 +3,7 @@ import torch
 
 from chemkl.didactic.config import LearningConfig
 from chemkl.didactic.experiments import Policy, experiments, learn, nearest_gaussian
-from chemkl.didactic.quantities import STATED, distribution_table, quantity_table, sweep_table
+from chemkl.didactic.run import STATED, distribution_table, quantity_table, sweep_table
 from chemkl.losses.exact import reverse_kl_optimum
 from chemkl.policies.base import stream
 
