@@ -1,4 +1,4 @@
-"""Configs of other programs, translated: REINVENT4's run types become configs of our stages."""
+"""Translate configs of REINVENT4: its run types become configs of chemkl's stages."""
 
 from chemkl.peers.reading import Notes, read_config
 from chemkl.peers.run_types import Job, translate

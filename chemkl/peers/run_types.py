@@ -1,4 +1,4 @@
-"""REINVENT4's run types as jobs of ours: staged and transfer learning, scoring, sampling."""
+"""Translate REINVENT4's run types: staged and transfer learning, scoring, sampling."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from chemkl.peers.scoring import Place, plain, translate_scoring
 
 
 class Job(NamedTuple):
-    """A stage of ours with its settings."""
+    """A chemkl stage with its settings."""
 
     stage: str
     name: str
@@ -20,37 +20,37 @@ class Job(NamedTuple):
 IN_THE_FOLDER = "is written into the output folder (--out)"
 ALWAYS = "is always written; see README.md"
 OF_OTHERS = (
-    "is for generators that build on molecules of yours, which are not read; the key generator of "
-    "posttrain and sample has a prior do so"
+    "is for generators that build on given molecules, whose models are not read; the key generator "
+    "of posttrain and sample does this with a prior"
 )
-WHOLE = "changes nothing for a model of whole molecules"
+NO_EFFECT = "has no effect on a model of whole molecules"
 NOVELTY = "the bonus for novelty is the shaper rnd, for estimators with an advantage such as rloo"
 
 
 def translate(config: Section, place: Place) -> list[Job]:
-    """The jobs of a config of REINVENT4; what cannot be translated is noted in the section.
+    """Translate a config of REINVENT4 to jobs, and note in the section what cannot be translated.
 
     Args:
-        config: the whole of it.
-        place: gives a path as it is to stand in the written file.
+        config: the whole config.
+        place: returns a path for the written file.
     """
     run_type = config.take("run_type", str, "", required=True)
     if run_type not in RUN_TYPES:
-        text = f"{run_type!r} is not translated; expected {', '.join(RUN_TYPES)} of REINVENT4"
-        if run_type:  # else that is told already
+        text = f"{run_type!r} cannot be translated; expected {', '.join(RUN_TYPES)} of REINVENT4"
+        if run_type:  # otherwise it is a problem already
             config.problem("run_type", text)
         return []
     config.needless(
         tb_logdir=f"TensorBoard's log {ALWAYS}",
-        json_out_config="every run keeps its settings in manifest.json",
-        use_cuda="the device is found by itself",
+        json_out_config="every run writes its settings to manifest.json",
+        use_cuda="the device is chosen automatically",
     )
     config.data.pop("version", None)
-    text = "a remote monitor is not offered; a run is looked into with chemkl show and report"
+    text = "there is no remote monitor; use chemkl show and report"
     config.only("responder", None, text)
     parameters = config.table("parameters")
     if not parameters.data:
-        config.problem("parameters", "required, and not given")
+        config.problem("parameters", "required, but missing")
     jobs = RUN_TYPES[run_type](config, parameters, place)
     parameters.end()
     config.end()
@@ -58,7 +58,7 @@ def translate(config: Section, place: Place) -> list[Job]:
 
 
 def _trainer(config: Section) -> dict[str, Any]:
-    """The device, as the trainer's; the first one is found by itself."""
+    """Translate the device to settings of the trainer; the first one is the default."""
     device = config.take("device", str, "")
     if device == "cpu":
         return {"trainer": {"accelerator": "cpu"}}
@@ -66,7 +66,7 @@ def _trainer(config: Section) -> dict[str, Any]:
     if number and device != "cuda:0":
         return {"trainer": {"accelerator": "gpu", "devices": [int(number[1])]}}
     if device not in ("", "cuda", "cuda:0"):
-        config.gap("device", f"no device {device!r} is known here")
+        config.gap("device", f"unknown device {device!r}")
     return {}
 
 
@@ -76,8 +76,8 @@ def _seed(config: Section) -> dict[str, int]:
 
 
 def _drawing(parameters: Section) -> None:
-    """Take out what is said there of how sequences are drawn: here it is done in one way."""
-    parameters.needless(randomize_smiles=WHOLE, isomeric_smiles=WHOLE)
+    """Take out how sequences are drawn: chemkl has only one way."""
+    parameters.needless(randomize_smiles=NO_EFFECT, isomeric_smiles=NO_EFFECT)
     parameters.only("temperature", 1.0, "samples are drawn at temperature 1")
     parameters.only("sample_strategy", "multinomial", "sequences are drawn at random")
     parameters.only("smiles_file", None, OF_OTHERS)
@@ -92,17 +92,17 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     parameters.needless(
         summary_csv_prefix=f"the trace {IN_THE_FOLDER}",
         tb_isim="chemkl evaluate measures diversity",
-        distance_threshold=WHOLE,
+        distance_threshold=NO_EFFECT,
     )
-    parameters.only("use_checkpoint", False, "the filter of an earlier run is not taken over")
+    parameters.only("use_checkpoint", False, "the filter of an earlier run is not loaded")
     _drawing(parameters)
-    text = f"{NOVELTY}, which dap has not; a soft penalty is diversity_filter.penalty"
+    text = f"{NOVELTY}, unlike dap; a soft penalty is diversity_filter.penalty"
     config.only("intrinsic_penalty", None, text)
     batch_size = parameters.take("batch_size", int, 100)
     drops = parameters.take("unique_sequences", bool, False)
 
     strategy = config.table("learning_strategy")
-    strategy.only("type", "dap", "REINVENT4 has dap alone, which is the estimator reinvent")
+    strategy.only("type", "dap", "REINVENT4 has only dap, which is the estimator reinvent")
     common = {
         "prior": place(prior),
         **({} if agent == prior else {"agent": place(agent)}),
@@ -118,18 +118,16 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     for_all = _filter(config)
     stages: list[dict[str, Any]] = []
     for stage in config.tables("stage"):
-        own = _filter(stage)  # one for all stages counts, as there
-        reward = translate_scoring(stage.table("scoring"), place)
-        stages.append(
-            {"reward": reward, "diversity_filter": for_all or own, "until": _end(stage, batch_size)}
-        )
+        of_stage = _filter(stage)  # that of the whole config comes first, as in REINVENT4
+        reward, until = translate_scoring(stage.table("scoring"), place), _end(stage, batch_size)
+        stages.append({"reward": reward, "diversity_filter": for_all or of_stage, "until": until})
         stage.end()
     purge = parameters.take("purge_memories", bool, True)
     if not stages:
-        config.problem("stage", "required, one [[stage]] or more")
+        config.problem("stage", "required: one [[stage]] or more")
         return []
     n_samples = sum(stage["until"]["samples"] for stage in stages)
-    last = stages[-1]  # what it is paid is what the run is for
+    last = stages[-1]  # its reward is that of the run
     filters = {"diversity_filter": last["diversity_filter"]} if last["diversity_filter"] else {}
     settings = common | {"reward": last["reward"], **filters}
     settings |= {"budget": n_samples, "max_samples": n_samples}
@@ -144,45 +142,45 @@ def _staged_learning(config: Section, parameters: Section, place: Place) -> list
     ]
     _keep_filters(settings["stages"], stages, parameters, purge=purge)
     if "memory" in common:
-        text = "a stage begins with an empty memory where scoring or filter do; there it goes on"
+        text = "the memory is emptied when scoring or filter change; REINVENT4 keeps it"
         config.difference("inception", text)
-    text = "the next stage begins after max_steps too; there these end the whole run"
+    text = "max_steps ends a stage and the next one starts; in REINVENT4 it ends the whole run"
     config.difference("stage", text)
     return [Job("posttrain", "posttrain", settings)]
 
 
 def _keep_filters(
-    written: Sequence[dict[str, Any]],
+    translated: Sequence[dict[str, Any]],
     stages: Sequence[dict[str, Any]],
     parameters: Section,
     *,
     purge: bool,
 ) -> None:
-    """Have the filter of each stage go on where that of the one before is not emptied."""
+    """Set `keep_filter` for stages whose filter continues that of the stage before."""
     filters = [stage["diversity_filter"] for stage in stages]
-    for before, now, settings in zip(filters, filters[1:], written[1:], strict=False):
+    for before, now, settings in zip(filters, filters[1:], translated[1:], strict=False):
         if not purge and now and now == before:
             settings["keep_filter"] = True
         elif not purge and before and now:
-            parameters.gap("purge_memories", "false: a filter of other settings begins empty")
+            parameters.gap("purge_memories", "false: a filter with other settings starts empty")
 
 
 def _end(stage: Section, batch_size: int) -> dict[str, Any]:
-    """What ends a stage: its steps, and its mean reward where that can."""
+    """Translate what ends a stage: its steps, and perhaps its mean reward."""
     stage.needless(chkpt_file=f"the checkpoint {IN_THE_FOLDER}")
     by = stage.take("termination", str, "simple")
     if by.lower() not in ("simple", "null"):
-        stage.gap("termination", f"{by!r}: a stage ends by max_score or after its steps")
+        stage.gap("termination", f"{by!r}: a stage ends at max_score or after its steps")
     max_score, min_steps = stage.take("max_score", float, 1.0), stage.take("min_steps", int, 50)
     until = {"samples": max(batch_size * stage.take("max_steps", int, 1, required=True), 1)}
     if max_score < 1 and by.lower() != "null":
-        # there: after a step of a number above min_steps, counted from 0
+        # REINVENT4: after a step with a number above min_steps, counted from 0
         return {"mean_reward": max_score, "min_steps": min_steps + 2} | until
     return until
 
 
 def _memory(config: Section, place: Place) -> dict[str, Any]:
-    """The memory of good molecules; nothing where there is no inception."""
+    """Translate inception to a memory; nothing without it."""
     if "inception" not in config.data:
         return {}
     table = config.table("inception")
@@ -190,39 +188,41 @@ def _memory(config: Section, place: Place) -> dict[str, Any]:
     table.needless(deduplicate="a memory holds each molecule once")
     size, rows = table.take("memory_size", int, 50), table.take("sample_size", int, 10)
     table.end()
-    text = "what is drawn is paid what the filter gives for it today; there what it once was paid"
+    text = "replayed molecules get the reward of the filter now; in REINVENT4 their first reward"
     config.difference("inception", text)
     memory: dict[str, Any] = {"capacity": size, "rows": rows, "draw": "uniform", "selective": False}
     if file:
         memory["seed"] = {"path": place(file)}
-        text = "a call of the budget is spent on each; there they cost none"
+        text = "each molecule costs a call of the budget; in REINVENT4 it is free"
         table.difference("smiles_file", text)
     return {"memory": memory}
 
 
 def _filter(section: Section) -> dict[str, Any] | None:
-    """The diversity filter of the run or of a stage; None where there is none."""
+    """Translate the diversity filter of the run or of a stage; None without one."""
     if "diversity_filter" not in section.data:
         return None
     table = section.table("diversity_filter")
     name = table.take("type", str, "", required=True)
     kind = FILTERS.get(plain(name))
     if kind is None:
-        section.gap("diversity_filter", f"there is no filter {name!r} here")
+        section.gap("diversity_filter", f"no filter {name!r} in chemkl")
         return None
     settings: dict[str, Any] = {"kind": kind}
     table.needless(debug="chemkl evaluate and report measure diversity")
     if "intrinsic_reward" in table.data:
-        table.data.pop("learning_rate", None)  # of that
+        table.data.pop("learning_rate", None)  # of the intrinsic reward
     table.only("intrinsic_reward", None, NOVELTY)
     penalty = table.take("penalty_function", str, "Step").lower()
     if penalty not in get_args(Penalty):
-        table.gap("penalty_function", f"there is no penalty {penalty!r} here")
+        table.gap("penalty_function", f"no penalty {penalty!r} in chemkl")
     elif penalty != "step":
         settings["penalty"] = penalty
+    unused = ["minsimilarity", "penalty_multiplier"]
     if kind == "same_smiles":
         settings |= {"bucket": 1, "min_score": 0.0}
         settings["floor"] = table.take("penalty_multiplier", float, 0.5)
+        unused = ["minsimilarity", "bucket_size", "minscore"]
     else:
         settings["bucket"] = table.take("bucket_size", int, 25)
         settings["min_score"] = table.take("minscore", float, 0.4)
@@ -230,10 +230,9 @@ def _filter(section: Section) -> dict[str, Any] | None:
     if kind == "scaffold_similarity":
         dice = table.take("minsimilarity", float, 0.4)
         settings["distance"] = round(1 - dice / (2 - dice), 6)
-        text = "Dice of counts of atom pairs there, Tanimoto of their bits here, at the same place"
+        text = "Tanimoto of bits instead of Dice of counts of atom pairs, at the same limit"
         table.difference("minsimilarity", text)
-    for key in ("minsimilarity", "penalty_multiplier", "bucket_size", "minscore"):
-        table.data.pop(key, None)  # of other filters
+    table.needless(**dict.fromkeys(unused, f"has no effect on the filter {name} of REINVENT4"))
     table.end()
     return settings
 
@@ -244,7 +243,7 @@ FILTERS = {
     "scaffoldsimilarity": "scaffold_similarity",
     "penalizesamesmiles": "same_smiles",
 }
-"""The diversity filters that there are here, by their names there."""
+"""chemkl's diversity filters by their names in REINVENT4."""
 
 
 # ---- the others
@@ -255,9 +254,9 @@ def _scoring(config: Section, parameters: Section, place: Place) -> list[Job]:
     column = parameters.take("smiles_column", str, "")
     parameters.needless(output_csv=f"the table {IN_THE_FOLDER}")
     if parameters.take("standardize_smiles", bool, True):
-        text = "molecules are scored as they stand; there they are standardised first"
+        text = "molecules are scored as they are; REINVENT4 standardises them first"
         parameters.difference("standardize_smiles", text)
-    config.needless(seed="scoring draws nothing", device="scoring runs on the processor")
+    config.needless(seed="scoring is not random", device="scoring runs on the CPU")
     settings: dict[str, Any] = {"file": place(file), "format": "csv"}
     if column and file.lower().endswith((".csv", ".csv.gz")):
         settings["column"] = column
@@ -268,13 +267,13 @@ def _scoring(config: Section, parameters: Section, place: Place) -> list[Job]:
 def _sampling(config: Section, parameters: Section, place: Place) -> list[Job]:
     parameters.needless(
         output_file=f"the table {IN_THE_FOLDER}",
-        tb_logdir="what samples are like, chemkl evaluate tells",
+        tb_logdir="chemkl evaluate describes samples",
         unique_molecules="repeats stay in the table; chemkl evaluate counts them",
     )
     _drawing(parameters)
     parameters.only("target_smiles_path", "", OF_OTHERS)
     parameters.data.pop("target_nll_file", None)  # of target_smiles_path
-    config.only("filter", None, "samples are not filtered; chemkl score does so afterwards")
+    config.only("filter", None, "samples are not filtered; use chemkl score afterwards")
     device = config.take("device", str, "")
     settings = {
         "policy": place(parameters.take("model_file", str, "", required=True)),
@@ -294,16 +293,16 @@ def _transfer_learning(config: Section, parameters: Section, place: Place) -> li
         tb_isim="chemkl evaluate measures diversity",
         standardize_smiles="chemkl prepare cleans every molecule",
         randomize_all_smiles="validation molecules stay as they are",
-        isomeric_smiles="marks of stereochemistry stay",
-        n_cpus=WHOLE,
+        isomeric_smiles="stereochemistry is kept",
+        n_cpus=NO_EFFECT,
     )
     model = parameters.take("input_model_file", str, "", required=True)
-    parameters.only("shuffle_each_epoch", True, "every epoch has an order of its own")
+    parameters.only("shuffle_each_epoch", True, "every epoch is shuffled")
     parameters.only("training_zero_epoch_start", False, "epochs are counted from 0")
     parameters.only("starting_epoch", 1, "epochs are counted from 0")
     parameters.only("ranking_loss_penalty", False, OF_OTHERS)
     parameters.only("pairs", None, OF_OTHERS)
-    config.only("scheduler", None, "the rate rises, then falls by half a cosine")
+    config.only("scheduler", None, "the rate rises, then falls along half a cosine")
     sources = {
         "prepare": parameters.take("smiles_file", str, "", required=True),
         "prepare-validation": parameters.take("validation_smiles_file", str, ""),

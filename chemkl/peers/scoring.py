@@ -1,11 +1,12 @@
-"""The scoring section of REINVENT4: its components, transforms and means, as a reward of ours.
+"""Translate the scoring section of REINVENT4 (components, transforms, means) to a reward.
 
-Where the two differ (REINVENT4 4.8):
+chemkl differs from REINVENT4 4.8 in these points:
 
-1. CustomAlerts there looks at its first endpoint only; here each endpoint is a filter.
-2. TanimotoSimilarity there compares with the first reference only; here the nearest one counts.
-3. A score below 1e-8 counts as 1e-8 in the geometric mean there; here a score of 0 makes it 0.
-4. A component without a value is left out of the mean there; here the molecule gets 0 and a reason.
+1. CustomAlerts of REINVENT4 reads only its first endpoint; in chemkl each endpoint is a filter.
+2. TanimotoSimilarity of REINVENT4 compares only with the first reference; chemkl with the nearest.
+3. In the geometric mean REINVENT4 replaces a score below 1e-8 by 1e-8; in chemkl a 0 makes it 0.
+4. REINVENT4 leaves a component without a value out of the mean; in chemkl the molecule gets 0 and
+   a reason.
 """
 
 import re
@@ -22,7 +23,7 @@ from chemkl.rewards.components.descriptors import DESCRIPTORS
 from chemkl.rewards.registry import COMPONENTS
 
 Place = Callable[[str], str]
-"""Gives a path of the config as it is to stand in the written file."""
+"""Returns a path of the config for the written file."""
 Part = tuple[str, dict[str, Any]]
 """Kind and parameters of a component."""
 
@@ -53,13 +54,13 @@ PLAIN = {
     "largestringsize": "largest_ring",
     "sascore": "sa_score",
 }
-"""Components without parameters, by their names there."""
+"""Components without parameters, by their names in REINVENT4."""
 ROLES = {"customalerts": "filter", "matchingsubstructure": "penalty"}
-"""What is no scorer."""
+"""Roles of components that are not scorers."""
 
 
 def plain(name: str) -> str:
-    """A name as REINVENT4 compares it: without case, hyphens and underscores."""
+    """Normalise a name as REINVENT4 does: without case, hyphens and underscores."""
     return re.sub(r"[-_]", "", name.lower())
 
 
@@ -67,12 +68,12 @@ def plain(name: str) -> str:
 
 
 def _tpsa(params: Section) -> Part:
-    params.only("includeSandP", False, "the polar surface here is that of N and O alone")
+    params.only("includeSandP", False, "the polar surface is that of N and O only")
     return "tpsa", {}
 
 
 def _smarts(params: Section) -> list[str]:
-    """One pattern, or a list of such."""
+    """Take out one pattern or a list of patterns."""
     if isinstance(params.data.get("smarts"), str):
         return [params.take("smarts", str)]
     patterns: list[str] = params.take("smarts", list, [], required=True)
@@ -88,8 +89,8 @@ def _matching_substructure(params: Section) -> Part:
 def _tanimoto(params: Section) -> Part:
     references = params.take("smiles", list, [], required=True)
     if len(references) > 1:
-        text = "the nearest of the references counts"
-        params.difference("smiles", f"{text}; REINVENT4 4.8 compares with the first one only")
+        text = "the nearest reference counts; REINVENT4 4.8 compares only with the first one"
+        params.difference("smiles", text)
     features = params.take("use_features", bool, required=True)
     return "tanimoto", {
         "references": references,
@@ -102,7 +103,7 @@ def _tanimoto(params: Section) -> Part:
 
 def _descriptor(params: Section) -> Part:
     name = params.take("descriptor", str, "", required=True)
-    names = {known.lower(): known for known in DESCRIPTORS}
+    names = {descriptor.lower(): descriptor for descriptor in DESCRIPTORS}
     return "rdkit_descriptor", {"descriptor": names.get(name.lower(), name)}
 
 
@@ -141,20 +142,20 @@ WITH_PARAMETERS: dict[str, Callable[[Section], Part]] = {
     "molvolume": _volume,
     "externalprocess": _external_process,
 }
-"""The others, each with what turns its parameters into ours."""
+"""The other components, with functions that translate their parameters."""
 
 
 # ---- transforms
 
 
 def translate_transform(table: Section) -> dict[str, Any] | None:
-    """The transform of an endpoint; None where it cannot be translated, which is noted."""
+    """Translate the transform of an endpoint; None, with a note, if that is impossible."""
     kinds = {plain(kind): kind for kind in SETTINGS} | {"valuemapping": "value_map"}
     name = table.take("type", str, "", required=True)
     kind = kinds.get(plain(name))
-    theirs = ("sigmoid", "reverse_sigmoid", "double_sigmoid", "step", "left_step", "right_step")
-    if kind not in (*theirs, "exponential_decay", "value_map"):
-        table.gap("type", f"there is no transform {name!r} here")
+    curves = ("sigmoid", "reverse_sigmoid", "double_sigmoid", "step", "left_step", "right_step")
+    if kind not in (*curves, "exponential_decay", "value_map"):
+        table.gap("type", f"no transform {name!r} in chemkl")
         return None
     settings: dict[str, Any] = {"kind": kind}
     if kind == "value_map":
@@ -162,7 +163,7 @@ def translate_transform(table: Section) -> dict[str, Any] | None:
         try:
             settings["values"] = {float(key): score for key, score in mapping.items()}
         except ValueError:
-            table.gap("mapping", f"only numbers are mapped here (got {', '.join(mapping)})")
+            table.gap("mapping", f"only numbers can be mapped (got {', '.join(mapping)})")
             return None
     elif kind == "exponential_decay":
         settings["k"] = table.take("k", float, required=True)
@@ -170,8 +171,8 @@ def translate_transform(table: Section) -> dict[str, Any] | None:
         settings |= _sigmoid(table, kind)
     else:
         ends = {"low": table.take("low", float, 0.0), "high": table.take("high", float, 0.0)}
-        looked_at = {"left_step": ["low"], "right_step": ["high"]}.get(kind, ["low", "high"])
-        settings |= {end: ends[end] for end in looked_at}
+        used = {"left_step": ["low"], "right_step": ["high"]}.get(kind, ["low", "high"])
+        settings |= {end: ends[end] for end in used}
     table.end()
     try:
         SETTINGS[settings["kind"]](**settings)
@@ -188,7 +189,7 @@ def _sigmoid(table: Section, kind: str) -> dict[str, Any]:
         usual = {"coef_div": 100.0, "coef_si": 150.0, "coef_se": 150.0}
         return {"low": low, "high": high} | {k: table.take(k, float, v) for k, v in usual.items()}
     k = table.take("k", float, 0.25, required=True)
-    if low > high:  # the curve falls where it rose
+    if low > high:  # which mirrors the curve
         kind = "sigmoid" if kind == "reverse_sigmoid" else "reverse_sigmoid"
         low, high = high, low
     return {"kind": kind, "low": low, "high": high, "k": k}
@@ -198,19 +199,19 @@ def _sigmoid(table: Section, kind: str) -> dict[str, Any]:
 
 
 def translate_scoring(section: Section, place: Place) -> dict[str, Any]:
-    """A reward as plain settings; what cannot be translated is noted."""
+    """Translate to the settings of a reward, and note what cannot be translated."""
     _read_file(section)
     name = section.take("type", str, "", required=True)
     aggregate = AGGREGATES.get(plain(name))
     if aggregate is None:
-        section.gap("type", f"there is no aggregation {name!r} of scores here")
-    section.only("use_pumas", False, "the transforms of PUMAS are not offered here")
+        section.gap("type", f"no aggregation {name!r} of scores in chemkl")
+    section.only("use_pumas", False, "there are no transforms of PUMAS")
     if section.data.get("parallel") is False:  # of earlier versions
         del section.data["parallel"]
     workers = section.take("parallel", int, 1)
     parts: list[dict[str, Any]] = []
     if "component" not in section.data:
-        section.problem("component", "required, and not given")
+        section.problem("component", "required, but missing")
     for component in section.tables("component"):
         if len(component.data) != 1:
             got = ", ".join(component.data) or "none"
@@ -219,45 +220,44 @@ def translate_scoring(section: Section, place: Place) -> dict[str, Any]:
         kind = next(iter(component.data))
         parts += _endpoints(kind, component.table(kind), place)
     section.end()
-    _name_apart(parts)
+    _make_names_unique(parts)
     if not any(part.get("role") is None for part in parts):
-        section.problem("", "no component is left that makes a score; a reward needs a scorer")
+        section.problem("", "no scoring component is left; a reward needs one")
     reward = {"components": parts, "aggregate": aggregate or "geometric_mean"}
     return reward | ({"workers": workers} if workers > 1 else {})
 
 
 def _read_file(section: Section) -> None:
-    """Add what the file holds that `filename` names, beside the config or where we work."""
+    """Add the content of the file `filename`, in the working directory or next to the config."""
     name = section.take("filename", str, "")
     section.data.pop("filetype", None)
     if not name:
         return
-    beside = (section.document.folder or Path()) / name
-    if not (Path(name).is_file() or beside.is_file()):
-        section.problem("filename", f"no such file: {beside}")
+    path = (section.document.folder or Path()) / name
+    if not (Path(name).is_file() or path.is_file()):
+        section.problem("filename", f"no such file: {path}")
         return
-    read = read_config(Path(name) if Path(name).is_file() else beside, section.notes)
-    section.document, section.keys = read.document, ()
-    section.data |= read.data
+    content = read_config(Path(name) if Path(name).is_file() else path, section.notes)
+    section.document, section.keys = content.document, ()
+    section.data |= content.data
 
 
 def _endpoints(name: str, table: Section, place: Place) -> list[dict[str, Any]]:
-    """The parts of one component, one for each endpoint."""
+    """Translate one component to parts of the reward, one for each endpoint."""
     translator = WITH_PARAMETERS.get(plain(name))
     if translator is None and plain(name) not in PLAIN:
-        table.gap("", f"the component {name!r} has no counterpart here (chemkl show rewards)")
+        table.gap("", f"the component {name!r} has no counterpart (chemkl show rewards)")
         return []
-    table.data.pop("name", None)  # looked at by nobody
+    table.data.pop("name", None)  # REINVENT4 ignores it
     shared = table.take("params", dict, {})
     parts = []
     endpoints = list(table.tables("endpoint"))
     if not endpoints:
-        table.problem("endpoint", "required, and not given")
+        table.problem("endpoint", "required, but missing")
     for endpoint in endpoints:
-        given = endpoint.take("params", dict, {})
-        params = endpoint.inner({**shared, **given}, "params")
+        params = endpoint.inner({**shared, **endpoint.take("params", dict, {})}, "params")
         if translator is None:
-            params.data.clear()  # REINVENT4 looks at none of them
+            params.data.clear()  # REINVENT4 ignores them
         kind, parameters = translator(params) if translator else (PLAIN[plain(name)], {})
         params.end()
         if "command" in parameters:
@@ -272,12 +272,12 @@ def _endpoints(name: str, table: Section, place: Place) -> list[dict[str, Any]]:
 def _part(
     name: str, kind: str, parameters: dict[str, Any], endpoint: Section
 ) -> dict[str, Any] | None:
-    """One part of a reward; None where it cannot be translated, or has no weight."""
+    """Translate one part of a reward; None if that is impossible, or without a weight."""
     part: dict[str, Any] = {"kind": kind, "name": endpoint.take("name", str, name)}
     weight = endpoint.take("weight", float, 1.0)
     role = ROLES.get(plain(name))
     if role == "filter" and "transform" in endpoint.data:
-        endpoint.gap("transform", "a filter is passed or not, and has no transform here")
+        endpoint.gap("transform", "a filter has no transform")
         del endpoint.data["transform"]
     transform = None
     if "transform" in endpoint.data:
@@ -288,7 +288,7 @@ def _part(
     if role is not None:
         part["role"] = role
     elif weight == 0:
-        endpoint.difference("weight", "weight 0: has no part in the reward, and is left out")
+        endpoint.difference("weight", "weight 0: left out, because it does not count")
         return None
     elif weight != 1:
         part["weight"] = weight
@@ -299,21 +299,21 @@ def _part(
         transform = {"kind": "value_map", "values": {0.0: rate(0.5), 1.0: rate(1.0)}}
     low, high = COMPONENTS[kind].range if kind in COMPONENTS else (0, 1)
     if transform is None and not 0 <= low <= high <= 1:
-        endpoint.gap("", f"{name} without a transform: its values are no scores between 0 and 1")
+        endpoint.gap("", f"{name} without a transform: its values are not scores between 0 and 1")
         return None
     return part if transform is None else part | {"transform": transform}
 
 
-def _name_apart(parts: list[dict[str, Any]]) -> None:
-    """Give parts names that columns may have, each once."""
-    taken: set[str] = set()
+def _make_names_unique(parts: list[dict[str, Any]]) -> None:
+    """Give parts unique names that are valid in columns."""
+    used: set[str] = set()
     for part in parts:
         stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", part["name"]).strip("_.-") or part["kind"]
         name, n = stem, 1
-        while name in taken:
+        while name in used:
             n += 1
             name = f"{stem}_{n}"
-        taken.add(name)
+        used.add(name)
         part["name"] = name
         if name == part["kind"]:
             del part["name"]

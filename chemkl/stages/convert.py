@@ -26,7 +26,7 @@ from chemkl.policies.tokenizer import tokenize
 from chemkl.results.provenance import sha256_of
 from chemkl.stages import export
 from chemkl.stages.export import check_outputs, written_out
-from chemkl.stages.plan import check_file
+from chemkl.stages.plan import check_file, kind_of
 from chemkl.stages.registry import MODELS, STAGES
 from chemkl.stages.runner import free_name
 
@@ -107,6 +107,7 @@ def _moved_aside(target: Path, *, fresh: bool) -> Iterator[None]:
 def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
     notes = Notes()
     config = read_config(source, notes)
+    _refuse_own(config.document, source)
     jobs = translate(config, partial(_placed, folders=(Path.cwd(), source.parent), target=target))
     problems = list(notes.problems)
     if notes.gaps and not lenient:
@@ -135,6 +136,17 @@ def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
         say(f"some of its inputs are missing; chemkl check {target} says:\n{error}")
     left_out = f", {len(notes.gaps)} settings left out" if notes.gaps else ""
     return f"for chemkl {command}{left_out}"
+
+
+def _refuse_own(document: Document, source: Path) -> None:
+    """Refuse a config of chemkl, which needs no conversion."""
+    if {"run_type", "parameters"} & document.data.keys():
+        return
+    try:
+        kind = kind_of(document)
+    except InputError:  # neither of chemkl nor of REINVENT4
+        return
+    raise InputError(f"{source}: already a config of chemkl ({kind}); use it as it is")
 
 
 def _head(source: Path, target: Path, command: str, data: Mapping[str, Any], notes: Notes) -> str:

@@ -1,9 +1,11 @@
-"""REINVENT4's run types, translated: each key of each table has its place, or a line about it."""
+"""Translated run types of REINVENT4: each key of each table has a counterpart or a note."""
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from chemkl.config import InputError
@@ -89,35 +91,45 @@ num_refs = 0
 """
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch, tiny_prior):
-    """A folder where we work, with a model called my.prior in REINVENT's format."""
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory, tiny_prior):
+    """The tiny prior in REINVENT's format."""
     from chemkl.policies import reinvent
 
-    monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
+        path = tmp_path_factory.mktemp("prior") / "my.prior"
+        convert(tiny_prior, path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, prior):
+    """The working directory, with my.prior and two files of SMILES."""
     monkeypatch.chdir(tmp_path)
-    convert(tiny_prior, "my.prior")
+    Path("my.prior").write_bytes(prior.read_bytes())
     Path("a.csv").write_text("id,SMI\n1,CCO\n2,c1ccccc1\n")
     Path("a.smi").write_text("CCO\n")
     return tmp_path
 
 
 def converted(text, name="in.toml", **options):
-    """Convert a config, and read what was written."""
+    """Convert a config; return the new config and its text."""
     Path(name).write_text(text)
     convert(name, "out.yaml", force=True, **options)
-    written = Path("out.yaml").read_text()
-    return parse(written, "out.yaml").data, written
+    output = Path("out.yaml").read_text()
+    return parse(output, "out.yaml").data, output
 
 
+def kind(path="out.yaml"):
+    return check_file(path).kind
+
+
+MOL_WT = {"kind": "reverse_sigmoid", "low": 60.0, "high": 120.0, "k": 0.5}
 REWARD = {
     "components": [
         {"kind": "qed", "name": "like_a_drug", "weight": 0.6},
-        {
-            "kind": "mol_wt",
-            "name": "MolecularWeight",
-            "transform": {"kind": "reverse_sigmoid", "low": 60.0, "high": 120.0, "k": 0.5},
-        },
+        {"kind": "mol_wt", "name": "MolecularWeight", "transform": MOL_WT},
     ],
     "aggregate": "geometric_mean",
 }
@@ -136,156 +148,140 @@ POSTTRAIN = {
 }
 
 
-def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(here):
+def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(folder):
     config, text = converted(STAGED)
     assert config == POSTTRAIN
-    assert check_file("out.yaml").kind == "posttrain"
-    assert (
-        "# Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml" in text
-    )
+    assert kind() == "posttrain"
+    first = "# Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml"
+    assert text.startswith(first)
     assert "#   in.toml:5: tb_logdir: TensorBoard's log" in text
     needless = ["tb_logdir", "parameters.summary_csv_prefix", "stage.0.chkpt_file"]
     assert re.findall(r"^#   in\.toml:\d+: ([\w.]+): ", text, re.MULTILINE) == needless
     assert "LEFT OUT" not in text
     assert "Differs from REINVENT4" not in text
-    assert posttrain("out.yaml", here / "run").exists()
+    assert posttrain("out.yaml", folder / "run").exists()
 
 
-def test_a_run_of_two_stages_is_one_run(here):
+def test_a_run_of_two_stages_is_one_run(folder):
     config, text = converted(STAGED + SECOND)
     stages = [{"until": {"samples": 32}}, {"until": {"samples": 48}}]
     assert config == POSTTRAIN | {"budget": 80, "max_samples": 80, "stages": stages}
-    assert check_file("out.yaml").kind == "posttrain"
-    assert "the next stage begins after max_steps too" in text
-    assert "&" not in text  # everything is written out
-    assert posttrain("out.yaml", here / "run").exists()
-    ends = Manifest.load(here / "run").results["stages"]
-    assert [(one["ended_by"], one["samples"]) for one in ends][:1] == [("samples", 32)]
+    assert kind() == "posttrain"
+    assert "max_steps ends a stage and the next one starts" in text
+    assert "&" not in text  # no YAML anchors
+    assert posttrain("out.yaml", folder / "run").exists()
+    first = Manifest.load(folder / "run").results["stages"][0]
+    assert (first["ended_by"], first["samples"]) == ("samples", 32)
 
 
-def test_a_stage_that_ends_by_its_mean_score(here):
+def test_a_stage_that_ends_at_its_mean_score(folder):
     scored = "max_steps = 9\nmax_score = 0.6\nmin_steps = 1"
     config, _ = converted(STAGED.replace("max_steps = 2", scored) + SECOND)
-    ends = {"mean_reward": 0.6, "min_steps": 3}
-    assert [one["until"] for one in config["stages"]] == [ends | {"samples": 144}, {"samples": 48}]
-    assert check_file("out.yaml").kind == "posttrain"
+    end = {"mean_reward": 0.6, "min_steps": 3}
+    ends = [stage["until"] for stage in config["stages"]]
+    assert ends == [end | {"samples": 144}, {"samples": 48}]
+    assert kind() == "posttrain"
     config, _ = converted(STAGED.replace("max_steps = 2", scored))
-    assert config == POSTTRAIN | {
-        "budget": 144, "max_samples": 144, "callbacks": {"terminate": ends}
-    }  # fmt: skip
+    limits = {"budget": 144, "max_samples": 144}
+    assert config == POSTTRAIN | limits | {"callbacks": {"terminate": end}}
     without = scored + "\ntermination = 'Null'"
     assert "callbacks" not in converted(STAGED.replace("max_steps = 2", without))[0]
     with pytest.raises(InputError, match=r"as converted: .*callbacks.terminate.mean_reward: "):
         converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
 
 
-def test_stages_of_other_scoring_and_filters(here):
-    """What the last stage has stands at the top; the others say what is other in them."""
-    other = SECOND.replace('type = "geometric_mean"', 'type = "arithmetic_mean"')
-    config, _ = converted(STAGED + other)
+def test_stages_with_different_scoring_and_filters(folder):
+    """The top level has the settings of the last stage, the other stages what differs."""
+    arithmetic = SECOND.replace('type = "geometric_mean"', 'type = "arithmetic_mean"')
+    config, _ = converted(STAGED + arithmetic)
     assert config["reward"] == REWARD | {"aggregate": "arithmetic_mean"}
     assert config["stages"][0]["reward"] == REWARD
     assert "reward" not in config["stages"][1]
     table = STAGED[STAGED.index("[diversity_filter]") :].partition("\n\n")[0]
-    own = table.replace("[diversity_filter]", "[stage.diversity_filter]")
-    config, _ = converted(STAGED.replace(table, "") + SECOND + "\n" + own)
+    of_stage = table.replace("[diversity_filter]", "[stage.diversity_filter]")
+    config, _ = converted(STAGED.replace(table, "") + SECOND + "\n" + of_stage)
     assert config["diversity_filter"] == POSTTRAIN["diversity_filter"]
     assert config["stages"][0]["diversity_filter"] is None
-    assert check_file("out.yaml").kind == "posttrain"
+    assert kind() == "posttrain"
 
 
-def test_inception_is_a_memory(here):
+def test_inception_is_a_memory(folder):
     inception = "[inception]\nmemory_size = 40\nsample_size = 5\ndeduplicate = true\n[learning"
     config, text = converted(STAGED.replace("[learning", inception, 1))
     memory = {"capacity": 40, "rows": 5, "draw": "uniform", "selective": False}
     assert config == POSTTRAIN | {"memory": memory}
-    assert ": inception: what is drawn is paid what the filter gives for it tod" in text
-    assert posttrain("out.yaml", here / "run").exists()
+    assert ": inception: replayed molecules get the reward of the filter now" in text
+    assert posttrain("out.yaml", folder / "run").exists()
     _, text = converted(STAGED.replace("[learning", inception, 1) + SECOND)
-    assert "inception: a stage begins with an empty memory where scoring or filter do" in text
-    Path("best.smi").write_text("CCO\n")
-    seeded = inception.replace("[learning", "smiles_file = 'best.smi'\n[learning")
+    assert "inception: the memory is emptied when scoring or filter change" in text
+    seeded = inception.replace("[learning", "smiles_file = 'a.smi'\n[learning")
     config, text = converted(STAGED.replace("[learning", seeded, 1))
-    assert config["memory"] == memory | {"seed": {"path": "best.smi"}}
-    assert "smiles_file: a call of the budget is spent on each" in text
+    assert config["memory"] == memory | {"seed": {"path": "a.smi"}}
+    assert "smiles_file: each molecule costs a call of the budget" in text
     with pytest.raises(InputError, match=r"memory\.rows: 50 rows a step, but a capacity of 40"):
         converted(STAGED.replace("[learning", inception.replace("= 5", "= 50"), 1))
 
 
-def test_sampling_scoring_and_transfer_learning(here):
+def test_sampling_and_scoring(folder):
     config, _ = converted(SAMPLING + "tb_logdir = 'tb'\n")
     assert config == {"policy": "my.prior", "n": 12}
-    assert len(read_table(sample("out.yaml", here / "samples"))) == 12
+    assert len(pd.read_parquet(sample("out.yaml", folder / "samples"))) == 12
     config, text = converted(SCORES.replace("[scoring]", "[scoring]\nparallel = false"))
     assert config == {"file": "a.csv", "format": "csv", "column": "SMI", "reward": REWARD}
     assert "#   chemkl score a.csv --config out.yaml --out scores.csv" in text
-    assert check_file("out.yaml").kind == "score"
+    assert kind() == "score"
+
+
+def test_transfer_learning_is_a_pipeline_of_prepare_and_pretrain(folder):
     config, text = converted(TRANSFER)
     prepare, pretrain = (entry["config"] for entry in config["stages"])
     assert prepare["source"] == {"kind": "file", "path": "a.smi"}
     assert prepare["split"] == {"kind": "given"}
     assert pretrain == {
-        "corpus": "${prepare}",
-        "valid_split": None,
-        "init": "my.prior",
-        "learning_rate": 1e-4,
-        "randomise": True,
-        "epochs": 4,
-        "batch_size": 8,
-        "samples_per_epoch": 100,
+        "corpus": "${prepare}", "valid_split": None, "init": "my.prior", "learning_rate": 1e-4,
+        "randomise": True, "epochs": 4, "batch_size": 8, "samples_per_epoch": 100,
         "gradient_clip": 1.0,
-    }
-    assert "LEFT OUT" not in text
-    Path("a.smi").write_text("CCO\nCCN\nCCC\nC1CC1\nCO\n")
-    done = run_pipeline("out.yaml")
-    assert done
-    assert check_file("out.yaml").kind == "pipeline"
-    Path("b.smi").write_text("OCC\nNCC\n")
-    config, text = converted(TRANSFER + 'validation_smiles_file = "b.smi"')
-    prepare, of_valid, tuned = config["stages"]
-    assert of_valid["config"] == prepare["config"] | {"source": {"kind": "file", "path": "b.smi"}}
-    assert tuned["config"] == pretrain | {
-        "valid_split": "train", "valid_corpus": "${prepare-validation}",
     }  # fmt: skip
     assert "LEFT OUT" not in text
-    assert check_file("out.yaml").kind == "pipeline"
+    Path("a.smi").write_text("CCO\nCCN\nCCC\nC1CC1\nCO\n")
+    assert run_pipeline("out.yaml")
+    assert kind() == "pipeline"
+    Path("b.smi").write_text("OCC\nNCC\n")
+    config, text = converted(TRANSFER + 'validation_smiles_file = "b.smi"')
+    prepare, valid, tuning = config["stages"]
+    assert valid["config"] == prepare["config"] | {"source": {"kind": "file", "path": "b.smi"}}
+    of_valid = {"valid_split": "train", "valid_corpus": "${prepare-validation}"}
+    assert tuning["config"] == pretrain | of_valid
+    assert "LEFT OUT" not in text
+    assert kind() == "pipeline"
 
 
-def read_table(path):
-    import pandas as pd
-
-    return pd.read_parquet(path)
-
-
-def test_toml_json_and_yaml_are_the_same(here):
-    from tomllib import loads
-
-    data = loads(STAGED)
+def test_toml_json_and_yaml_are_the_same(folder):
+    data = tomllib.loads(STAGED)
     config, _ = converted(STAGED)
     assert converted(json.dumps(data, indent=1), "in.json")[0] == config
     assert converted(dump(data), "in.yaml")[0] == config
     assert converted(dump(data), "in.yml")[0] == config
-    with pytest.raises(InputError, match=r"in.json:\d+: parameters.batch: no key that is known"):
+    with pytest.raises(InputError, match=r"in.json:\d+: parameters.batch: unknown key"):
         converted(json.dumps(data, indent=1).replace('"batch_size"', '"batch"'), "in.json")
 
 
-def test_paths_are_found_from_where_the_new_file_lies(here):
+def test_paths_are_found_from_the_folder_of_the_new_file(folder):
     Path("deeper").mkdir()
     Path("in.toml").write_text(SAMPLING)
     convert("in.toml", "deeper/out.yaml")
-    written = parse(Path("deeper/out.yaml").read_text(), "out").data
-    assert written["policy"] == str(here / "my.prior")
-    assert check_file("deeper/out.yaml").kind == "sample"
+    config = parse(Path("deeper/out.yaml").read_text(), "out").data
+    assert config["policy"] == str(folder / "my.prior")
+    assert kind("deeper/out.yaml") == "sample"
 
 
-def test_what_is_not_here_yet_is_told_and_written_all_the_same(here, chemkl, capsys):
+def test_missing_inputs_are_reported_and_the_config_is_written(folder, chemkl, capsys):
     validated = TRANSFER.replace("my.prior", "no.prior") + "validation_smiles_file = 'a.smi'"
     Path("in.toml").write_text(validated)
     assert chemkl("convert", "in.toml", "tl.yaml") == 0
-    told = capsys.readouterr().err.splitlines()
-    assert "chemkl check tl.yaml says:" in told[0]
-    assert len(told) == 2
-    assert "init: no such file or folder: " in told[1]
+    first, second = capsys.readouterr().err.splitlines()
+    assert "chemkl check tl.yaml says:" in first
+    assert "init: no such file or folder: " in second
     Path("in.toml").write_text(SAMPLING.replace("my.prior", "elsewhere/a.prior"))
     assert chemkl("convert", "in.toml", "out.yaml") == 0
     assert "policy: no such file or folder" in capsys.readouterr().err
@@ -293,77 +289,82 @@ def test_what_is_not_here_yet_is_told_and_written_all_the_same(here, chemkl, cap
 
 
 GAPS = [
-    ("batch_size = 16", "batchsize = 16", "parameters.batchsize: no key that is known here"),
-    ("seed = 5", "seeds = 5", "in.toml:4: seeds: no key that is known here"),
+    ("batch_size = 16", "batchsize = 16", "parameters.batchsize: unknown key"),
+    ("seed = 5", "seeds = 5", "in.toml:4: seeds: unknown key"),
     ("max_steps = 2", "max_steps = 2\ntermination = 'plateau'", "termination: 'plateau': a stage"),
-    ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has dap alone"),
-    ('"IdenticalMurcko', '"Other', "diversity_filter: there is no filter 'OtherScaffold' here"),
-    ("minscore = 0.3", "penalty_function = 'Cosh'", "penalty_function: there is no penalty 'cosh'"),
+    ('"dap"', '"mauli"', "learning_strategy.type: 'mauli': REINVENT4 has only dap"),
+    ('"IdenticalMurcko', '"Other', "diversity_filter: no filter 'OtherScaffold' in chemkl"),
+    ("minscore = 0.3", "penalty_function = 'Cosh'", "penalty_function: no penalty 'cosh'"),
     ("minscore = 0.3", "intrinsic_reward = 'RND'\nlearning_rate = 1e-4\ndebug = true",
      "diversity_filter.intrinsic_reward: 'RND': the bonus for novelty is the shaper rnd"),
-    ("minscore = 0.3", "nbmax = 3", "diversity_filter.nbmax: no key that is known here"),
+    ("minscore = 0.3", "nbmax = 3", "diversity_filter.nbmax: unknown key"),
     ("batch_size", "use_checkpoint = true\nbatch_size", "use_checkpoint: True: the filter of an"),
     ("batch_size", "temperature = 1.3\nbatch_size", "temperature: 1.3: samples are drawn at"),
     ("batch_size", "smiles_file = 'a.smi'\nbatch_size", "smiles_file: 'a.smi': is for gen"),
-    ("[learning", "[inception]\nmemory = 9\n[learning", "inception.memory: no key that is known"),
+    ("[learning", "[inception]\nmemory = 9\n[learning", "inception.memory: unknown key"),
     ("[learning", "[intrinsic_penalty]\ntype = 'a'\n[learning", "intrinsic_penalty: "),
-    ("[learning", "[responder]\nendpoint = 'a'\n[learning", "responder: {'endpoint': 'a'}: a"),
-    ('"cpu"', '"tpu"', "device: no device 'tpu' is known here"),
+    ("[learning", "[responder]\nendpoint = 'a'\n[learning", "responder: {'endpoint': 'a'}: the"),
+    ('"cpu"', '"tpu"', "device: unknown device 'tpu'"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("old", "new", "says"), GAPS)
-def test_what_has_no_counterpart_is_refused_or_listed(here, chemkl, capsys, old, new, says):
+@pytest.mark.parametrize(("old", "new", "note"), GAPS)
+def test_settings_without_a_counterpart_are_refused_or_listed(
+    folder, chemkl, capsys, old, new, note
+):
     Path("in.toml").write_text(STAGED.replace(old, new, 1))
     assert chemkl("convert", "in.toml", "out.yaml") == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert says in lines[0]
-    assert lines[0].startswith("in.toml:")
-    assert lines[1:] == ["in.toml: 1 settings without a counterpart in chemkl: remove them, "
-                         "leave them out with --lenient"]  # fmt: skip
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("in.toml:")
+    assert note in first
+    assert second.startswith("in.toml: 1 settings without a counterpart in chemkl: ")
+    assert "--lenient" in second
     assert not Path("out.yaml").exists()
     assert chemkl("convert", "in.toml", "out.yaml", "--lenient") == 0
-    assert says in Path("out.yaml").read_text()
-    assert check_file("out.yaml").kind == "posttrain"
+    assert note in Path("out.yaml").read_text()
+    assert kind() == "posttrain"
+
+
+SAME_SMILES = {"kind": "same_smiles", "floor": 0.5, "bucket": 1, "min_score": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("table", "settings"),
+    ("table", "settings", "unused"),
     [
-        ('type = "IdenticalTopologicalScaffold"', {"kind": "generic"}),
-        ('type = "Identical_Murcko_Scaffold"\nminsimilarity = 0.2', {"kind": "murcko"}),
+        ('type = "IdenticalTopologicalScaffold"', {"kind": "generic"}, []),
+        ('type = "Identical_Murcko_Scaffold"\nminsimilarity = 0.2\npenalty_multiplier = 0.2',
+         {"kind": "murcko"}, [20, 21]),
         ('type = "IdenticalMurckoScaffold"\nbucket_size = 3\npenalty_function = "Tanh"',
-         {"kind": "murcko", "penalty": "tanh", "bucket": 3}),
-        ('type = "ScaffoldSimilarity"', {"kind": "scaffold_similarity", "distance": 0.75}),
+         {"kind": "murcko", "penalty": "tanh", "bucket": 3}, []),
+        ('type = "ScaffoldSimilarity"', {"kind": "scaffold_similarity", "distance": 0.75}, []),
         ('type = "ScaffoldSimilarity"\nminsimilarity = 0.8',
-         {"kind": "scaffold_similarity", "distance": pytest.approx(1 - 0.8 / 1.2, abs=1e-6)}),
-        ('type = "PenalizeSameSmiles"\nbucket_size = 9',
-         {"kind": "same_smiles", "floor": 0.5, "bucket": 1, "min_score": 0.0}),
-        ('type = "PenalizeSameSmiles"\npenalty_multiplier = 0.2',
-         {"kind": "same_smiles", "floor": 0.2, "bucket": 1, "min_score": 0.0}),
+         {"kind": "scaffold_similarity", "distance": pytest.approx(1 - 0.8 / 1.2, abs=1e-6)}, []),
+        ('type = "PenalizeSameSmiles"\nbucket_size = 9\nminscore = 0.1', SAME_SMILES, [20, 21]),
+        ('type = "PenalizeSameSmiles"\npenalty_multiplier = 0.2', SAME_SMILES | {"floor": 0.2}, []),
     ],
 )  # fmt: skip
-def test_every_filter_has_its_counterpart(here, table, settings):
+def test_every_filter_has_a_counterpart_and_unused_keys_are_named(folder, table, settings, unused):
     before, _, after = STAGED.partition('type = "IdenticalMurckoScaffold"')
     text = before + table + after.replace("bucket_size = 10\nminscore = 0.3\n", "", 1)
-    config, written = converted(text)
-    other = {"bucket": 25, "min_score": 0.4, "repeats": False}
-    assert config["diversity_filter"] == (settings if "min_score" in settings else other | settings)
-    assert check_file("out.yaml").kind == "posttrain"
-    assert ("Dice of counts" in written) is ("Similarity" in table)
+    config, output = converted(text)
+    defaults = {"bucket": 25, "min_score": 0.4, "repeats": False}
+    expected = settings if "min_score" in settings else defaults | settings
+    assert config["diversity_filter"] == expected
+    assert kind() == "posttrain"
+    assert ("Dice of counts" in output) is ("Similarity" in table)
+    lines = re.findall(r"in\.toml:(\d+): diversity_filter.\w+: has no effect on the filter", output)
+    assert sorted(map(int, lines)) == unused
 
 
-def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
-    kept = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
-    assert converted(kept)[0] == POSTTRAIN  # one stage: nothing to purge
-    assert converted(kept + SECOND)[0]["stages"][1]["keep_filter"] is True
-    own = '[stage.diversity_filter]\ntype = "IdenticalMurckoScaffold"\nbucket_size = {}\n'
-    alone = kept.partition("[diversity_filter]")[0] + "[[stage]]\nmax_steps = 2\n"
-    alone += own.format(5) + kept.partition("max_steps = 2\n")[2] + SECOND + own.format(6)
-    with pytest.raises(
-        InputError, match="purge_memories: false: a filter of other settings begins"
-    ):
-        converted(alone)
+def test_a_filter_that_continues_and_inputs_of_other_generators(folder):
+    unpurged = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
+    assert converted(unpurged)[0] == POSTTRAIN  # a single stage has nothing to purge
+    assert converted(unpurged + SECOND)[0]["stages"][1]["keep_filter"] is True
+    table = '[stage.diversity_filter]\ntype = "IdenticalMurckoScaffold"\nbucket_size = {}\n'
+    text = unpurged.partition("[diversity_filter]")[0] + "[[stage]]\nmax_steps = 2\n"
+    text += table.format(5) + unpurged.partition("max_steps = 2\n")[2] + SECOND + table.format(6)
+    with pytest.raises(InputError, match="purge_memories: false: a filter with other settings st"):
+        converted(text)
     for change in ("sample_strategy = 'beamsearch'", "smiles_file = 'a.smi'", "temperature = 2"):
         with pytest.raises(InputError, match=change.split()[0]):
             converted(SAMPLING + change)
@@ -371,7 +372,7 @@ def test_a_filter_that_lives_on_and_inputs_of_other_generators(here):
         converted(SAMPLING + "[filter]\nsmarts = ['C']\n")
 
 
-USUAL = {  # keys of REINVENT4's schemas with the values that they have there when left out
+USUAL = {  # keys of REINVENT4's schemas with their default values
     STAGED: {
         "batch_size": ["use_checkpoint = false", "purge_memories = true", "tb_isim = false",
                        "randomize_smiles = true", "isomeric_smiles = false", "temperature = 1.0",
@@ -398,7 +399,7 @@ USUAL = {  # keys of REINVENT4's schemas with the values that they have there wh
 
 
 @pytest.mark.parametrize("text", USUAL, ids=["staged", "transfer", "sampling", "scoring"])
-def test_a_key_with_its_usual_value_changes_nothing(here, text):
+def test_a_key_with_its_usual_value_changes_nothing(folder, text):
     plain, _ = converted(text)
     for before, lines in USUAL[text].items():
         text = text.replace(before, "\n".join([*lines, before]), 1)
@@ -407,58 +408,65 @@ def test_a_key_with_its_usual_value_changes_nothing(here, text):
     assert config == plain
 
 
-def test_the_page_for_who_comes_from_there_names_every_key():
+def test_the_documentation_names_every_key():
     page = (Path(__file__).parents[2] / "configs/coming_from_reinvent4.md").read_text()
-    texts = [
-        *USUAL,
-        *(line for lines in USUAL.values() for group in lines.values() for line in group),
-    ]
-    keys = {key for text in texts for key in re.findall(r"^(\w+) =", text, re.MULTILINE)}
+    groups = [group for lines in USUAL.values() for group in lines.values()]
+    text = "\n".join([*USUAL, *(line for group in groups for line in group)])
+    keys = set(re.findall(r"^(\w+) =", text, re.MULTILINE))
     assert len(keys) > 50
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", page)] == []
 
 
-def test_an_agent_of_its_own_is_where_a_run_begins(here):
+def test_an_agent_is_where_a_run_starts(folder):
     Path("agent.chkpt").write_bytes(Path("my.prior").read_bytes())
     config, _ = converted(STAGED.replace('agent_file = "my.prior"', 'agent_file = "agent.chkpt"'))
     assert config == POSTTRAIN | {"agent": "agent.chkpt"}
-    assert check_file("out.yaml").kind == "posttrain"
+    assert kind() == "posttrain"
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "says"),
+    ("name", "text", "why"),
     [
         ("in.toml", "run_type = [", "in.toml: not valid TOML: "),
         ("in.json", '{"run_type": ', "in.json:1: "),
         ("in.yaml", "- a\n", "in.yaml:1: expected a config of REINVENT4"),
-        ("in.toml", "", "in.toml:1: run_type: required, and not given"),
+        ("in.toml", "", "in.toml:1: run_type: required, but missing"),
         ("in.toml", "run_type = 3", "in.toml:1: run_type: should be text (got 3)"),
-        ("in.toml", "run_type = 'enumeration'", "run_type: 'enumeration' is not translated; expec"),
-        ("in.toml", "run_type = 'sampling'", "parameters: required, and not given"),
+        (
+            "in.toml",
+            "run_type = 'enumeration'",
+            "run_type: 'enumeration' cannot be translated; ",
+        ),
+        ("in.toml", "run_type = 'sampling'", "parameters: required, but missing"),
         ("in.toml", SAMPLING.replace("12", "0"), "in.toml, as converted: n: "),
         ("in.toml", SAMPLING.replace("12", "'x'"), "parameters.num_smiles: should be a number"),
-        ("in.toml", STAGED.partition("[[stage]]")[0], "stage: required, one [[stage]] or more"),
+        ("in.toml", STAGED.partition("[[stage]]")[0], "stage: required: one [[stage]] or more"),
         ("in.toml", STAGED.replace("[[stage]]", "[stage]"), "stage: should be a list (got "),
         ("in.toml", STAGED.replace("sigma = 64", "sigma = -1"), "as converted: target.sigma: "),
         ("in.json", '{"a": 1, "a": 2}', "in.json:1: the key a is given twice, first in line 1"),
+        (
+            "in.yaml",
+            "{policy: moses, n: 12}",
+            "in.yaml: already a config of chemkl (sample); use",
+        ),
+        ("in.yaml", "{components: []}", "in.yaml: already a config of chemkl (reward); use"),
     ],
 )
-def test_damaged_files_and_impossible_values(here, name, text, says):
+def test_damaged_files_and_impossible_values(folder, name, text, why):
     with pytest.raises(InputError) as caught:
         converted(text, name, lenient=True)
-    assert says in str(caught.value)
+    assert why in str(caught.value)
     assert str(caught.value).count("run_type: ") <= 1
     assert not Path("out.yaml").exists()
 
 
-def test_where_such_a_file_is_given_the_command_that_converts_it_is_named(here, chemkl, capsys):
+def test_other_commands_name_the_command_that_converts(folder, chemkl, capsys):
     Path("in.toml").write_text(STAGED)
     Path("in.yaml").write_text("run_type: sampling\nparameters: {model_file: my.prior}\n")
     for command in ("check", "run", "posttrain", "sample"):
-        assert chemkl(command, "in.toml") == 2
-        assert "chemkl convert in.toml in.yaml" in capsys.readouterr().err
-        assert chemkl(command, "in.yaml") == 2
-        assert "chemkl convert in.yaml in-chemkl.yaml" in capsys.readouterr().err
+        for name, target in (("in.toml", "in.yaml"), ("in.yaml", "in-chemkl.yaml")):
+            assert chemkl(command, name) == 2
+            assert f"chemkl convert {name} {target}" in capsys.readouterr().err
 
 
 def test_lines_of_toml():
@@ -466,5 +474,5 @@ def test_lines_of_toml():
         'a = 1\n[b.c]\nd.e = [\n  "x = 1",\n]\n[[f]]\n[f.g]\n[[f.h]]\ni=1\n[[f]]\n[[f.h]]\nj = 2\n'
     )
     lines = toml_lines(text)
-    wanted = {"a": 1, "b.c": 2, "b.c.d.e": 3, "f": 6, "f.0.g": 7, "f.0.h.0.i": 9, "f.1.h.0.j": 12}
-    assert {key: lines[tuple(key.split("."))] for key in wanted} == wanted
+    keys = {"a": 1, "b.c": 2, "b.c.d.e": 3, "f": 6, "f.0.g": 7, "f.0.h.0.i": 9, "f.1.h.0.j": 12}
+    assert {key: lines[tuple(key.split("."))] for key in keys} == keys

@@ -1,6 +1,6 @@
-"""REINVENT4's scoring, translated: the same score to 1e-6 as by its published formulas.
+"""Translated scoring of REINVENT4 gives the scores of its formulas to 1e-6.
 
-The formulas are written down here once more, from reinvent/scoring in its version 4.8.
+The formulas are written here again, from reinvent/scoring of version 4.8.
 """
 
 import math
@@ -63,8 +63,8 @@ def similarity(radius, features, counts):
 
 
 def hybrids(kind):
-    wanted = getattr(Chem.HybridizationType, kind)
-    return lambda mol: sum(atom.GetHybridization() == wanted for atom in mol.GetAtoms())
+    expected = getattr(Chem.HybridizationType, kind)
+    return lambda mol: sum(atom.GetHybridization() == expected for atom in mol.GetAtoms())
 
 
 RAW = {
@@ -89,32 +89,28 @@ RAW = {
     "SAScore": lambda mol: sascorer()(mol),
     "TPSA": Descriptors.TPSA,
 }
-"""Components without parameters, by REINVENT4's names, and what they are there."""
+"""Values of components without parameters, by their names in REINVENT4."""
 
 TRANSFORMS = {
     "type = 'sigmoid', low = {a}, high = {b}, k = 0.4": lambda x, a, b: rising(x, a, b, 0.4),
     "type = 'sigmoid', low = {b}, high = {a}, k = 0.4": lambda x, a, b: rising(x, b, a, 0.4),
-    "type = 'reverse_sigmoid', low = {a}, high = {b}, k = 0.25": (
-        lambda x, a, b: 1 - rising(x, a, b, 0.25)
-    ),
-    "type = 'Reverse-Sigmoid', low = {b}, high = {a}, k = 0.25": (
-        lambda x, a, b: 1 - rising(x, b, a, 0.25)
-    ),
-    "type = 'double_sigmoid', low = {a}, high = {b}": (
-        lambda x, a, b: window(x, a, b, 100, 150, 150)
-    ),
-    "type = 'double_sigmoid', low = {a}, high = {b}, coef_div = 7, coef_si = 2, coef_se = 3": (
-        lambda x, a, b: window(x, a, b, 7, 2, 3)
-    ),
+    "type = 'reverse_sigmoid', low = {a}, high = {b}, k = 0.25":
+        lambda x, a, b: 1 - rising(x, a, b, 0.25),
+    "type = 'Reverse-Sigmoid', low = {b}, high = {a}, k = 0.25":
+        lambda x, a, b: 1 - rising(x, b, a, 0.25),
+    "type = 'double_sigmoid', low = {a}, high = {b}":
+        lambda x, a, b: window(x, a, b, 100, 150, 150),
+    "type = 'double_sigmoid', low = {a}, high = {b}, coef_div = 7, coef_si = 2, coef_se = 3":
+        lambda x, a, b: window(x, a, b, 7, 2, 3),
     "type = 'step', low = {a}, high = {b}": lambda x, a, b: float(a <= x <= b),
     "type = 'right_step', high = {b}": lambda x, _, b: float(x >= b),
     "type = 'leftstep', low = {a}, high = 7": lambda x, a, _: float(x <= a),
     "type = 'exponential_decay', k = 0.7": lambda x, *_: 1 if x < 0 else exp(-0.7 * x),
-}
+}  # fmt: skip
 
 
 def translated(tmp_path, text):
-    """The reward of a scoring section, and the notes on it."""
+    """Translate a scoring section; return the reward and the notes."""
     path = tmp_path / "run.toml"
     path.write_text("[scoring]\n" + text)
     notes = Notes()
@@ -147,88 +143,63 @@ def test_each_component_with_each_transform(tmp_path, name):
     assert (notes.problems, notes.gaps) == ([], [])
     frame = RewardModel.from_config(reward).score(MOLECULES)
     for n, formula in enumerate(TRANSFORMS.values()):
-        wanted = [formula(value, low, high) for value in values]
+        expected = [formula(value, low, high) for value in values]
         assert frame[f"raw_t{n}"].tolist() == pytest.approx(values, abs=1e-6)
-        assert frame[f"score_t{n}"].tolist() == pytest.approx(wanted, abs=1e-6)
+        assert frame[f"score_t{n}"].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("mean", "formula"),
-    [
-        ("geometric_mean", geometric),
-        ("custom_product", geometric),
-        ("arithmetic_mean", arithmetic),
-        ("custom_sum", arithmetic),
-    ],
-)
+    [("geometric_mean", geometric), ("custom_product", geometric),
+     ("arithmetic_mean", arithmetic), ("custom_sum", arithmetic)],
+)  # fmt: skip
 def test_a_whole_reward(tmp_path, mean, formula):
     text = f"type = '{mean}'\nparallel = 2\n"
     text += block("custom_alerts", "params.smarts = ['[#7;!n][#7;!n]', 'C#C', 'Br']")
     text += block("QED", "name = 'Drug likeness'\nweight = 0.3")
     text += block("MatchingSubstructure", "params = { smarts = 'c1ccccc1', use_chirality = false }")
-    text += block(
-        "GroupCount",
-        "params.smarts = 'C(=O)N'\ntransform = "
-        "{ type = 'value_mapping', "
-        "mapping = { 0 = 0.2, 1 = 0.9, '2' = 1, '3.0' = 0.5, 4 = 0.4, 5 = 0.3, 6 = 0.1 } }",
-    )
+    mapping = "{ 0 = 0.2, 1 = 0.9, '2' = 1, '3.0' = 0.5, 4 = 0.4, 5 = 0.3, 6 = 0.1 }"
+    transform = f"transform = {{ type = 'value_mapping', mapping = {mapping} }}"
+    text += block("GroupCount", f"params.smarts = 'C(=O)N'\n{transform}")
+    params = f"params = {{ smiles = ['{CELECOXIB}'], radius"
     text += block(
         "TanimotoSimilarity",
-        f"weight = 0.5\nparams = {{ smiles = ['{CELECOXIB}'], radius = 3, use_counts = true, "
-        "use_features = true }",
-        f"weight = 2\nparams = {{ smiles = ['{CELECOXIB}'], radius = 2, use_counts = false, "
-        "use_features = false }",
+        f"weight = 0.5\n{params} = 3, use_counts = true, use_features = true }}",
+        f"weight = 2\n{params} = 2, use_counts = false, use_features = false }}",
     )
-    text += block(
-        "RDKitDescriptors",
-        "params.descriptor = 'maxestateindex'\n"
-        "transform = { type = 'sigmoid', low = 2, high = 14, k = 0.2 }",
-    )
+    transform = "transform = { type = 'sigmoid', low = 2, high = 14, k = 0.2 }"
+    text += block("RDKitDescriptors", f"params.descriptor = 'maxestateindex'\n{transform}")
     reward, notes = translated(tmp_path, text)
     assert (notes.problems, notes.gaps) == ([], [])
     del reward["workers"]
     features, bits = similarity(3, True, True), similarity(2, False, False)
     alerts = [Chem.MolFromSmarts(smarts) for smarts in ("[#7;!n][#7;!n]", "C#C", "Br")]
     amide, benzene = Chem.MolFromSmarts("C(=O)N"), Chem.MolFromSmarts("c1ccccc1")
-    wanted = []
+    values = {0: 0.2, 1: 0.9, 2: 1, 3: 0.5, 4: 0.4, 5: 0.3, 6: 0.1}
+    expected = []
     for mol in MOLS:
-        parts = [
-            QED.qed(mol),
-            {0: 0.2, 1: 0.9, 2: 1, 3: 0.5, 4: 0.4, 5: 0.3, 6: 0.1}[
-                len(mol.GetSubstructMatches(amide))
-            ],
-            features(mol),
-            bits(mol),
-            rising(Descriptors.MaxEStateIndex(mol), 2, 14, 0.2),
-        ]
+        amides = values[len(mol.GetSubstructMatches(amide))]
+        descriptor = rising(Descriptors.MaxEStateIndex(mol), 2, 14, 0.2)
+        parts = [QED.qed(mol), amides, features(mol), bits(mol), descriptor]
         penalty = (1 + mol.HasSubstructMatch(benzene)) / 2
         passes = not any(mol.HasSubstructMatch(alert) for alert in alerts)
-        wanted.append(passes * penalty * formula(parts, [0.3, 1, 0.5, 2, 1]))
-    assert 0 < sum(score > 0 for score in wanted) < len(wanted)
-    assert scores(reward) == pytest.approx(wanted, abs=1e-6)
+        expected.append(passes * penalty * formula(parts, [0.3, 1, 0.5, 2, 1]))
+    assert 0 < sum(score > 0 for score in expected) < len(expected)
+    assert scores(reward) == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_penalty_with_a_transform(tmp_path):
-    text = (
-        "type = 'arithmetic_mean'\n"
-        + block("QED", "weight = 1")
-        + block(
-            "MatchingSubstructure",
-            "params = { smarts = ['Br', 'Cl'], use_chirality = true }\n"
-            "transform = { type = 'sigmoid', low = 0.5, high = 1, k = 0.5 }",
-        )
-    )
-    reward, _ = translated(tmp_path, text)
+    params = "params = { smarts = ['Br', 'Cl'], use_chirality = true }"
+    transform = "transform = { type = 'sigmoid', low = 0.5, high = 1, k = 0.5 }"
+    text = "type = 'arithmetic_mean'\n" + block("QED", "weight = 1")
+    reward, _ = translated(tmp_path, text + block("MatchingSubstructure", f"{params}\n{transform}"))
     halogens = [Chem.MolFromSmarts("Br"), Chem.MolFromSmarts("Cl")]
-    wanted = [
-        QED.qed(mol)
-        * rising(1.0 if any(map(mol.HasSubstructMatch, halogens)) else 0.5, 0.5, 1, 0.5)
-        for mol in MOLS
-    ]
-    assert scores(reward) == pytest.approx(wanted, abs=1e-6)
+    raw = [1.0 if any(map(mol.HasSubstructMatch, halogens)) else 0.5 for mol in MOLS]
+    expected = [QED.qed(mol) * rising(x, 0.5, 1, 0.5) for mol, x in zip(MOLS, raw, strict=True)]
+    assert scores(reward) == pytest.approx(expected, abs=1e-6)
 
 
-def test_components_with_parameters_alone(tmp_path):
+def test_components_with_parameters(tmp_path):
     text = "type = 'geometric_mean'\n"
     decay = "transform = { type = 'exponential_decay', k = 1 }"
     text += block("pmi", "params.property = 'npr1'", "params.property = 'npr2'")
@@ -243,7 +214,7 @@ def test_components_with_parameters_alone(tmp_path):
     assert (npr1, npr2) == ({"kind": "npr1", "name": "pmi"}, {"kind": "npr2", "name": "pmi_2"})
     assert volume["parameters"] == {"grid_spacing": 0.3, "box_margin": 2.0}
     assert process["parameters"] == {"command": ["a.py", "-n", "b c"], "property": "p"}
-    # parameters of the component hold for its endpoints, whose own come first
+    # the parameters of an endpoint override those of its component
     text = "type = 'geometric_mean'\n[[scoring.component]]\n[scoring.component.GroupCount]\n"
     text += "params.smarts = 'C'\n" + f"[[scoring.component.GroupCount.endpoint]]\n{decay}\n"
     text += f"[[scoring.component.GroupCount.endpoint]]\nparams.smarts = 'N'\n{decay}\n"
@@ -251,65 +222,62 @@ def test_components_with_parameters_alone(tmp_path):
     assert [p["parameters"]["smarts"] for p in reward["components"]] == [["C"], ["N"]]
 
 
+TANIMOTO = "params = { smiles = ['C', 'N'], radius = 2, use_counts = true, use_features = false}"
+MMP = "transform = { type = 'value_mapping', mapping = { MMP = 1 } }"
+STEP = block("SlogP", "transform = { type = 'step', low = 1, high = 3 }")
+
+
 @pytest.mark.parametrize(
-    ("text", "kind", "says"),
+    ("text", "kind", "note"),
     [
-        (block("DockStream", "weight = 1"), "gaps", ":4: scoring.component.1.DockStream"),
-        (block("QEDD", "weight = 1"), "gaps", "'QEDD' has no counterpart"),
-        (block("MolecularWeight", "weight = 1"), "gaps", "transform: its values are no"),
-        (block("TPSA", "params.includeSandP = true"), "gaps", "here is that of N and O"),
-        (block("Qed", "wieght = 2"), "gaps", "here; did you mean 'weight'?"),
-        (block("Qed", "transform = { type = 'bell' }"), "gaps", "no transform 'bell' here"),
-        (block("Qed", "weight = 'x'"), "problems", "0.weight: should be a number (got 'x')"),
-        (block("Qed", "weight = true"), "problems", "should be a number (got True)"),
-        (block("Qed", "transform = { type = 'sigmoid' }"), "problems", "transform.low: required"),
-        (
-            block("Qed", "transform = { type = 'double_sigmoid', low = 2, high = 1 }"),
-            "problems",
-            "low = 2 must be below high = 1",
-        ),
-        (
-            block("Qed", "transform = { type = 'value_mapping', mapping = { MMP = 1 } }"),
-            "gaps",
-            "only numbers are mapped here (got MMP)",
-        ),
-        (block("TanimotoSimilarity", "params.radius = 2"), "problems", "params.smiles: required"),
-        (block("custom_alerts", "params.smarts = 1"), "problems", "smarts: should be a list"),
-        (block("Qed", "weight = 0"), "differences", "weight 0: has no part in the reward"),
-        (
-            block("TanimotoSimilarity", "params = { smiles = ['C', 'N'], radius = 2, use_counts = "
-                  "true, use_features = false}"),
-            "differences",
-            "the nearest of the references counts",
-        ),
-        ("use_pumas = true\n", "gaps", "scoring.use_pumas: True: the transforms of PUMAS"),
-        ("parallell = 2\n", "gaps", "scoring.parallell: no key that is known here"),
-        ("filename = 'none.toml'\n", "problems", "no such file: "),
+        (block("DockStream", "weight = 1") + STEP, "gaps", ":4: scoring.component.0.DockStream"),
+        (STEP + block("QEDD", "weight = 1"), "gaps", "'QEDD' has no counterpart"),
+        (STEP + block("MolecularWeight", "weight = 1"), "gaps", "transform: its values are not"),
+        (STEP + block("TPSA", "params.includeSandP = true"), "gaps", "surface is that of N and O"),
+        (STEP + block("Qed", "wieght = 2"), "gaps", "unknown key; did you mean 'weight'?"),
+        (STEP + block("Qed", "transform = { type = 'bell' }"), "gaps", "no transform 'bell' in"),
+        (STEP + block("Qed", "weight = 'x'"), "problems", "weight: should be a number (got 'x')"),
+        (STEP + block("Qed", "weight = true"), "problems", "should be a number (got True)"),
+        (STEP + block("Qed", "transform = { type = 'sigmoid' }"), "problems",
+         "transform.low: required"),
+        (STEP + block("Qed", "transform = { type = 'double_sigmoid', low = 2, high = 1 }"),
+         "problems", "low = 2 must be below high = 1"),
+        (STEP + block("Qed", MMP), "gaps", "only numbers can be mapped (got MMP)"),
+        (STEP + block("TanimotoSimilarity", "params.radius = 2"), "problems", "smiles: required"),
+        (STEP + block("custom_alerts", "params.smarts = 1"), "problems", "should be a list"),
+        (STEP + block("Qed", "weight = 0"), "differences", "weight 0: left out"),
+        (STEP + block("TanimotoSimilarity", TANIMOTO), "differences", "the nearest reference"),
+        ("use_pumas = true\n" + STEP, "gaps", "scoring.use_pumas: True: there are no transforms"),
+        ("parallell = 2\n" + STEP, "gaps", "scoring.parallell: unknown key"),
+        ("filename = 'none.toml'\n" + STEP, "problems", "no such file: "),
     ],
 )  # fmt: skip
-def test_what_has_no_counterpart_is_told_with_its_line(tmp_path, text, kind, says):
-    first = "" if text.startswith("[[") else text
-    rest = "" if first else text
-    whole = "type = 'geometric_mean'\n" + first + block("SlogP", "transform = { type = "
-            "'step', low = 1, high = 3 }") + rest  # fmt: skip
-    if says.startswith(":4:"):
-        whole, says = "type = 'geometric_mean'\n" + text, says.replace("component.1", "component.0")
-    _, notes = translated(tmp_path, whole)
-    found = getattr(notes, kind)
-    assert any(says in line for line in found), found
-    assert all(f"{tmp_path / 'run.toml'}:" in line for line in found)
+def test_settings_without_a_counterpart_are_listed_with_their_lines(tmp_path, text, kind, note):
+    _, notes = translated(tmp_path, "type = 'geometric_mean'\n" + text)
+    lines = getattr(notes, kind)
+    assert any(note in line for line in lines), lines
+    assert all(f"{tmp_path / 'run.toml'}:" in line for line in lines)
 
 
-def test_an_unknown_mean_and_a_reward_without_a_scorer(tmp_path):
-    _, notes = translated(tmp_path, "type = 'median'\n" + block("Qed", "weight = 1"))
-    assert "scoring.type: there is no aggregation 'median' of scores here" in notes.gaps[0]
-    _, notes = translated(tmp_path, "type = 'arithmetic_mean'\n" + block("QEDD", "weight = 1"))
-    assert "no component is left that makes a score" in notes.problems[0]
-    _, notes = translated(tmp_path, "type = 'arithmetic_mean'\n")
-    assert "scoring.component: required, and not given" in notes.problems[0]
+@pytest.mark.parametrize(
+    ("mean", "text", "kind", "note"),
+    [
+        ("median", STEP, "gaps", "scoring.type: no aggregation 'median' of scores in chemkl"),
+        (
+            "arithmetic_mean",
+            block("QEDD", "weight = 1"),
+            "problems",
+            "no scoring component is left",
+        ),
+        ("arithmetic_mean", "", "problems", "scoring.component: required, but missing"),
+    ],
+)
+def test_an_unknown_mean_and_a_reward_without_a_scorer(tmp_path, mean, text, kind, note):
+    _, notes = translated(tmp_path, f"type = '{mean}'\n{text}")
+    assert note in getattr(notes, kind)[0]
 
 
-def test_components_in_a_file_of_their_own(tmp_path):
+def test_components_in_a_separate_file(tmp_path):
     (tmp_path / "parts.toml").write_text(
         "[[component]]\n[component.QED]\n[[component.QED.endpoint]]\nweight = 0.5\nname = 'a b'\n"
     )
@@ -320,7 +288,7 @@ def test_components_in_a_file_of_their_own(tmp_path):
     assert not math.isnan(scores(reward)[0])
 
 
-def test_the_page_for_who_comes_from_there_names_every_component():
+def test_the_documentation_names_every_component():
     with open("configs/coming_from_reinvent4.md") as page:
         words = set(re.findall(r"`(\w+)`", page.read()))
     assert {*PLAIN, *WITH_PARAMETERS} <= {plain(word) for word in words}
