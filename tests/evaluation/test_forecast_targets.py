@@ -94,9 +94,8 @@ def test_filter_is_forecast_if_it_is_the_configs_target(config):
 
 def test_options_of_the_config_apply_to_its_kind_only(config):
     settings = config(target=SETTINGS["target"] | {"alpha": 0.5, "cap": 3.0}).target
-    target = build_target(settings, "mara", 0.1, 0.7)
-    assert isinstance(target, Mara)
-    assert (target.beta, target.tau, target.alpha, target.cap) == (0.1, 0.7, 0.5, 3.0)
+    mara = Mara(beta=0.1, tau=0.7, alpha=0.5, cap=3.0)
+    assert build_target(settings, "mara", 0.1, 0.7) == mara
     assert build_target(settings, "gibbs", 0.1, 0.7) == Gibbs(beta=0.1)
 
 
@@ -191,7 +190,7 @@ def test_mara_rows_that_do_not_depend_on_sigma_are_explained(config):
     assert not explained(even)[0]
 
 
-def test_crossovers_are_among_the_sentences(config):
+def test_crossovers_and_large_bonuses_are_reported(config, forecast):
     """A: 400 at R 0.5; B: 100 at R 0.7: equal at sigma = ln 4 / 0.2 = 6.9, +- 0.11 / 0.2 = 0.56."""
     rewards = np.r_[np.full(400, 0.5), np.full(100, 0.7)]
     points = Points(np.full(500, -20.0), rewards, ["A"] * 400 + ["B"] * 100)
@@ -199,9 +198,6 @@ def test_crossovers_are_among_the_sentences(config):
         "Below beta 0.14 (sigma 6.93 +- 0.56; family ESS 100) B has more of the gibbs target than "
         "A." in forecast_targets(config(), points).sentences
     )
-
-
-def test_bonus_above_the_range_of_the_reward_is_reported(forecast):
     mara = [row for row in forecast.rows if row["target"] == "mara"]
     exceeds = [f"{r['sigma']:.4g}" for r in mara if r["bonus_largest"] > r["reward_range"]]
     assert exceeds
@@ -212,18 +208,15 @@ def test_bonus_above_the_range_of_the_reward_is_reported(forecast):
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "start"),
-    [
+def test_departures_from_the_target_are_reported(config, forecast):
+    for changes, start in (
         ({"diversity_filter": "murcko"}, "The diversity filter removes rewards"),
         ({"estimator": "forward_kl"}, "The estimator forward_kl has a different optimum"),
         ({"shaper": "differential_smoothing"}, "The shaper differential_smoothing shifts"),
-    ],
-)
-def test_departures_from_the_target_are_reported(config, forecast, changes, start):
-    changed = forecast_targets(config(**changes), sampled(200))
-    assert any(s.startswith(start) for s in changed.sentences)
-    assert not any(s.startswith(start) for s in forecast.sentences)
+    ):
+        changed = forecast_targets(config(**changes), sampled(200))
+        assert any(s.startswith(start) for s in changed.sentences)
+        assert not any(s.startswith(start) for s in forecast.sentences)
 
 
 def printed(table):
@@ -253,7 +246,7 @@ def test_prior_and_gibbs_have_one_line_with_the_hits_at_each_tau(config):
 
 
 def test_expected_values_are_means_over_sets_of_n_samples():
-    """A target over 200 scaffolds, equally: against 500 sets of 100 draws."""
+    """An equal share on each of 200 scaffolds: against 500 sets of 100 draws."""
     points = Points(np.full(200, -20.0), np.full(200, 0.9), [f"S{i}" for i in range(200)])
     values = expected_values(points, points.prior_N, 0.8, 100, seed=0)
     rng = np.random.default_rng(1)
@@ -267,15 +260,12 @@ def test_expected_values_are_means_over_sets_of_n_samples():
     assert values["top_share"] == pytest.approx(top, abs=0.004)
     assert values["effective_scaffolds"] == pytest.approx(effective, abs=2.5)
     assert (values["hit_share"], values["mean_reward"]) == pytest.approx((1, 0.9))
-
-
-def test_invalid_strings_do_not_count():
-    def expected(points):
-        return expected_values(points, points.prior_N, 0.8, 10, seed=0)
-
+    # invalid strings do not count
     points = Points(np.full(4, -20.0), np.array([0.0, 0.0, 0.9, 0.9]), [None, None, "A", "B"])
-    assert expected(points)["hit_share"] == pytest.approx(1)
-    assert set(expected(Points(np.full(1, -20.0), np.zeros(1), [None])).values()) == {None}
+    values = expected_values(points, points.prior_N, 0.8, 10, seed=0)
+    assert values["hit_share"] == pytest.approx(1)
+    points = Points(np.full(1, -20.0), np.zeros(1), [None])
+    assert {*expected_values(points, points.prior_N, 0.8, 10, seed=0).values()} == {None}
 
 
 def test_late_valid_samples_of_a_run_count_with_repeats(make_trace):
@@ -346,33 +336,30 @@ def test_runs_that_depart_from_their_target_are_marked(config, write_run, tmp_pa
     assert labels == [f"mara 128, tau 0.9{text}" for text in departures]
 
 
-def test_run_whose_hits_the_prior_never_samples_has_no_trusted_forecast(
-    config, write_run, tmp_path
-):
+def test_forecast_without_hits_of_the_prior_is_not_trusted(config, write_run, tmp_path):
     target = {"kind": "mara", "sigma": 1, "tau": 0.999999}
     row = compared(config, [train(write_run, tmp_path / "run", 4, target=target)])[1]
     assert row["ess"] > 100  # that of gibbs
     assert row["trusted"] is False
 
 
-QUANTILE = {"tau_quantile": 0.9, "tau_floor": 0.1, "anchor": "running"}
+QUANTILE = {"kind": "mara", "sigma": 8, "tau_quantile": 0.9, "tau_floor": 0.1}
 
 
 @pytest.mark.parametrize(
-    ("target", "label"),
+    ("settings", "label"),
     [
         ({"kind": "gibbs", "beta": 0.01}, "gibbs 100"),
         ({"kind": "filter", "tau": 0.8}, "filter, tau 0.8"),
         ({"kind": "mara", "sigma": 128, "tau": 0.8, "cap": 5}, "mara 128, tau 0.8, cap 5"),
         (
-            {"kind": "mara", "sigma": 8, **QUANTILE},
+            QUANTILE | {"anchor": "running"},
             "mara 8, tau_quantile 0.9, tau_floor 0.1, anchor running",
         ),
     ],
 )
-def test_label_of_a_target_has_its_settings(config, target, label):
-    estimator = "alpha_dpg" if target["kind"] == "filter" else "rloo"
-    assert target_label(config(target=target, estimator=estimator).target) == label
+def test_label_of_a_target_has_its_settings(settings, label):
+    assert target_label(TypeAdapter(TargetConfig).validate_python(settings)) == label
 
 
 def test_settings_outside_a_rewards_identity_do_not_matter(write_run, tmp_path):
@@ -383,11 +370,9 @@ def test_settings_outside_a_rewards_identity_do_not_matter(write_run, tmp_path):
         read_runs([tmp_path], None, same)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(4501.9, "4,502"), (99.96, "100.0"), (20.94, "20.9"), (1.0, "1.0")]
-)
-def test_effective_numbers_have_significant_digits_only(value, text):
-    assert number(value) == text
+def test_effective_numbers_have_significant_digits_only():
+    texts = [number(value) for value in (4501.9, 99.96, 20.94, 1.0)]
+    assert texts == ["4,502", "100.0", "20.9", "1.0"]
 
 
 def test_equal_labels_get_the_settings_that_differ():

@@ -115,12 +115,9 @@ def test_yield_and_collapse_are_drawn_to_scale(runs):
     assert colour(0).lower() not in top.svg  # no such column
 
 
-def test_without_a_hit_no_count_of_hits_is_drawn(runs):
+def test_count_axes_have_whole_numbers_and_need_hits(runs, make_trace):
     assert [p.title for p in yield_panels(runs, METHODS, 0.95)] == ["Top 10", "Top 100"]
     assert "Hit rate" not in [p.title for p in learning_panels(runs, METHODS, 0.95, 5)]
-
-
-def test_count_axes_have_whole_numbers_only(make_trace):
     run = RunView("one", make_trace([[("CCO", 0.9)] for _ in range(2)]))
     for panel in yield_panels([run], {"one": [0]}, 0.8)[:2]:
         ticks = re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg)
@@ -154,14 +151,11 @@ def test_mean_and_band_by_hand(curves, x, mean, low, high, tails):
     assert result.n == sum(bool(curve) for curve in curves)
 
 
-def test_many_points_are_thinned_with_both_ends():
+def test_thinned_bands_and_ranks_of_scaffolds():
     long = pd.Series(np.arange(1000.0))
     result = band([long, long + 2], 50)
     assert (len(result.x), result.x[0], result.x[-1]) == (50, 0, 999)
     assert result.mean.tolist() == (result.x + 1).tolist()
-
-
-def test_sizes_by_rank_and_cumulative_shares():
     assert size_by_rank(pd.Series([9, 4, 1])).to_dict() == {1: 9, 2: 4, 3: 1}
     # 6 + 3 + 1 = 10 hits; beyond its last scaffold a run stays at 1
     covered = covered_by_rank(pd.Series([6, 3, 1]), furthest=5)
@@ -299,9 +293,7 @@ def test_cloud_by_hand(run):
     halves = cloud([run], 0.8, window=1000)
     assert len(halves.early) == len(halves.late) == 20
     assert not set(halves.early) & set(halves.late)
-
-
-def test_replayed_rows_are_neither_samples_nor_anchors(run):
+    # replayed rows are neither samples nor anchors
     run.trace.loc[[1, 3], "is_replay"] = True
     data = cloud([run], 0.8, window=10)
     assert len(data.hits) == 18
@@ -361,14 +353,11 @@ def test_runs_of_few_samples_have_no_slope(make_trace, steps, policy_notes):
     assert all(text in p.note for text, p in zip(policy_notes, policy, strict=True))
 
 
-def test_panels_share_their_axes(run, make_trace):
+def test_panels_share_axes_that_exclude_only_the_lowest_values(run, make_trace):
     short = RunView("short", make_trace([[("CCO", 0.9)]]))
     panels = likelihood_panels([run, short], {"a": [0], "b": [1]}, 0.8, window=10, seed=0)
     ticks = [re.findall(r"<text[^>]*>([^<]*)</text>", panel.svg) for panel in panels]
     assert ticks[0][:5] == ticks[2][:5]
-
-
-def test_axis_limits_exclude_only_the_lowest_values():
     low, high = axis_limits([pd.Series([*np.arange(10_000.0), -1e6])])
     assert -500 < low < 0
     assert high > 9_999

@@ -30,23 +30,17 @@ from chemkl.reports.view import PageOptions, RunView
 @pytest.fixture
 def families(make_trace):
     names = "family", "prior_share", "policy_share", "n_molecules", "best_reward"
-    rows_of_runs = [
-        [("C1CCCCC1", 0.5, 0.8, 3, 0.7), ("C1CCCC1", 0.5, 0.0, 0, float("nan"))],
-        [("C1CCCCC1", 0.5, 0.4, 2, 0.9), ("C1CC1", 0.0, 0.6, 1, None)],
-        [],
-    ]
-    return [
-        RunView(str(n), make_trace([]), families=[dict(zip(names, r, strict=True)) for r in rows])
-        for n, rows in enumerate(rows_of_runs)
-    ]
+    runs = {
+        "a": [("C1CCCCC1", 0.5, 0.8, 3, 0.7), ("C1CCCC1", 0.5, 0.0, 0, float("nan"))],
+        "b": [("C1CCCCC1", 0.5, 0.4, 2, 0.9), ("C1CC1", 0.0, 0.6, 1, None)],
+        "c": [],
+    }
+    rows = {name: [dict(zip(names, r, strict=True)) for r in rows] for name, rows in runs.items()}
+    return [RunView(name, make_trace([]), families=rows[name]) for name in runs]
 
 
 def test_shares_are_means_over_the_runs_with_families(families):
-    shares = [
-        (r["family"], r["before"], r["after"], r["molecules"], r["best"])
-        for r in mean_shares(families)
-    ]
-    assert shares == [
+    assert [tuple(row.values()) for row in mean_shares(families)] == [
         ("C1CCCCC1", 0.5, pytest.approx(0.6), 5, 0.9),
         ("C1CC1", 0, pytest.approx(0.3), 1, None),
         ("C1CCCC1", 0.25, 0, 0, None),
@@ -169,15 +163,9 @@ def test_best_first_with_every_column(run):
     rows = table([run])
     assert [row["smiles"] for row in rows] == ["CCc1ccccc1", "Cc1ccccc1", "CC1CC1", "CCO"]
     assert rows[0] == {
-        "reward": "0.95",
-        "qed": "0.95",
-        "runs": "first",
-        "call": "3",
-        "scaffold": "c1ccccc1",
-        "hits_of_scaffold": "2",
-        "logp_ref": "-30.0",
-        "logp_policy": "-19.0",
-        "smiles": "CCc1ccccc1",
+        **{"reward": "0.95", "qed": "0.95", "runs": "first", "call": "3"},
+        **{"scaffold": "c1ccccc1", "hits_of_scaffold": "2", "smiles": "CCc1ccccc1"},
+        **{"logp_ref": "-30.0", "logp_policy": "-19.0"},
     }
     assert (rows[3]["scaffold"], rows[3]["hits_of_scaffold"]) == ("acyclic", "0")
 
@@ -196,20 +184,17 @@ def test_molecule_of_several_runs_has_one_row_with_the_values_of_the_first(make_
     assert values == ["CCO", "0.99", "other, first"]
 
 
-def test_hits_of_a_scaffold_are_distinct_over_all_runs(make_trace, run):
-    other = RunView("other", make_trace([[("CCCc1ccccc1", 0.9), ("Cc1ccccc1", 0.9)]]))
-    molecules = distinct_molecules([run, other], 0.8).set_index("canonical_smiles")
+def test_hits_of_a_scaffold_and_the_number_of_rows(make_trace, run):
+    second = RunView("second", make_trace([[("CCCc1ccccc1", 0.9), ("Cc1ccccc1", 0.9)]]))
+    molecules = distinct_molecules([run, second], 0.8).set_index("canonical_smiles")
     assert molecules.loc["Cc1ccccc1", "hits_of_scaffold"] == 3  # toluene, ethyl-, propylbenzene
-
-
-def test_n_limits_the_rows_and_the_note_says_so(run):
     assert len(table([run], n=2)) == 2
     note = "The 2 best of 4 distinct molecules of 1 run, of which 3 are hits (R ≥ 0.8)."
     assert note in render([run], n=2)
     assert "All 4 distinct molecules" in render([run], n=4)
 
 
-def test_missing_components_and_rewards_are_empty_cells(make_trace, run):
+def test_missing_and_rounded_values(make_trace, run):
     run.trace.loc[0, "reward"] = float("nan")
     other = make_trace([[("CCN", 0.5)]]).rename(columns={"raw_qed": "raw_logp"})
     rows = table([run, RunView("other", other)])
@@ -217,9 +202,7 @@ def test_missing_components_and_rewards_are_empty_cells(make_trace, run):
     by_smiles = {row["smiles"]: row for row in rows}
     assert (by_smiles["CCN"]["qed"], by_smiles["CCN"]["logp"]) == (MISSING, "0.5")
     assert by_smiles["CCO"]["logp"] == MISSING
-
-
-def test_rounded_numbers_keep_their_exact_values(make_trace):
+    # rounded numbers keep their exact values
     trace = make_trace([[("CCO", 0.1234567)]])
     trace["call"] = 12345
     parser = TableParser(render([RunView("a", trace)]))
@@ -268,20 +251,14 @@ def lines(drawing):
     return sum(path.count("l") for path in re.findall(r' d="([^"]*)"', drawing))
 
 
-def test_large_drawing_is_small_in_bytes_and_has_every_bond():
+def test_drawings_are_small_reproducible_and_complete(real_smiles):
+    for draw in (draw_molecule, draw_thumbnail):
+        assert draw("CC(=O)Nc1ccc(O)cc1") == draw("CC(=O)Nc1ccc(O)cc1")
+        assert draw("nonsense") == ""
     drawing = draw_molecule("CC(=O)Nc1ccc(O)cc1")
     assert ET.fromstring(drawing).tag.endswith("svg")
     assert len(drawing) < 8_000
     assert drawing.count("<path") >= 11  # bonds, of which the double ones have two lines
-
-
-@pytest.mark.parametrize("draw", [draw_molecule, draw_thumbnail])
-def test_drawings_are_reproducible_and_empty_without_a_molecule(draw):
-    assert draw("CC(=O)Nc1ccc(O)cc1") == draw("CC(=O)Nc1ccc(O)cc1")
-    assert draw("nonsense") == ""
-
-
-def test_thumbnail_of_a_drug_takes_less_than_two_kilobytes(real_smiles):
     sizes = [len(draw_thumbnail(smiles)) for smiles in real_smiles[:100]]
     assert max(sizes) < 2_000
     assert sum(sizes) / len(sizes) < 1_500
@@ -293,6 +270,9 @@ def test_thumbnail_has_every_bond_and_hetero_atom():
     assert (lines(propane), letters(propane)) == (2, "")
     assert lines(draw_thumbnail("C=CC=C")) == 5
     assert sorted(letters(draw_thumbnail("OC(=O)c1ccncc1Cl"))) == sorted("OHONCl")
+    # wedges are filled or dashed
+    assert re.search(r'z" fill="#|stroke-width="5"', draw_thumbnail("C[C@H](O)F"))
+    assert 'z" fill' not in draw_thumbnail("CC(O)F")
 
 
 def points_of(path):
@@ -316,9 +296,3 @@ def test_unusual_molecules_are_drawn_inside_the_frame(smiles):
     points += [point for e in elements if e.tag == "path" for point in points_of(e.attrib["d"])]
     assert points
     assert all(0 <= x <= SMALL[0] * SCALE and 0 <= y <= SMALL[1] * SCALE for x, y in points)
-
-
-def test_wedges_are_filled_or_dashed():
-    drawing = draw_thumbnail("C[C@H](O)F")
-    assert re.search(r'z" fill="#', drawing) or 'stroke-width="5"' in drawing
-    assert 'z" fill' not in draw_thumbnail("CC(O)F")

@@ -105,18 +105,6 @@ def test_idle_target_and_too_few_samples_are_reported(view):
 # ---- hits
 
 
-def test_hits_scaffolds_and_best_molecule(view):
-    samples = [("Cc1ccccc1", 0.9), ("CC1CCCCC1", 0.95), ("CCc1ccccc1", 0.81234), ("CCO", 0.1)]
-    sentences = summary([view("plain", samples)])
-    assert sentence_with(sentences, "found 3") == (
-        "plain found 3 hits (R ≥ 0.8) on 2 scaffolds in 4 oracle calls; its best molecule has "
-        "R = 0.95."
-    )
-    assert sentence_with(sentences, "best molecule is") == (
-        "The best molecule is CC1CCCCC1 with R = 0.95, found by plain at call 2."
-    )
-
-
 # every other call is a hit: the hundredth is call 199
 ALTERNATING = [
     (f"{'C' * (1 + k // 2)}{'c1ccccc1' if k % 2 == 0 else 'c1ccncc1'}", (k + 1) % 2)
@@ -127,6 +115,11 @@ ALTERNATING = [
 @pytest.mark.parametrize(
     ("samples", "text"),
     [
+        (
+            [("Cc1ccccc1", 0.9), ("CC1CCCCC1", 0.95), ("CCc1ccccc1", 0.81234), ("CCO", 0.1)],
+            "plain found 3 hits (R ≥ 0.8) on 2 scaffolds in 4 oracle calls; its best molecule has "
+            "R = 0.95. The best molecule is CC1CCCCC1 with R = 0.95, found by plain at call 2.",
+        ),
         ([("Cc1ccccc1", 0.9)], "plain found 1 hit (R ≥ 0.8) on 1 scaffold in 1 oracle calls"),
         (ALTERNATING, "105 hits (R ≥ 0.8) on 1 scaffold in 210 oracle calls, the 100th after 199;"),
         ([("C" * 200, 0.9)], f"best molecule is {'C' * 29}…{'C' * 29} with"),
