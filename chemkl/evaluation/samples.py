@@ -95,7 +95,7 @@ class Samples:
             return None
         return (
             f"{self.name}: {len(self.skipped):,} molecules recorded as valid are counted as "
-            f"invalid: RDKit cannot read or take apart {min(self.skipped)}"
+            f"invalid, because RDKit cannot process them: {min(self.skipped)}"
             f"{' and others' if len(self.skipped) > 1 else ''}"
         )
 
@@ -110,7 +110,7 @@ class Samples:
         return all(molecule.reward is not None for molecule in self.molecules)
 
     def hits(self, threshold: float) -> list[Molecule]:
-        """The molecules with R >= threshold, in the order first scored."""
+        """Return the molecules with R >= threshold, in the order first scored."""
         return [m for m in self.molecules if m.reward is not None and m.reward >= threshold]
 
 

@@ -172,13 +172,10 @@ def test_shares_by_hand(prior, run):
     assert_described(schema, rows.values(), "policy_samples", "last 7 valid samples")
 
 
-def test_negative_and_failed_rewards(make_trace):
+def test_families_of_failed_rewards_and_of_runs_without_valid_samples(make_trace, prior):
     steps = [[("Cc1ccccc1", -2.0), ("Oc1ccccc1", -1.0), ("Nc1ccccc1", float("nan"))]]
     (row,) = family_rows(from_trace("x", make_trace(steps)), from_smiles("p", []), 10)
     assert row["best_reward"] == -1
-
-
-def test_run_without_valid_samples_has_no_share(prior):
     rows = family_rows(from_smiles("x", ["nonsense"]), prior, late_samples=10)
     assert {row["policy_share"] for row in rows} == {0.0}
     assert [row["share_change"] for row in rows] == [-row["prior_share"] for row in rows]
@@ -231,9 +228,7 @@ def test_molecule_counts_for_every_prompt_that_sampled_it(prompt_trace, rows):
     assert pick(low, "murcko acyclic") == (1, 1)
     assert pick(high, "murcko acyclic top_share") == (2, 1, 1 / 2)
     assert len(from_trace("x", prompt_trace).molecules) == low["n_calls"] + high["n_calls"] == 3
-
-
-def test_calls_are_renumbered_and_rewards_belong_to_the_prompt(rows):
+    # among the hits calls are renumbered, and rewards are those of the prompt
     _, low, _, high = rows
     assert pick(low, "yield scaffold_yield ob1 ob1_scaffolds ob10") == (1, 1, 1, 1, None)
     # ethanol is the first molecule of `high` and a hit there; the ring, the second, is a scaffold
@@ -253,7 +248,7 @@ def test_diversity_and_late_samples_of_a_prompt(rows):
     assert pick(rows[2], f"n_late {LATE}") == (2, 1, 1, 1)
 
 
-def test_prompts_without_late_samples_or_molecules_have_rows(make_text_trace):
+def test_prompts_without_late_samples_or_molecules_and_replayed_rows(make_text_trace, prompt_trace):
     steps = [[("a", "CCO", "CCO", 0.1)], [("b", "CCN", "CCN", 0.2)], [("b", "CCN", "CCN", 0.2)]]
     trace = make_text_trace(steps, molecules=True)
     first, second = rows_of(trace, (), MetricOptions(late_samples=2))
@@ -264,9 +259,7 @@ def test_prompts_without_late_samples_or_molecules_have_rows(make_text_trace):
     assert pick(whole, "n_sampled n_valid n_molecules n_calls") == (1, 0, 0, 0)
     assert pick(whole, "validity uniqueness int_div_moses_1 circles") == (0, None, None, 0)
     assert pick(hits, "yield ob1") == (0, None)
-
-
-def test_replayed_rows_do_not_count(prompt_trace):
+    # replayed rows do not count
     prompt_trace.loc[prompt_trace["step"] == 1, "is_replay"] = True
     low, _, high, _ = rows_of(prompt_trace)
     assert pick(low, "n_sampled n_valid n_molecules") == (2, 2, 2)

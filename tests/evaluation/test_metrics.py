@@ -69,7 +69,7 @@ def test_the_first_row_is_all_molecules_and_the_others_are_the_hits(make_trace):
     assert pick(rows[1], names) == pick(whole, names)
 
 
-def test_nested_keys(make_trace):
+def test_nested_keys_and_whole_numbers(make_trace):
     samples = from_trace("x", make_trace(STEPS))
     summary = nested(evaluate(samples, [0.8, 0.85], MetricOptions(uniqueness_at=(2, 1000))))
     assert {"validity", "uniqueness", "novelty", *DIVERSITY_KEYS} <= set(summary)
@@ -82,9 +82,7 @@ def test_nested_keys(make_trace):
     rows = evaluate(from_smiles("x", ["CCO"]), [0.8], OPTIONS)
     assert [row["threshold"] for row in rows] == [None]
     assert nested(rows)["thresholds"] == {}
-
-
-def test_whole_numbers_with_gaps_stay_whole():
+    # whole numbers with gaps stay whole
     assert frame(pa.table({"ob1": pa.array([12, None], pa.int64())}))["ob1"].dtype == "Int64"
 
 
@@ -262,7 +260,7 @@ def test_top_auc_against_the_rule_of_mol_opt(make_trace, real_smiles, n):
         assert auc(molecules, k) == pytest.approx(expected, rel=1e-12)
 
 
-def test_top_auc_without_scores_is_none_and_a_failed_score_is_zero(make_trace):
+def test_top_auc_of_missing_and_failed_scores(make_trace):
     assert auc([], 1) is None
     assert auc(from_smiles("x", ["CCO"]).molecules, 1) is None
     failed = from_trace("x", make_trace([[("CCO", float("nan")), ("CCN", 0.5)]])).molecules
@@ -276,15 +274,12 @@ def collapsed(samples, window, **limits):
     return collapsed_at_call(samples, CollapseWindow(window=window, **limits))
 
 
-def test_call_of_a_collapse_by_duplicates():
+def test_call_of_a_collapse(make_trace, real_smiles):
     # windows of 4: C CC CCC CCCC | then three times C: CCC CCCC C C is 1/4, CCCC C C C 2/4
     samples = from_smiles("x", ["C", "CC", "CCC", "CCCC", "C", "C", "C", "CCCCC"])
     # 3 of 8 are duplicates; there are never nine samples
     for window, call in ((4, 4), (8, None), (9, None)):
         assert collapsed(samples, window, top_share=None, duplicate_rate=0.5) == call
-
-
-def test_call_of_a_collapse_by_scaffold(make_trace):
     phenol = "Oc1ccccc1"
     steps = [
         [("C1CC1", 0.1), ("not one", 0.0), ("C1CCC1", 0.1)],
@@ -295,11 +290,9 @@ def test_call_of_a_collapse_by_scaffold(make_trace):
     for window, call in ((4, 4), (3, 4), (5, None)):  # and 3 of 5
         assert collapsed(samples, window, top_share=0.75, duplicate_rate=None) == call
     assert collapsed(samples, 5, top_share=0.6) == 4
-
-
-@pytest.mark.parametrize("limits", [{}, {"effective_scaffolds": 3}])
-def test_different_molecules_are_no_collapse(real_smiles, limits):
-    assert collapsed(from_smiles("x", real_smiles), 100, **limits) is None
+    different = from_smiles("x", real_smiles)
+    for limits in ({}, {"effective_scaffolds": 3}):
+        assert collapsed(different, 100, **limits) is None
 
 
 def test_effective_scaffolds_of_the_late_window():

@@ -87,9 +87,6 @@ def test_scaf_and_frag_are_cosines_of_counts(halves):
     assert cosine_similarity({"a": 3, "b": 4}, {"a": 4, "c": 3}) == pytest.approx(12 / 25)
     assert cosine_similarity({"a": 2}, {"a": 9}) == pytest.approx(1)
     assert cosine_similarity({}, {"a": 1}) is None
-
-
-def test_reference_without_molecules_is_refused():
     with pytest.raises(InputError, match="no valid SMILES"):
         from_smiles("r", ["nonsense"], None)
 
@@ -195,7 +192,7 @@ def gaussian(seed, dimension=6, n=40):
     return Gaussian(points.mean(0), np.cov(points.T))
 
 
-def test_frechet_distance_by_hand_and_against_the_matrix_square_root():
+def test_frechet_distance_by_hand_and_against_the_matrix_square_root(monkeypatch):
     a, b = gaussian(1), gaussian(2)
     root = linalg.sqrtm(a.covariance @ b.covariance).real
     expected = np.sum((a.mean - b.mean) ** 2) + np.trace(a.covariance + b.covariance - 2 * root)
@@ -206,30 +203,23 @@ def test_frechet_distance_by_hand_and_against_the_matrix_square_root():
     assert frechet_distance(a, b) == pytest.approx(9 + (2 - 3) ** 2)
     few = gaussian(3, dimension=20, n=5)  # rank 4 of 20
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-6)
-
-
-def test_missing_package_is_an_error_that_names_the_extra(monkeypatch):
+    # without the package the error names the extra
     monkeypatch.setattr(reference_module, "find_spec", lambda _: None)
     with pytest.raises(InputError, match=r"pip install 'fcd_torch>=1.0.7', or set fcd: false"):
         ChemNet()
 
 
 @needs_fcd_torch
-def test_activations_do_not_depend_on_the_batch_and_are_cached(real_smiles):
+def test_activations_are_independent_of_the_batch_and_give_the_packages_fcd(real_smiles):
+    from fcd_torch import FCD
+
     network = ChemNet()
     together = network.activations(real_smiles[:12])
     assert together.shape == (12, 512)
     alone = ChemNet().activations(real_smiles[3:4])
     assert np.allclose(together[3], alone[0], atol=1e-5)
-    assert np.array_equal(network.activations(real_smiles[5:7]), together[5:7])
-
-
-@needs_fcd_torch
-def test_distance_agrees_with_the_package(real_smiles):
-    from fcd_torch import FCD
-
+    assert np.array_equal(network.activations(real_smiles[5:7]), together[5:7])  # cached
     ours, theirs = real_smiles[:150], real_smiles[150:300]
-    network = ChemNet()
     value = frechet_distance(network.gaussian(ours), network.gaussian(theirs))
     # its means are float32 and its root of the product is taken by a Schur decomposition
     expected = FCD(device="cpu", n_jobs=1)(ours, theirs)

@@ -85,8 +85,8 @@ def test_unreadable_molecules_are_skipped_and_counted(make_trace):
     assert molecules_of(samples) == [("CCO", 1, 0.5), ("CCN", 3, 0.7)]
     assert samples.skipped == {canonical}
     assert samples.note == (
-        "x: 1 molecules recorded as valid are counted as invalid: RDKit cannot read or take apart "
-        f"{canonical}"
+        "x: 1 molecules recorded as valid are counted as invalid, because RDKit cannot process "
+        f"them: {canonical}"
     )
     assert from_smiles("x", ["CCO", bad]).skipped == frozenset()  # plainly invalid in a file
 

@@ -228,7 +228,7 @@ def test_entropy_lines_are_means_at_the_steps_of_all_seeds_with_bands(curves):
     assert right.yaxis.get_major_formatter()(0.5) == "50%"
 
 
-def test_horizontal_lines_are_ln_k_and_the_reference(curves):
+def test_horizontal_lines_are_ln_k_and_the_reference_of_each_task(curves):
     entropies, masses = (
         [(y, line.get_label(), line.get_linestyle(), line.get_color()) for y, line in horizontal]
         for _, horizontal in map(lines_of, draw_entropy(curves).axes)
@@ -237,9 +237,7 @@ def test_horizontal_lines_are_ln_k_and_the_reference(curves):
     ln_2 = pytest.approx(math.log(2), abs=5e-4)
     assert entropies == [(ln_2, "ln K, uniform", ":", INK), (0.325, *reference)]
     assert masses == [(0.8, *reference)]
-
-
-def test_tasks_of_different_size_have_a_line_each_and_one_entry_in_the_legend():
+    # tasks of different size have a line each, and one entry in the legend
     two = seed([0, 10], [0.3, 0.6], [0.8, 0.9])
     many = seed([0, 10], [0.9, 2.0], [0.8, 0.9], k=16, entropy_ref=1.2, mass_ref=0.5)
     figure = draw_entropy({"two": [two], "sixteen": [many]})

@@ -68,14 +68,10 @@ def test_two_classes_of_molecules_are_two_clusters_on_the_same_axes(runs):
     assert 0 < float(share[1]) < 100
 
 
-def test_panels_are_reproducible_and_depend_on_the_seed(runs):
+def test_at_most_n_points_are_drawn_by_the_seed(runs):
     prior = [f"{'C' * k}N" for k in range(1, 60)]
-    again = [panels(runs, prior=prior, n=8, seed=seed) for seed in (0, 0, 1)]
-    assert again[0] == again[1]
-    assert again[0] != again[2]
-
-
-def test_at_most_n_points_are_drawn(runs):
+    first, again, different = (panels(runs, prior=prior, n=8, seed=seed) for seed in (0, 0, 1))
+    assert first == again != different
     first, amides, *_ = panels(runs, n=6)
     assert (len(hits(amides)), len(background(first))) == (6, 6)
     assert "15 hits (R ≥ 0.8), 6 of them chosen at random." in amides.note
@@ -107,7 +103,7 @@ def test_without_a_prior_the_first_molecules_are_the_background(make_trace):
     assert len(hits(hits_of_a)) == 0
 
 
-def test_little_data(make_trace):
+def test_little_and_much_data(make_trace, real_smiles):
     assert panels([RunView("a", make_trace([]))], {"a": [0]}) == []
     assert panels([], {}) == []
     one = RunView("a", make_trace([[("CCO", 0.9)]]))
@@ -115,9 +111,7 @@ def test_little_data(make_trace):
     assert hits(panel).tolist() == [[WIDTH / 2, HEIGHT / 2]]
     assert "variance" not in first.note
     assert panel.note == "1 hit (R ≥ 0.8). None has a scaffold."
-
-
-def test_a_panel_of_a_thousand_points_is_small(make_trace, real_smiles):
+    # panels of many points are small
     view = RunView("a", make_trace([[(smiles, 0.9)] for smiles in real_smiles]))
     for panel in panels([view], {"a": [0]}, n=400):
         assert len(panel.svg) < 400 * 70
