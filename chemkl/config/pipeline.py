@@ -1,4 +1,4 @@
-"""Settings of a pipeline: stages in order, as data."""
+"""Settings of a pipeline, and their expansion into jobs."""
 
 import json
 import os
@@ -34,57 +34,63 @@ StageName = Literal[
 
 
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=+-]*$")]
-"""A name without signs that trouble a shell or a file system."""
+"""A name that is safe in a shell and in a file system."""
 
 
 class StageEntry(Config):
     """One line of a pipeline: a stage with its settings, once or over a grid."""
 
     stage: StageName
-    """Which stage runs: the same names as the commands of chemkl."""
+    """The stage to run: a name as on the command line."""
     name: FolderName | None = None
-    """What its output folder is called, and how later entries refer to it, ${name}: letters, digits
-    and ._=+- only, the first one a letter or a digit. Default: the name of the stage."""
+    """Name of its output folder, and of the reference ${name} in later entries: letters, digits and
+    ._=+- only, the first one a letter or a digit. Default: the name of the stage."""
     config: InputPath | dict[str, Any] = Field(default_factory=dict)
-    """The stage's settings: a config file, looked up beside the pipeline file and then in the
-    working directory, or the settings themselves."""
+    """The settings of the stage: a config file, looked up in the folder of the pipeline file and
+    then in the working directory, or the settings themselves."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Settings changed from the config: dotted key and value, as target.beta: 0.1."""
+    """Changed settings: dotted key and value, as target.beta: 0.1."""
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
-    """Settings to vary: dotted key and list of values; one job for every combination."""
+    """Settings to vary: dotted key and list of values; one job per combination."""
 
     @property
     def label(self) -> str:
-        """Its name, or that of its stage."""
+        """Its name; default: that of its stage."""
         return self.name or self.stage
 
 
 class PipelineConfig(Config):
-    """Stages in the order in which they run; a later one may read what earlier ones wrote."""
+    """Stages in the order in which they run; later ones may read the output of earlier ones."""
 
     name: FolderName
-    """What the pipeline's output folder is called, runs/<name>: letters, digits and ._=+- only, the
-    first one a letter or a digit."""
+    """Name of the output folder, runs/<name>: letters, digits and ._=+- only, the first one a
+    letter or a digit."""
     stages: list[StageEntry] = Field(min_length=1)
-    """The entries, in order. ${name} in their settings stands for the output folder of an earlier
-    entry; where that one has a grid, for the folders of all its jobs."""
+    """The entries in order. ${name} in their settings stands for the output folder of an earlier
+    entry; if that entry has a grid, for the folders of all its jobs."""
 
 
 REFERENCE = re.compile(r"\$\{([^{}]*)\}")
 MOST_JOBS = 1_000
-"""Of one entry, and folders that a text with several references may stand for."""
+"""Limit of the jobs of one entry, and of the folders that one text may refer to."""
 
 LONGEST_VALUE = 40
-"""Values of more characters than this are numbered in a job's name."""
+"""Longer values are numbered in the name of a job."""
 
 
 @dataclass(frozen=True)
 class Job:
     """One run of one stage: an entry of the pipeline at one point of its grid.
 
-    It has a name of its own, for example plain-seed=0, and a folder for its output. ``also`` are
-    further places where its paths are looked up: the folder of the pipeline file; ``reads`` are the
-    folders of the earlier jobs that stand in its settings.
+    Attributes:
+        entry: label of the entry.
+        stage: name of the stage.
+        name: unique, for example plain-seed=0.
+        folder: for its output.
+        source: settings before the overrides.
+        overrides: from set and grid.
+        also: further folders in which its paths are looked up: that of the pipeline file.
+        reads: folders of the earlier jobs in its settings.
     """
 
     entry: str
@@ -99,12 +105,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A pipeline with its jobs, in the order in which they run, and what is wrong with it.
+    """A pipeline with its jobs in the order in which they run.
 
-    Jobs of an entry whose config file cannot be read are left out. ``problems`` has a line for
-    every mistake in names, grids and references; ``unknown`` are the folders that stand in the
-    settings where a reference has gone wrong, and those of the jobs left out: nobody should
-    complain of them once more.
+    Attributes:
+        config: the pipeline.
+        jobs: without those of entries whose config file cannot be read.
+        problems: a line for every mistake in names, grids and references.
+        unknown: folders of wrong references and of the missing jobs; further problems with these
+            folders follow from the mistakes above.
     """
 
     config: PipelineConfig
@@ -116,32 +124,32 @@ class Expansion:
 def expand(
     source: PipelineConfig | Mapping[str, Any] | str | Path, out_dir: str | Path | None = None
 ) -> Expansion:
-    """Read a pipeline and expand it into jobs, in the order in which they run.
+    """Read a pipeline and expand it into jobs in the order in which they run.
 
-    Their settings are checked by their stages; their folders go to ``runs/<name of the pipeline>``
-    by default.
+    The stages check the settings of the jobs. The default output folder is ``runs/NAME`` with the
+    name of the pipeline.
     """
     data = source.model_dump(mode="json") if isinstance(source, PipelineConfig) else source
     document = Document.of(data, "pipeline", kinds=["pipelines"])
-    given = document.data if isinstance(document.data, Mapping) else {}
-    other = [str(key) for key in given if key not in PipelineConfig.model_fields]
-    if "name" not in given and len(other) > 1:
+    keys = document.data if isinstance(document.data, Mapping) else {}
+    unknown_keys = [str(key) for key in keys if key not in PipelineConfig.model_fields]
+    if "name" not in keys and len(unknown_keys) > 1:
         raise InputError(
-            f"{document.where(())}: no pipeline, whose keys are name and stages: it has "
-            f"{', '.join(other[:3])}. chemkl check tells what a file is for"
+            f"{document.where(())}: not a pipeline, which has the keys name and stages: it has "
+            f"{', '.join(unknown_keys[:3])}. chemkl check says what a file is for"
         )
     config = load_config(PipelineConfig, document)
     out = Path(out_dir) if out_dir is not None else Path("runs", config.name)
-    there = next((place for place in (out, *out.parents) if place.exists()), out)
-    if there.is_file():
-        raise InputError(f"{there}: a file, not a folder for runs; choose another with --out")
+    existing = next((place for place in (out, *out.parents) if place.exists()), out)
+    if existing.is_file():
+        raise InputError(f"{existing}: a file, not a folder; choose another with --out")
     entries = _Entries(config, document, out.resolve())
     jobs = [job for position in range(len(config.stages)) for job in entries.jobs_of(position)]
     return Expansion(config, jobs, list(dict.fromkeys(entries.problems)), entries.unknown)
 
 
 class _Entries:
-    """Entries to jobs, one after the other; remembers the folders that may be referred to."""
+    """Expands entries into jobs, in order, and records the folders that they can refer to."""
 
     def __init__(self, config: PipelineConfig, document: Document, out: Path) -> None:
         self.problems: list[str] = []
@@ -152,7 +160,7 @@ class _Entries:
         self._folders: dict[str, list[Path]] = {}
 
     def jobs_of(self, position: int) -> list[Job]:
-        """The jobs of one entry, one for each combination of its grid."""
+        """Return the jobs of one entry, one for each combination of its grid."""
         entry = self._entries[position]
         keys: Keys = ("stages", position)
         source = self._source(entry, keys)
@@ -172,8 +180,9 @@ class _Entries:
             name = "-".join([entry.label, *_point_names(varied, values)])
             folder = self._out / name
             overrides = (*fixed, *point)
-            given = [settings.data, *(one.value for one in overrides)]
-            reads = tuple(dict.fromkeys(place for place in _absolute_in(given) if place in earlier))
+            values_in_use = [settings.data, *(override.value for override in overrides)]
+            paths = dict.fromkeys(_absolute_in(values_in_use))
+            reads = tuple(path for path in paths if path in earlier)
             job = Job(entry.label, entry.stage, name, folder, settings, overrides, also, reads)
             jobs.append(job)
         folders = {entry.label: [job.folder for job in jobs]}
@@ -181,14 +190,14 @@ class _Entries:
         for name in sorted(self._folders.keys() & folders.keys()):
             self._complain((*keys, "name"), f"the name {name!r} is taken by an earlier entry")
         if len({job.name for job in jobs}) < len(jobs):
-            self._complain((*keys, "grid"), "a value is given twice")
+            self._complain((*keys, "grid"), "a value is repeated")
         self._folders |= folders
         if source is None:
             self.unknown += [job.folder for job in jobs]
         return jobs if source is not None else []
 
     def _source(self, entry: StageEntry, keys: Keys) -> Document | None:
-        """A file's settings, or the entry's own, references replaced; None: it cannot be read."""
+        """Read the settings of an entry, with references replaced; None if that is impossible."""
         if not isinstance(entry.config, Path):
             place = (*keys, "config")
             return self._document.at(place, self._replaced(entry.config, place))
@@ -214,22 +223,22 @@ class _Entries:
         self.problems.append(f"{self._document.where(keys)}: {'.'.join(map(str, keys))}: {text}.")
 
     def _replaced(self, value: Any, keys: Keys) -> Any:
-        """The value with each ``${name}`` in it replaced by the output folder, or folders.
+        """Replace each ``${name}`` in a value by the output folder, or folders.
 
-        A reference to several folders in a list becomes several items of that list.
+        In a list, a reference to several folders becomes several items.
         """
         if isinstance(value, dict):
             return {key: self._replaced(inner, (*keys, key)) for key, inner in value.items()}
         if isinstance(value, list):
             items: list[Any] = []
             for position, inner in enumerate(value):
-                new = self._replaced(inner, (*keys, position))
-                items += new if isinstance(inner, str) and isinstance(new, list) else [new]
+                item = self._replaced(inner, (*keys, position))
+                items += item if isinstance(inner, str) and isinstance(item, list) else [item]
             return items
         parts: list[Any] = REFERENCE.split(value) if isinstance(value, str) else []
         if len(parts) < 2:
             return value
-        referred = [self._referred(name, keys) for name in parts[1::2]]
+        referred = [self._folders_of(name, keys) for name in parts[1::2]]
         n_texts = prod(map(len, referred))
         if n_texts > MOST_JOBS:
             self._complain(keys, f"stands for {n_texts:,} folders; at most {MOST_JOBS:,}")
@@ -240,7 +249,7 @@ class _Entries:
             texts.append("".join(map(str, parts)))
         return texts[0] if len(texts) == 1 else texts
 
-    def _referred(self, name: str, keys: Keys) -> list[Path]:
+    def _folders_of(self, name: str, keys: Keys) -> list[Path]:
         if name in self._folders:
             return self._folders[name]
         text = f"${{{name}}} is not an entry{did_you_mean(name, self._folders)}"
@@ -252,7 +261,7 @@ class _Entries:
 
 
 def _absolute_in(value: Any) -> Iterator[Path]:
-    """Every absolute path that a text of some settings is, and the folders that it lies in."""
+    """Yield every absolute path in some settings, and its parent folders."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -263,17 +272,17 @@ def _absolute_in(value: Any) -> Iterator[Path]:
 
 
 def _point_names(axes: list[Override], values: Iterable[Any]) -> Iterator[str]:
-    """One point of a grid in words, for example ``seed=0``; a value without a name: its number."""
+    """Name a point of a grid, for example ``seed=0``; values without a short name get a number."""
     short = [str(axis.keys[-1]) for axis in axes]
     for axis, last, value in zip(axes, short, values, strict=True):
         key = last if short.count(last) == 1 else ".".join(map(str, axis.keys))
         name = _slug(value)
-        is_clear = name and [_slug(other) for other in axis.value].count(name) == 1
-        yield f"{key}={name if is_clear else f'value{axis.value.index(value)}'}"
+        is_unique = name and list(map(_slug, axis.value)).count(name) == 1
+        yield f"{key}={name if is_unique else f'value{axis.value.index(value)}'}"
 
 
 def _slug(value: Any) -> str:
-    """A number, word or path (its last part) without signs that trouble a shell; else nothing."""
+    """Return a number, word or path (its last part) in shell-safe characters; else nothing."""
     if isinstance(value, dict | list):
         return ""
     text = json.dumps(value) if isinstance(value, bool) or value is None else str(value)

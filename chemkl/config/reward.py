@@ -65,34 +65,34 @@ Sigma = Annotated[
 Function = TypeVar("Function", bound=Callable[..., float])
 
 SETTINGS: "dict[str, type[TransformSettings]]" = {}
-"""The settings of every transform, by kind."""
+"""Settings of every transform by kind."""
 Check = Callable[..., str]
-"""Says of settings, given by name, what does not go together; empty: they do."""
+"""Returns the problem of settings, given by name; empty if there is none."""
 
 
 class TransformSettings(Config):
-    """What a user chooses of a transform: its kind, and the settings that its function takes."""
+    """Settings of one transform: its kind, and the parameters of its function."""
 
     kind: str
-    """Which transform, by name."""
+    """Name of the transform."""
     check: ClassVar[Check] = staticmethod(lambda **_: "")
     function: ClassVar[Callable[..., float]]
 
     @classmethod
     def listed(cls) -> tuple[str, ...]:
-        """Its kind, which `chemkl show transforms` lists with its keys."""
+        """Return its kind, which `chemkl show transforms` lists with its keys."""
         return get_args(cls.model_fields["kind"].annotation)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Say what of the settings does not go together."""
+        """Check the settings together."""
         if text := type(self).check(**self.model_dump(exclude={"kind"})):
             yield "", text
 
     def build(self) -> Callable[[float], float]:
-        """Give the function from a raw value to a score."""
+        """Return the function from a raw value to a score."""
         return partial(type(self).function, **self.model_dump(exclude={"kind"}))
 
-    def __reduce__(self) -> tuple[Any, ...]:  # pickle finds no class that is made when needed
+    def __reduce__(self) -> tuple[Any, ...]:  # the class is made on demand: pickle cannot find it
         return _unpickled, (self.model_dump(),)
 
 
@@ -101,10 +101,10 @@ def _unpickled(values: dict[str, Any]) -> TransformSettings:
 
 
 def transform(check: Check | None = None) -> Callable[[Function], Function]:
-    """Register a function of a raw value and keyword-only settings, under its own name.
+    """Register a function of a raw value and keyword-only settings under its name.
 
     Args:
-        check: says which settings do not go together.
+        check: returns the problem of the settings, if there is one.
 
     Raises:
         ValueError: the name is taken.
@@ -127,10 +127,10 @@ def transform(check: Check | None = None) -> Callable[[Function], Function]:
 
 
 def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
-    """Read a function's parameters, the first ones skipped, as the fields of a pydantic model.
+    """Turn the parameters of a function, after the first ones, into fields of a pydantic model.
 
-    Types, ranges and defaults stand in its signature, meanings there or in its docstring. A
-    parameter whose type is a NamedTuple stands for the fields of that.
+    Types, ranges and defaults come from its signature, meanings from there or from its docstring. A
+    parameter whose type is a NamedTuple stands for its fields.
     """
     meanings = documented(function)[1]
     hints = get_type_hints(function, include_extras=True)
@@ -147,12 +147,12 @@ def fields_of(function: Callable[..., Any], skip: int = 0) -> dict[str, Any]:
 
 
 def is_group(kind: Any) -> bool:
-    """Whether a type is a NamedTuple: settings that several functions share."""
+    """Return whether a type is a NamedTuple: settings that several functions share."""
     return isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
 
 
 def documented(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    """Read a docstring: all before its sections, and what its section Args says of each name."""
+    """Split a docstring into its text before the sections, and the entries of its Args."""
     text = inspect.getdoc(function) or "-"
     before, *sections = re.split(r"\n+(Args|Returns|Raises):\n", text)
     entries = dict(zip(sections[::2], sections[1::2], strict=True)).get("Args", "")
@@ -335,169 +335,166 @@ if TYPE_CHECKING:
     Transform = TransformSettings
 else:
     Transform = Annotated[Union[*SETTINGS.values()], by_kind(*SETTINGS.values())]
-"""The settings of any transform, told apart by its kind."""
 
 
 Role = Literal["scorer", "filter", "penalty"]
-"""What a component's score is used for."""
+"""How the score of a component is used."""
 
 Aggregate = Literal["geometric_mean", "arithmetic_mean", "product", "minimum"]
-"""The ways to join the scores."""
+"""The ways to combine the scores."""
 
 
 class ComponentConfig(Config):
     """One part of a reward."""
 
     kind: str
-    """Which component: a name in the registry of rewards, for example qed or tanimoto."""
+    """The component: a name that `chemkl show rewards` lists, for example qed or tanimoto."""
     name: Annotated[str, Field(pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$"), NamedByKind] = ""
-    """What its columns are called (raw_<name>, score_<name>), in letters, digits and _ - or dots;
-    default: its kind. Two components of one kind need two names."""
+    """Name of its columns (raw_<name>, score_<name>), in letters, digits and _ - or dots; default:
+    its kind. Two components of one kind need two names."""
     role: Role = "scorer"
-    """scorer: its score enters the aggregate; filter: a score below 0.5 makes the reward 0, and
-    spares the costly components; penalty: its score multiplies the aggregate."""
+    """scorer: its score enters the aggregate; filter: a score below 0.5 makes the reward 0, and the
+    expensive components are skipped; penalty: its score multiplies the aggregate."""
     weight: FiniteFloat = Field(1.0, gt=0)
-    """Its share in the aggregate, relative to the others, above 0 (under product: its exponent);
-    for scorers only, and not under minimum."""
+    """Its weight in the aggregate, relative to the others, above 0 (for product: its exponent); for
+    scorers only, and not for minimum."""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    """What the component's kind takes, for example references for tanimoto; empty: its defaults."""
+    """Parameters of the kind, for example references for tanimoto; empty: its defaults."""
     transform: Transform = SETTINGS["none"](kind="none")
-    """From the raw value to a score between 0 and 1: kind none, sigmoid, reverse_sigmoid,
+    """Maps the raw value to a score between 0 and 1: kind none, sigmoid, reverse_sigmoid,
     double_sigmoid, step, left_step, right_step, exponential_decay, gaussian, min_gaussian,
-    max_gaussian, linear_clip or value_map. none is for components that lie between 0 and 1
-    already."""
+    max_gaussian, linear_clip or value_map. none is for components that already lie
+    between 0 and 1."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Take weights of scorers only."""
+        """Refuse weights of other components than scorers."""
         if self.role != "scorer" and self.weight != 1:
-            yield "weight", f"belongs to scorers; a {self.role} has none: leave it out"
+            yield "weight", f"is for scorers; a {self.role} has none: leave it out"
 
 
-# ---- where molecules are scored
+# ---- executors
 
 SLACK = 60
-"""Seconds before the end of a block, besides the timeout, in which no molecule is begun there."""
+"""Seconds before the end of a block, in addition to the timeout, when no molecule is started."""
 
 
 class ProcessExecutor(Config):
-    """Worker processes of this machine."""
+    """Worker processes on this machine."""
 
     kind: Literal["process"]
-    """On this machine, in as many processes as workers says."""
+    """On this machine, in `workers` processes."""
 
 
 class ParslExecutor(Config):
-    """Worker processes on blocks of nodes, which Parsl asks for, replaces and gives back."""
+    """Worker processes on blocks of nodes, which Parsl requests, replaces and releases."""
 
     kind: Literal["parsl"]
-    """On other machines, through Parsl: workers is for each node."""
+    """On other machines through Parsl; `workers` is per node."""
     provider: Literal["slurm", "local"] = "slurm"
-    """slurm: a block is a job that sbatch submits; local: a block is processes of this machine, for
-    trying a config out."""
+    """slurm: a block is a job submitted by sbatch; local: a block is processes on this machine, for
+    testing a config."""
     blocks: int = Field(1, ge=1, le=1000)
-    """Blocks at once, 1 to 1,000: all are asked for at the first molecule, and anew as long as
-    there is work for them. A run on several devices has as many for each."""
+    """Blocks at a time, 1 to 1,000: all are requested at the first molecule, and again while there
+    is work for them. A run on several devices has as many for each."""
     nodes: int = Field(1, ge=1, le=1000)
     """Nodes of a block, 1 to 1,000."""
     cores: int | None = Field(None, ge=1)
-    """Cores of each node that are asked for, at least 1; null: the whole node, with nobody else."""
+    """Cores requested on each node, at least 1; null: the whole node, exclusively."""
     walltime: str = Field("01:00:00", pattern=r"^\d{1,3}:[0-5]\d:[0-5]\d$")
-    """How long a block may last, in hours:minutes:seconds; then it is replaced. No molecule is
-    begun that its timeout would let last longer."""
+    """Time limit of a block, as hours:minutes:seconds; then it is replaced. No molecule is started
+    whose timeout would exceed it."""
     partition: str | None = None
     """Partition of the blocks; null: the cluster's default."""
     account: str | None = None
-    """Account that pays; null: your default."""
+    """Account to charge; null: your default."""
     options: tuple[Annotated[str, Field(pattern=r"^-")], ...] = ()
     """Further options of sbatch, such as --mem=16G or --qos=low."""
     setup: str = ""
-    """Lines of shell that are run on a node first, such as module load. The workers run the Python
-    of this process, which must lie at the same path there."""
+    """Shell commands to run first on a node, such as module load. The workers use the Python of
+    this process, which must exist at the same path there."""
     idle: float = Field(300, ge=1)
-    """Seconds without work, at least 1, after which a block is given back."""
+    """Seconds without work, at least 1, after which a block is released."""
     lost_after: int = Field(60, ge=5, le=3600)
-    """Seconds of silence, 5 to 3,600, after which a node is given up, and what it was at is handed
-    out again. The scheduler is asked about the blocks every half of it."""
+    """Seconds without a message, 5 to 3,600, after which a node counts as lost and its molecules go
+    to other nodes. The scheduler is polled at half this interval."""
     folder: Path = Path("runs/parsl")
-    """Where Parsl keeps its scripts, keys and logs while it runs, and after a failure; on a disk
-    that all nodes see. Relative to the working directory."""
+    """Folder for scripts, keys and logs of Parsl while it runs, and after a failure; on a disk that
+    all nodes share. Relative to the working directory."""
 
     @property
     def seconds(self) -> int:
-        """How long a block may last."""
+        """Time limit of a block in seconds."""
         hours, minutes, seconds = map(int, self.walltime.split(":"))
         return 3600 * hours + 60 * minutes + seconds
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Refuse what this machine has no use for."""
+        """Refuse settings that have no effect on this machine."""
         if self.provider == "local":
             for name in ("nodes", "cores", "partition", "account", "options"):
                 if name in self.model_fields_set:
-                    yield name, "belongs to provider: slurm; leave it out"
+                    yield name, "is for provider: slurm; leave it out"
 
 
 Executor = Annotated[ProcessExecutor | ParslExecutor, by_kind(ProcessExecutor, ParslExecutor)]
-"""Where molecules are scored; a bare name stands for its kind with the defaults."""
 
 
 class RewardConfig(Config):
-    """How a molecule is paid: a number between 0 and 1."""
+    """The reward of a molecule: a number between 0 and 1."""
 
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     components: list[ComponentConfig] = Field(min_length=1)
-    """The parts, at least one; each name once."""
+    """The components, at least one, with distinct names."""
     aggregate: Aggregate = "geometric_mean"
-    """How the scorers' scores become one. The geometric mean is 0 as soon as one score is; the
-    arithmetic mean lets one part make up for another; the product punishes every part that is not
-    perfect; the minimum pays for the worst part alone."""
+    """How to combine the scores of the scorers. The geometric mean is 0 if any score is; in the
+    arithmetic mean one component can compensate for another; the product penalises every imperfect
+    component; the minimum counts only the worst one."""
     max_atoms: int = Field(500, ge=1, le=5000)
-    """Molecules with more atoms are invalid (explicit atoms); keeps a runaway string cheap. 1 to
-    5,000, beyond which RDKit takes seconds for one."""
+    """Molecules with more explicit atoms are invalid, which keeps runaway strings cheap. 1 to
+    5,000, beyond which RDKit takes seconds per molecule."""
     most_failures: float = Field(0.5, ge=0, le=1, exclude=True)
-    """A component that failed on more than this share of the molecules that it was asked about, at
-    least 100, ends the run with the reason: it is broken, not they. 0 to 1; 1: never. No part of
-    the run's identity: a run that ended so may continue with another share."""
+    """A component that fails on more than this share of at least 100 molecules ends the run with
+    the reason: the component is broken, not the molecules. 0 to 1; 1: never. No part of the run's
+    identity: a run that ended so may continue with another share."""
     workers: int = Field(1, ge=1, exclude=True)
-    """Processes that score molecules, under executor parsl on each node. 1: this process, without
-    any other (unless there is a timeout). More than the cores that are free do not help. The scores
-    do not depend on it; no part of the run's identity."""
+    """Processes that score molecules, with executor parsl on each node. 1: this process only
+    (unless there is a timeout). More than the free cores do not help. The scores do not depend on
+    it; no part of the run's identity."""
     timeout: FiniteFloat | None = Field(None, gt=0, exclude=True)
-    """Seconds that one molecule may take; then the worker process that is stuck is killed, and the
-    molecule has failed. The components are then asked in worker processes, about one molecule at a
+    """Time limit for one molecule in seconds; the stuck worker process is then killed, and the
+    molecule has failed. With a limit, worker processes run the components on one molecule at a
     time. null: no limit. No part of the run's identity."""
     retries: int = Field(2, ge=0, le=100, exclude=True)
-    """How often a molecule is asked about again that failed for a passing reason: a component that
-    raised TransientError, or a node that was lost. 0 to 100. Any other failure is final: a molecule
-    that fails, hangs or crashes costs one call. No part of the run's identity."""
+    """How often to score a molecule again after a temporary failure: a component that raised
+    TransientError, or a lost node. 0 to 100. Any other failure is final: a molecule that fails,
+    hangs or crashes costs one call. No part of the run's identity."""
     executor: Executor = Field(ProcessExecutor(kind="process"), exclude=True)
-    """Where molecules are scored: kind process or parsl; the scores do not depend on it. No part of
+    """Where to score molecules: kind process or parsl; the scores do not depend on it. No part of
     the run's identity."""
     cache: Path | None = Field(None, exclude=True)
-    """A file in which raw values are kept by component and molecule, for this run and all others
-    that name it, at the same time too; made if there is none. On a disk of this machine: it is not
-    safe on a network file system. Relative to the working directory. null: none. No part of the
-    run's identity."""
+    """File that stores raw values by component and molecule, for this run and all others that use
+    it, also at the same time; created if it does not exist. On a local disk: it is not safe on a
+    network file system. Relative to the working directory. null: none. No part of the run's
+    identity."""
 
     folder: Folder = Field(None, exclude=True)
-    """Where relative paths in the parameters are looked up, before the working directory; null: the
-    folder of the file that the reward stands in. No part of the run's identity."""
+    """Where relative paths in the parameters are looked up before the working directory; null: the
+    folder of the file with the reward. No part of the run's identity."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Ask for scorers, and names that differ."""
-        twice = repeated(component.name for component in self.components)
-        if twice:
-            text = "give each a name of its own"
-            yield "", f"component names must differ, but several are called {twice}: {text}"
+        """Require scorers, distinct names, and settings that fit together."""
+        if names := repeated(component.name for component in self.components):
+            text = f"component names must differ, but several are called {names}"
+            yield "", f"{text}: give each its own name"
         weights = [part.weight for part in self.components if part.role == "scorer"]
         if not weights:
             text = "give one of them role scorer"
-            yield "", f"no component is a scorer, so there is nothing to pay for: {text}"
+            yield "", f"no component is a scorer, so there is no reward: {text}"
         if self.executor.kind == "parsl" and (self.timeout or 0) + SLACK >= self.executor.seconds:
             text = f"should be longer by {SLACK} s than the timeout of one molecule"
             yield "executor.walltime", f"{text} (got {self.executor.walltime})"
         if self.aggregate == "minimum" and any(weight != 1 for weight in weights):
-            yield "", "the minimum takes no weights: leave weight out of the components"
+            yield "", "the minimum has no weights: leave weight out of the components"
 
 
 def _from_file(value: Any, info: ValidationInfo) -> Any:
@@ -509,4 +506,4 @@ def _from_file(value: Any, info: ValidationInfo) -> Any:
 
 
 RewardSource = Annotated[RewardConfig, BeforeValidator(_from_file)]
-"""A reward's settings, or the path of the file that holds them."""
+"""Settings of a reward, or the path of a file with them."""

@@ -1,4 +1,4 @@
-"""The keys of a model in plain words: type, range, default and meaning of each."""
+"""Type, range, default and meaning of each key of a config, as `chemkl show config` prints them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
 class Key(NamedTuple):
-    """One key in words; an empty default: it must be given."""
+    """One key; an empty default means that it is required."""
 
     name: str
     type: str
@@ -30,16 +30,20 @@ class Key(NamedTuple):
 
     @property
     def brief(self) -> str:
-        """The whole of it in one line."""
+        """Everything in one line."""
         default = f" = {self.default}" if self.default else " (required)"
         return f"{self.name}: {self.type}{default}. {self.meaning}"
 
 
 def keys_of(model: type[BaseModel], *, inside: bool = False, above: str = "") -> list[Key]:
-    """Say of each key of a model what it takes; its name begins with what is ``above``.
+    """Describe each key of a model.
 
-    With ``inside`` also of the keys of sections, by their dotted names:
-    ``callbacks.collapse.window`` or ``stages.0.set``; a section of several kinds has those of each.
+    Args:
+        model: the config.
+        inside: also describe the keys of sections, by their dotted names:
+            ``callbacks.collapse.window`` or ``stages.0.set``; a section of several kinds has those
+            of each.
+        above: prefix of all names.
     """
     keys = []
     for name, field in model.model_fields.items():
@@ -62,7 +66,7 @@ def keys_of(model: type[BaseModel], *, inside: bool = False, above: str = "") ->
 
 
 def kinds_of(model: Any) -> tuple[Any, ...]:
-    """The values of `kind` that choose a model."""
+    """Return the values of `kind` that select a model."""
     kind = model.model_fields.get("kind") if _is_model(model) else None
     return get_args(kind.annotation) if kind is not None else ()
 
@@ -72,7 +76,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _sections(annotation: Any, place: str) -> Iterator[tuple[str, type[BaseModel]]]:
-    """The models of what stands at a key, and where, without those that `chemkl show` lists."""
+    """Yield the models of the sections at a key, and their places; not those in `chemkl show`."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if _is_model(annotation):
         if not hasattr(annotation, "listed"):
@@ -87,7 +91,7 @@ def _sections(annotation: Any, place: str) -> Iterator[tuple[str, type[BaseModel
 
 
 def _default(field: FieldInfo) -> str:
-    """A default as it would stand in a YAML file."""
+    """Write a default as in a YAML file."""
     default = field.get_default(call_default_factory=True, validated_data={})
     if isinstance(default, bool):
         return "true" if default else "false"

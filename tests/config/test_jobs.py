@@ -188,7 +188,7 @@ SAMPLE = {"stage": "sample", "name": "s"}
          "stages.1.name: the name 'posttrain' is taken by an earlier entry"),
         ([SAMPLE | {"grid": {"seed": [0]}}, SAMPLE | {"name": "s-seed=0"}],
          "stages.1.name: the name 's-seed=0' is taken"),
-        ([SAMPLE | {"grid": {"seed": [0, 0]}}], "stages.0.grid: a value is given twice"),
+        ([SAMPLE | {"grid": {"seed": [0, 0]}}], "stages.0.grid: a value is repeated"),
         ([{"stage": "postrain"}],
          "stages.0.stage: 'postrain' is not allowed; did you mean 'posttrain'"),
         ([SAMPLE | {"name": "a/b"}], "only, the first one a letter or a digit) (got 'a/b')"),
@@ -198,7 +198,7 @@ SAMPLE = {"stage": "sample", "name": "s"}
         ([SAMPLE | {"config": "no.yaml"}], "stages.0.config: no such file or folder"),
         ([SAMPLE | {"set": {"a..b": 1}}], "pipeline: 'a..b' is not a key"),
         ([SAMPLE | {"sett": {}}], "stages.0.sett: not a known key; did you mean 'set'"),
-        ([{"name": "a"}], "stages.0.stage: required, and not given (Which stage runs"),
+        ([{"name": "a"}], "stages.0.stage: required, and not given (The stage to run"),
         ([], "stages: should have at least 1 entry (got [])"),
         # too many are refused, and not expanded
         ([SAMPLE | {"grid": MANY}], f"stages.0.grid: {100**20:,} combinations; at most 1,000."),
@@ -212,7 +212,9 @@ def test_mistakes_in_entries(stages, problem):
 
 
 def test_a_config_of_a_stage_is_told_in_one_line():
-    with pytest.raises(InputError, match=r"no pipeline, .*: it has prior, budget, seed") as caught:
+    with pytest.raises(
+        InputError, match=r"not a pipeline, .*: it has prior, budget, seed"
+    ) as caught:
         load_pipeline({"prior": "moses", "budget": 3, "seed": 1, "stages": [{}]})
     assert len(str(caught.value).splitlines()) == 1
 

@@ -44,8 +44,11 @@ def test_a_target_without_hits_does_not_end_a_run_by_them():
     [
         (["a", "b", "a"], "a: given more than once; keep each once"),
         ([1, "1"], "1: given more than once"),
-        ([""], r"an empty completion is read as no answer: leave the empty answer out"),
-        ([" "], r"answers\.0\s+does not have the required form .*each once and not blank.*got ' '"),
+        ([""], r"an empty completion counts as no answer: leave the empty answer out"),
+        (
+            [" "],
+            r"answers\.0\s+does not have the required form .*and not blank.*got ' '",
+        ),
         ([True], r'quote it as the model should write it, "true" or "True"'),
         ([1.5], r"1\.5 is a number that can be written in several ways: quote it"),
         ([], r"at least 1 item"),

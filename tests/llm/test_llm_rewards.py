@@ -142,7 +142,7 @@ def test_the_budget_is_spent_exactly():
         ({"parse": "("}, "neither strict nor lenient, nor a regular expression"),
         ({"valid": [True, False]}, r'true without quotes .* value, .*quote it .*"true" or "True"'),
         ({"valid": [1.0]}, r"1\.0 is a number that can be written in several ways: quote it"),
-        ({"valid": ["1", ""]}, "an empty completion is read as no answer: leave the empty"),
+        ({"valid": ["1", ""]}, "an empty completion counts as no answer: leave the empty"),
         ({"valid": [None]}, "valid string"),
         ({"valid": [1, "1"]}, "1: given more than once"),
     ],
@@ -492,7 +492,7 @@ def like(smiles, **more):
         (
             {"by_prompt": [like("CCO"), {"components": [{"kind": "qed"}, CSP3]}]},
             r"but of kind csp3_fraction with no parameters in by_prompt\.1.*A name stands "
-            r"for one oracle in a run.*take two names.*role: penalty",
+            r"for one oracle in a run.*use two names.*role: penalty",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_cache_that_cannot_be_used_is_named(tmp_path):
 def test_names_of_models_are_folders_first_and_then_names_on_the_hub(tmp_path):
     assert ModelConfig(name=str(tmp_path)).name == tmp_path
     assert ModelConfig(name="Qwen/Qwen2.5-0.5B-Instruct").name == "Qwen/Qwen2.5-0.5B-Instruct"
-    with pytest.raises(ValueError, match=r"no such file .*nor is it the form of a name"):
+    with pytest.raises(ValueError, match=r"no such file .*nor does it look like a name"):
         ModelConfig(name="./model")
 
 

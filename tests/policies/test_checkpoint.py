@@ -251,7 +251,7 @@ def architecture(**parts):
         (architecture(hidden_size=-1), r"hidden_size: should be greater than or equal to 1"),
         (architecture(hidden_size=10**30), r"hidden_size: should be less than or equal to 65536"),
         (architecture(max_length=None), r"max_length: should be"),
-        (architecture(projection_size=2), r"projection_size: an LSTM alone has one"),
+        (architecture(projection_size=2), r"projection_size: only an LSTM has one"),
         (architecture(projection_size=6, cell="lstm"), r"should be less than hidden_size, 6"),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_passing_failure_costs_no_value_that_is_known(register, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "parsl", "provider": "local", "cores": 4}, "executor.cores: belongs to provider"),
+        ({"kind": "parsl", "provider": "local", "cores": 4}, "executor.cores: is for provider"),
         (
             {"kind": "parsl", "walltime": "2 h"},
             "executor.walltime: does not have the",

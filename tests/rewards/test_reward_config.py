@@ -53,7 +53,7 @@ def test_every_problem_of_schema_and_components_at_once():
         "components.6.transform: low = 3 must be below high = 3; for a hard edge use step",
         "components.7.transform: a step needs low, high or both",
         "components.8.transform: low = 2 must not be above high = 1",
-        "components.9.name: does not have the required form (What its columns are called "
+        "components.9.name: does not have the required form (Name of its columns "
         "(raw_<name>, score_<name>), in letters, digits and _ - or dots; default: its kind) "
         "(got 'number of rings')",
         "components.10.kind: required, and not given",
@@ -67,8 +67,7 @@ def test_every_problem_of_schema_and_components_at_once():
 def test_names_must_differ():
     hbd = {"kind": "hbd", "name": "qed", "transform": {"kind": "step", "low": 1}}
     assert problems({"components": [PLAIN, hbd]}) == [
-        "reward: component names must differ, but several are called qed: "
-        "give each a name of its own"
+        "reward: component names must differ, but several are called qed: give each its own name"
     ]
     model = RewardModel.from_config({"components": [{"kind": "qed"}, {"kind": "qed", "name": "b"}]})
     assert model.component_names == ["qed", "b"]
@@ -88,11 +87,11 @@ def test_names_must_differ():
         ({"components": [PLAIN, {"kind": "hba", "role": "filtre"}]},
          "components.1.role: 'filtre' is not allowed; did you mean 'filter'\\? Known: filter,"),
         ({"components": [{**PLAIN, "role": "filter", "weight": 2}]},
-         "components.0.weight: belongs to scorers; a filter has none: leave it out"),
+         "components.0.weight: is for scorers; a filter has none: leave it out"),
         ({"components": [{**PLAIN, "role": "penalty"}]},
          "no component is a scorer, so there is no"),
         ({"components": [{**PLAIN, "weight": 2}], "aggregate": "minimum"},
-         "the minimum takes no weights"),
+         "the minimum has no weights"),
         ({"components": [PLAIN], "most_failures": 1.1}, "most_failures: should be less"),
         ({"components": [{"kind": "rings", "role": "filter"}]}, "rings lies between 0 and inf"),
         ({"components": [PLAIN], "aggregate": "sum"}, "'sum' is not allowed.*geometric"),

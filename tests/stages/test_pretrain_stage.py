@@ -257,7 +257,7 @@ def test_molecules_of_another_corpus_are_validated_on(tuning, small, tmp_path):
     third = small(["CCO", "CC[Se]C"], "third")
     for changes, says in [
         ({"valid_corpus": third}, r"third: line 2: 'CC\[Se\]C': token '\[Se\]' at position"),
-        ({"valid_split": None}, "valid_corpus: name the valid_split of it that is to be"),
+        ({"valid_split": None}, "valid_corpus: give the valid_split to use from it"),
     ]:
         with pytest.raises(InputError, match=says):
             pretrain.run(tuning | changes, tmp_path / "more")
@@ -312,8 +312,8 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "molecules", "message"),
     [
-        ({"model": {"cell": "gru"}}, SMALL, r"model: init has a network of its own: leave model"),
-        ({"tokens": {"merges": 5}}, SMALL, r"tokens.merges: init has tokens of its own"),
+        ({"model": {"cell": "gru"}}, SMALL, r"model: init has its own network: leave out model"),
+        ({"tokens": {"merges": 5}}, SMALL, r"tokens.merges: init has its own tokens"),
         ({"init": "none.safetensors"}, SMALL, r"init: no such file or folder"),
         ({"patience": 0}, SMALL, r"patience: should be greater than or equal to 1"),
         ({"replay": {"share": 1}}, SMALL, r"replay\.share: should be less than 1"),
@@ -602,8 +602,8 @@ MISTAKES = [
     ({"model": {"kind": "mingrU"}}, r"kind: 'mingrU' is not known; did you mean 'mingru'\? Known"),
     ({"model": {"kind": "transformer", "n_heads": 3}}, r"= 256 should be a multiple of 6"),
     ({"tokens": {"merges": -1}}, r"tokens\.merges: should be greater than or equal to 0"),
-    ({"extend_vocabulary": True}, "extend_vocabulary: for init alone"),
-    ({"replay": {"share": 0.5}}, "replay: for init alone: what is replayed are its sampl"),
+    ({"extend_vocabulary": True}, "extend_vocabulary: needs init"),
+    ({"replay": {"share": 0.5}}, "replay: needs init: its samples are replayed"),
 ]  # fmt: skip
 MISTAKES_OF_TAGS = [
     ({"conditions": []}, r"conditions: should have at least 1 entry"),

@@ -192,7 +192,7 @@ def test_a_file_is_no_folder_for_runs(pipeline, chemkl, capsys, command, out):
     dry = [] if command == "status" else ["--dry-run"]
     assert chemkl(command, "p.yaml", "--out", out, *dry) == 2
     assert capsys.readouterr().err == (
-        "some.smi: a file, not a folder for runs; choose another with --out\n"
+        "some.smi: a file, not a folder; choose another with --out\n"
     )
 
 
