@@ -1,4 +1,4 @@
-"""Changed input: SMILES, configs and files that are nearly right, the same ones for a seed."""
+"""Mutated input: SMILES, configs and files that are almost valid, reproducible by seed."""
 
 import random
 import re
@@ -29,7 +29,7 @@ SMILES = [
     "C[S@@](=O)c1ccccc1",
     "FC(F)(Cl)C(Br)I",
 ]
-"""Molecules with what SMILES have to offer: stereo, charges, isotopes, cages, metals, dummies."""
+"""Molecules with all features of SMILES: stereo, charges, isotopes, cages, metals, dummies."""
 
 PIECES = [
     *"()[]=#$:/\\.%@+-*~>|{}<&!;,?^ \t\n\0é\ud800",
@@ -39,11 +39,11 @@ PIECES = [
     *("[*:999999999999]", "[$(CC)]", "[R]", "[C,N]", "[H]", "[2H]", "[HH]", "[]", "[C", "->", "<-"),
     *("%99", "%(123)", "%(99999999)", ">>", "|$x$|", "=n(C)", "=C1", "c1ccccc1", "N(C)(C)(C)C"),
 ]
-"""What is put into a SMILES: every character of the language, and words that parsers trip over."""
+"""Insertions into a SMILES: every character of the language, and difficult tokens."""
 
 
 def mutated_smiles(rng: random.Random, seeds: Sequence[str] = SMILES) -> str:
-    """Change a molecule by one to six edits: pieces put in, cut, doubled, exchanged, joined."""
+    """Change a molecule by one to six edits: pieces inserted, cut, doubled, exchanged, joined."""
     text = rng.choice(seeds)
     for _ in range(rng.choice([1, 1, 2, 3, 6])):
         text = _edited(text, rng, rng.choice(PIECES), rng.choice(seeds))
@@ -53,52 +53,29 @@ def mutated_smiles(rng: random.Random, seeds: Sequence[str] = SMILES) -> str:
 def _edited(text: str, rng: random.Random, piece: str, other: str) -> str:
     """Make one edit at a random place."""
     a, b = sorted((rng.randint(0, len(text)), rng.randint(0, len(text))))
-    kind = rng.randrange(7)
-    if kind == 0:
-        return text[:a] + text[min(b, a + 3) :]
-    if kind == 1:
-        return text[:a] + piece + text[a:]
-    if kind == 2:
-        return text[:a] + piece + text[a + 1 :]
-    if kind == 3:
-        return text[:a] + text[a:b] * rng.choice([2, 2, 3, 40]) + text[b:]
-    if kind == 4:
-        return text[:a] + other[rng.randint(0, len(other)) :]
-    if kind == 5:
-        return text[:a] + text[b:] + text[a:b]
-    return text[:a].swapcase() + text[a:]
+    edits = (
+        lambda: text[:a] + text[min(b, a + 3) :],
+        lambda: text[:a] + piece + text[a:],
+        lambda: text[:a] + piece + text[a + 1 :],
+        lambda: text[:a] + text[a:b] * rng.choice([2, 2, 3, 40]) + text[b:],
+        lambda: text[:a] + other[rng.randint(0, len(other)) :],
+        lambda: text[:a] + text[b:] + text[a:b],
+        lambda: text[:a].swapcase() + text[a:],
+    )
+    return edits[rng.randrange(7)]()
 
 
 VALUES = [
     *("null", "true", "''", "[]", "{}", "-1", "0", "1e400", ".nan", ".inf", "9" * 400, "x" * 5000),
     *("[1, [2, {a: 3}]]", "{kind: x}", "!!binary aGk=", "!x 1", "*a", "&a [*a]", "2024-01-31"),
-    *(
-        "/dev/zero",
-        "/",
-        "nowhere.yaml",
-        "'\\0'",
-        '"\\0"',
-        '"\\ud800"',
-        "[*]",
-        "${x}",
-        "é",
-        "~nobody",
-    ),
-    *(
-        "|\n  text",
-        "[" * 40 + "]" * 40,
-        "{{{}: 1}: 2}",
-        "99999999999999999999",
-        "-0.0",
-        "1_000",
-        "%",
-    ),
+    *("/dev/zero", "/", "nowhere.yaml", "'\\0'", '"\\0"', '"\\ud800"', "[*]", "${x}", "é"),
+    *("~nobody", "|\n  text", "[" * 40 + "]" * 40, "{{{}: 1}: 2}", "99999999999999999999"),
+    *("-0.0", "1_000", "%"),
 ]
-"""Values of every type, and of none, that stand where something else is wanted."""
-
+"""Values of every type, and of none, in places of values of another type."""
 
 CHARACTERS = "\t\0 :-[]{}&*!|>'\"%@`#,?é\x85\ufeff\ud800"
-"""Characters that mean something in YAML, or must not stand there."""
+"""Characters with a meaning in YAML, and forbidden ones."""
 
 
 def mutated_config(rng: random.Random, text: str) -> str:
@@ -131,19 +108,17 @@ def mutated_config(rng: random.Random, text: str) -> str:
 
 
 def _nested_elsewhere(rng: random.Random, text: str) -> str:
-    """Exchange one value of the data for another part of it, or for one of the wrong type."""
+    """Replace a value of the data by another part of it, or by one of the wrong type."""
     try:
         data = yaml.safe_load(text)
         places = list(_places(data))
     except (yaml.YAMLError, ValueError, LookupError, OverflowError, RecursionError, TypeError):
-        return text  # changed before so that it cannot be read, or holds itself
+        return text  # an earlier edit made it unreadable or recursive
     if not places:
         return text
-    holder, key = rng.choice(places)
-    other, other_key = rng.choice(places)
-    holder[key] = rng.choice(
-        [other[other_key], None, 0, -1, 1.5, "x", [], {}, [None], {"": 1}, True]
-    )
+    (holder, key), (other, other_key) = rng.choice(places), rng.choice(places)
+    wrong = [None, 0, -1, 1.5, "x", [], {}, [None], {"": 1}, True]
+    holder[key] = rng.choice([other[other_key], *wrong])
     try:
         return yaml.safe_dump(data, sort_keys=False)
     except RecursionError:
@@ -151,34 +126,31 @@ def _nested_elsewhere(rng: random.Random, text: str) -> str:
 
 
 def _places(data: Any) -> Iterator[tuple[Any, Any]]:
-    """Every place of the data that can be given another value."""
-    if isinstance(data, dict):
-        pairs = list(data.items())
-    else:
-        pairs = list(enumerate(data)) if isinstance(data, list) else []
-    for key, value in pairs:
+    """Yield container and key of every value in the data."""
+    keys = list(data) if isinstance(data, dict) else []
+    for key in range(len(data)) if isinstance(data, list) else keys:
         yield data, key
-        yield from _places(value)
+        yield from _places(data[key])
 
 
 def mutated_bytes(rng: random.Random, data: bytes) -> bytes:
-    """Change a file by one to eight edits: bits turned, bytes cut out, put in, doubled, zeroed."""
+    """Change a file by one to eight edits: bits flipped, bytes cut, inserted, doubled, zeroed."""
     for _ in range(rng.choice([1, 1, 2, 4, 8])):
-        a = rng.randint(0, max(0, len(data) - 1))
-        b = min(len(data), a + rng.choice([1, 1, 2, 8, 64, 1024]))
-        kind = rng.randrange(6)
-        if kind == 0:
-            data = (
-                data[:a] + bytes([data[a] ^ 1 << rng.randrange(8)] if data else []) + data[a + 1 :]
-            )
-        elif kind == 1:
-            data = data[:a] + data[b:]
-        elif kind == 2:
-            data = data[:a] + rng.randbytes(b - a) + data[a:]
-        elif kind == 3:
-            data = data[:b] + data[a:b] + data[b:]
-        elif kind == 4:
-            data = data[:a] + bytes(b - a) + data[b:]
-        else:
-            data = data[:a]
+        data = _edited_bytes(data, rng)
     return data
+
+
+def _edited_bytes(data: bytes, rng: random.Random) -> bytes:
+    a = rng.randint(0, max(0, len(data) - 1))
+    b = min(len(data), a + rng.choice([1, 1, 2, 8, 64, 1024]))
+    edits = (
+        lambda: (
+            data[:a] + bytes(x ^ 1 << rng.randrange(8) for x in data[a : a + 1]) + data[a + 1 :]
+        ),
+        lambda: data[:a] + data[b:],
+        lambda: data[:a] + rng.randbytes(b - a) + data[a:],
+        lambda: data[:b] + data[a:b] + data[b:],
+        lambda: data[:a] + bytes(b - a) + data[b:],
+        lambda: data[:a],
+    )
+    return edits[rng.randrange(6)]()

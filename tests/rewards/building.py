@@ -1,4 +1,4 @@
-"""Components and rewards as the tests here build them, and what they look at of processes."""
+"""Builders of components and rewards, and checks of processes, for the tests of this folder."""
 
 import time
 from pathlib import Path
@@ -31,7 +31,7 @@ def value(kind, smiles, **parameters):
 
 
 def part(kind, low=None, high=None, **parameters):
-    """A component's config; with ends, on a line between them that is 0 below and 1 above."""
+    """A component's config, with a linear transform if `low` and `high` are set."""
     settings = {"kind": kind, "parameters": parameters}
     if low is not None:
         settings["transform"] = {"kind": "linear_clip", "low": low, "high": high}
@@ -39,7 +39,7 @@ def part(kind, low=None, high=None, **parameters):
 
 
 def reward_of(*parts, **settings):
-    """A reward of these components; a kind alone stands for one without settings."""
+    """A reward of components, each a config or just a kind."""
     components = [{"kind": part} if isinstance(part, str) else part for part in parts]
     return RewardModel.from_config({"components": components, **settings})
 
@@ -53,7 +53,7 @@ def alive(pid):
 
 
 def soon(condition, seconds=10.0):
-    """Wait for what must come to be."""
+    """Wait until a condition holds."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.01)

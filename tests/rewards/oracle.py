@@ -1,6 +1,6 @@
-"""A costly reward that fails: of 20 molecules one is bad, one hangs, one crashes, one has bad luck.
+"""A costly function that fails for one molecule in five, in one of four ways.
 
-Which does what is decided by the molecule alone, so that the same ones fail wherever it runs.
+The molecule alone decides how, so that the same ones fail wherever the function runs.
 """
 
 import ctypes
@@ -19,9 +19,9 @@ def fate(smiles: str) -> str:
 
 
 def score(smiles: str, seconds: float, notes: str) -> float:
-    """Take some seconds; write down what was asked, a line a call."""
+    """Take some seconds, and write down the molecule, one line per call."""
     file = Path(notes, hashlib.sha256(smiles.encode()).hexdigest())
-    asked_before = file.exists()
+    is_repeat = file.exists()
     with file.open("a") as note:
         note.write(smiles + "\n")
     time.sleep(seconds)
@@ -29,9 +29,9 @@ def score(smiles: str, seconds: float, notes: str) -> float:
         case "bad":
             raise ValueError("cannot be docked")
         case "hang":
-            sum(range(10**15))  # compiled code: no handler of a signal is run
+            sum(range(10**15))  # compiled code, which runs no signal handler
         case "crash":
             ctypes.string_at(0)
-        case "unlucky" if not asked_before:
+        case "unlucky" if not is_repeat:
             raise TransientError("no licence is free")
     return len(smiles) / 7

@@ -1,4 +1,4 @@
-"""A reward scored elsewhere: the same values and failures, nothing asked twice, nothing left."""
+"""Executors: equal values and failures, no molecule scored twice, no process left."""
 
 import os
 import signal
@@ -41,32 +41,32 @@ def reward_of(folder, executor, seconds=0.0, **settings):
     return {"components": components, **rest, **settings}
 
 
-def asked(folder):
-    """How often the oracle was asked about each molecule."""
+def calls(folder):
+    """The number of the oracle's calls by molecule."""
     notes = (line for file in (folder / "notes").iterdir() for line in file.open())
     return Counter(line.strip() for line in notes)
 
 
 def started_with(mark):
-    """The processes that have a variable in their environment, whoever their parents are now."""
-    found = set()
+    """The living processes with a variable in their environment, whatever their parents."""
+    pids = set()
     for file in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if f"MARK={mark}".encode() in file.read_bytes().split(b"\0"):
-                found.add(int(file.parent.name))
-    return set(filter(alive, found))
+                pids.add(int(file.parent.name))
+    return set(filter(alive, pids))
 
 
 @pytest.fixture(scope="module")
 def molecules(real_smiles):
-    """Two of each fate that is rare, and some that are fine."""
-    some, wanted = [], dict.fromkeys(oracle.FATES, 2) | {"fine": 12}
+    """Two of each rare fate, and twelve that are fine."""
+    chosen, missing = [], dict.fromkeys(oracle.FATES, 2) | {"fine": 12}
     for smiles in real_smiles:
-        if wanted[oracle.fate(smiles)]:
-            wanted[oracle.fate(smiles)] -= 1
-            some.append(smiles)
-    assert not any(wanted.values())
-    return some
+        if missing[oracle.fate(smiles)]:
+            missing[oracle.fate(smiles)] -= 1
+            chosen.append(smiles)
+    assert not any(missing.values())
+    return chosen
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor, w
     assert rows["raw_qed"].isna().tolist() == lost
     expected = RewardModel.from_config({"components": [{"kind": "qed"}]}).score(molecules)
     assert rows["raw_qed"].equals(expected["raw_qed"].mask(lost))
-    assert asked(tmp_path) == {
+    assert calls(tmp_path) == {
         smiles: 2 if fate == "unlucky" else 1 for smiles, fate in zip(molecules, fates, strict=True)
     }
     pd.testing.assert_frame_equal(again[::-1].reset_index(drop=True), rows)
@@ -99,21 +99,21 @@ def test_every_executor_meets_the_same_failures(tmp_path, molecules, executor, w
     assert list((tmp_path / "parsl").glob("*")) == []
 
 
-def test_a_passing_failure_costs_no_value_that_is_known(register, monkeypatch):
+def test_a_transient_failure_keeps_other_values(register, monkeypatch):
     monkeypatch.setattr(engine, "PAUSE", 0.0)
     luck = iter([False, True, False, False, False])
 
-    def ask(mol):
+    def score(mol):
         if not next(luck):
             raise TransientError("the server does not answer")
         return 0.5
 
-    moody, steady = register("moody", ask), register("steady", lambda _: 0.25)
+    moody, steady = register("moody", score), register("steady", lambda _: 0.25)
     reward = {"components": [{"kind": "moody"}, {"kind": "steady"}]}
     with RewardModel.from_config(reward) as model:
         rows = model.score(["C", "CC"])
         counts = model.failures["moody"]
-    assert moody == ["C", "CC", "C", "C"]  # CC is answered at once, C asked 1 + retries times
+    assert moody == ["C", "CC", "C", "C"]  # CC succeeds at once, C is tried 1 + retries times
     assert steady == ["C", "CC"]
     assert rows["raw_moody"].fillna(-1).tolist() == [-1, 0.5]
     assert rows["raw_steady"].tolist() == [0.25, 0.25]
@@ -136,28 +136,22 @@ def test_a_passing_failure_costs_no_value_that_is_known(register, monkeypatch):
         ("parsel", "executor: 'parsel' is not known; did you mean 'parsl'"),
     ],
 )
-def test_settings_that_cannot_be_are_told(settings, message):
+def test_bad_settings_are_named(settings, message):
     reward = {"components": [{"kind": "qed"}], "executor": settings, "timeout": 600}
     with pytest.raises(InputError, match=message):
         RewardModel.from_config(reward)
 
 
-def test_without_slurm_one_line_says_so_at_the_first_molecule(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    model = RewardModel.from_config({"components": [{"kind": "qed"}], "executor": "parsl"})
-    with pytest.raises(InputError, match="executor: there is no sbatch on this machine's PATH"):
-        model.score(["C"])
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+def test_missing_programs_packages_and_folders_are_named(tmp_path, monkeypatch):
     (tmp_path / "parsl").touch()
     with RewardModel.from_config(reward_of(tmp_path, LOCAL)) as model:
         with pytest.raises(InputError, match=r"Parsl cannot be started: .*File exists: .*parsl"):
             model.score(["C"])
         assert model._engine.pool._held == []
-
-
-def test_without_parsl_one_line_says_what_installs_it(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    model = RewardModel.from_config({"components": [{"kind": "qed"}], "executor": "parsl"})
+    with pytest.raises(InputError, match="executor: there is no sbatch on this machine's PATH"):
+        model.score(["C"])
     monkeypatch.setattr(registry, "package_folder", lambda _name: None)
     with pytest.raises(InputError, match=r"executor parsl needs the package parsl: .* pip install"):
         RewardModel.from_config({"components": [{"kind": "qed"}], "executor": LOCAL})
@@ -176,7 +170,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_nothing_is_left_when_the_run_ends(tmp_path, molecules, sent):
+def test_no_process_survives_the_run(tmp_path, molecules, sent):
     config, script = tmp_path / "reward.yaml", tmp_path / "run.py"
     config.write_text(yaml.safe_dump(reward_of(tmp_path, LOCAL, seconds=1000, timeout=None)))
     script.write_text(RUN)
@@ -185,7 +179,7 @@ def test_nothing_is_left_when_the_run_ends(tmp_path, molecules, sent):
         stderr=subprocess.PIPE, text=True, env={**os.environ, "MARK": str(tmp_path)},
     )  # fmt: skip
     try:
-        assert soon(lambda: len(asked(tmp_path)) == 2, 120)
+        assert soon(lambda: len(calls(tmp_path)) == 2, 120)
         assert len(started_with(tmp_path)) > 8  # broker, interchange, manager, workers, their own
         run.send_signal(getattr(signal, sent))
         run.wait(30)
@@ -194,11 +188,11 @@ def test_nothing_is_left_when_the_run_ends(tmp_path, molecules, sent):
         run.kill()
     assert ("KeyboardInterrupt" in run.stderr.read()) == (sent == "SIGINT")
     assert list((tmp_path / "parsl").glob("*")) == []
-    assert len(asked(tmp_path)) == 2
+    assert len(calls(tmp_path)) == 2
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_begin_say_why(tmp_path, molecules):
+def test_workers_that_cannot_start_are_an_error(tmp_path, molecules):
     reward = reward_of(tmp_path, LOCAL)
     with RewardModel.from_config(reward) as model:
         Path(tmp_path, "notes").rmdir()
@@ -222,19 +216,13 @@ def cluster():
         yield folder
 
 
-SLURM = {
-    "kind": "parsl",
-    "blocks": 2,
-    "cores": 4,
-    "walltime": "00:20:00",
-    "lost_after": 10,
-    "options": ["--mem=0"],
-}
+SLURM = {"kind": "parsl", "blocks": 2, "cores": 4, "walltime": "00:20:00", "lost_after": 10}
+SLURM["options"] = ["--mem=0"]
 
 
 @pytest.fixture
 def posttrain(tmp_path, tiny_prior):
-    """Write the config of a run on one executor, and start it."""
+    """Write the config of a run with an executor, and start it."""
 
     def start(name, executor, **settings):
         folder = tmp_path / name
@@ -261,22 +249,22 @@ def posttrain(tmp_path, tiny_prior):
 
 
 def jobs():
-    """The states of the blocks by their number, of those that have not ended."""
-    listed = slurm.ask("squeue", "-h", "-o", "%i %T").split()
-    return dict(zip(map(int, listed[::2]), listed[1::2], strict=True))
+    """The states of the active blocks by number."""
+    words = slurm.ask("squeue", "-h", "-o", "%i %T").split()
+    return dict(zip(map(int, words[::2]), words[1::2], strict=True))
 
 
 @pytest.mark.slow
 def test_a_run_on_two_blocks_of_which_one_is_lost_is_the_serial_run(cluster, posttrain, tmp_path):
-    """Of the calls 15 % fail, hang or crash and 5 % fail once; a block is cancelled in mid-run."""
+    """15 % of the calls fail, hang or crash and 5 % fail once; a block is cancelled meanwhile."""
     serial = posttrain("serial", "process", workers=1)
     assert serial.wait(600) == 0, serial.stdout.read()
     run = posttrain("blocks", SLURM)
-    assert soon(lambda: len(asked(tmp_path / "blocks")) > 30, 300)
+    assert soon(lambda: len(calls(tmp_path / "blocks")) > 30, 300)
     first = jobs()
     assert [*first.values()] == ["RUNNING"] * 2
     slurm.ask("scancel", str(min(first)))
-    assert soon(lambda: len(jobs().keys() - first.keys()) == 1, 120)  # it is replaced
+    assert soon(lambda: len(jobs().keys() - first.keys()) == 1, 120)  # replaced
     assert run.wait(600) == 0, run.stdout.read()
     assert soon(lambda: not jobs() and not started_with(tmp_path / "blocks"), 60)
     traces = [read_trace(tmp_path / name / "run") for name in ("serial", "blocks")]
@@ -286,18 +274,17 @@ def test_a_run_on_two_blocks_of_which_one_is_lost_is_the_serial_run(cluster, pos
     assert fates.drop("fine").sum() > 0.1
     reasons = paid["canonical_smiles"].map(lambda smiles: FATES.get(oracle.fate(smiles), ""))
     assert (paid["reason"].fillna("") == reasons.str.replace("1 s", "3 s")).all()
-    counts = asked(tmp_path / "blocks")
+    counts, once = calls(tmp_path / "blocks"), calls(tmp_path / "serial")
     assert counts.keys() == set(paid["canonical_smiles"])
-    once = asked(tmp_path / "serial")
-    assert sum((counts - once).values()) <= 2  # what the lost block's two workers were at
+    assert sum((counts - once).values()) <= 2  # the molecules of the lost block's two workers
     assert not once - counts
 
 
 @pytest.mark.slow
-def test_a_run_on_blocks_that_is_told_to_end_goes_on_to_the_bit(cluster, posttrain, tmp_path):
+def test_an_interrupted_run_on_blocks_continues_bit_exactly(cluster, posttrain, tmp_path):
     whole = posttrain("whole", "process", workers=2)
     run = posttrain("blocks", SLURM)
-    assert soon(lambda: len(asked(tmp_path / "blocks")) > 50, 300)
+    assert soon(lambda: len(calls(tmp_path / "blocks")) > 50, 300)
     run.send_signal(signal.SIGTERM)
     assert run.wait(120) == 143
     assert soon(lambda: not jobs() and not started_with(tmp_path / "blocks"), 60)
@@ -306,7 +293,7 @@ def test_a_run_on_blocks_that_is_told_to_end_goes_on_to_the_bit(cluster, posttra
     assert whole.wait(600) == 0, whole.stdout.read()
     traces = [read_trace(tmp_path / name / "run") for name in ("whole", "blocks")]
     pd.testing.assert_frame_equal(*traces, check_exact=True)
-    assert not asked(tmp_path / "blocks") - asked(tmp_path / "whole")
+    assert not calls(tmp_path / "blocks") - calls(tmp_path / "whole")
 
 
 NODE = """
@@ -332,9 +319,9 @@ def test_a_block_of_two_nodes_scores_on_both(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_partition_that_does_not_exist_is_told_in_slurms_words(cluster, posttrain):
+def test_an_unknown_partition_is_reported_in_slurms_words(cluster, posttrain):
     run = posttrain("nowhere", {**SLURM, "partition": "nowhere"})
-    told = run.communicate(timeout=300)[0]
+    output = run.communicate(timeout=300)[0]
     assert run.returncode == 2
-    assert "invalid partition specified: nowhere" in told.splitlines()[-1]
+    assert "invalid partition specified: nowhere" in output.splitlines()[-1]
     assert not jobs()

@@ -1,4 +1,4 @@
-"""Models of scikit-learn and ONNX on fingerprints: real ones, trained here, against themselves."""
+"""scikit-learn and ONNX models on fingerprints, compared with the models in memory."""
 
 import hashlib
 import pickle
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from building import build
 from rdkit import Chem
-from rdkit.Chem import rdFingerprintGenerator
+from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
 
 from chemkl.config import InputError
 
@@ -25,9 +25,9 @@ SMILES = ["CCO", "c1ccccc1", "CC(=O)O", "CCN", "c1ccncc1", "CCCCCC", "OCCO", "Cc
 N_BITS = 64
 
 
-def features(smiles=SMILES, counts=False, n_bits=N_BITS, radius=2):
-    """Straight from RDKit."""
-    generator = rdFingerprintGenerator.GetMorganGenerator(radius=radius, fpSize=n_bits)
+def features(smiles=SMILES, counts=False):
+    """Fingerprints by RDKit alone."""
+    generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=N_BITS)
     make = generator.GetCountFingerprintAsNumPy if counts else generator.GetFingerprintAsNumPy
     return np.array([make(Chem.MolFromSmiles(s)) for s in smiles], dtype=np.float32)
 
@@ -53,16 +53,15 @@ def trained():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Each model as itself, with its skops and its ONNX file."""
-    folder = tmp_path_factory.mktemp("models")
-    made = trained()
-    for kind, model in made.items():
+    """The folder of skops and ONNX files, and the models."""
+    folder, in_memory = tmp_path_factory.mktemp("models"), trained()
+    for kind, model in in_memory.items():
         skops_io.dump(model, folder / f"{kind}.skops")
         onnx = skl2onnx.to_onnx(model, features()[:1])
         (folder / f"{kind}.onnx").write_bytes(onnx.SerializeToString())
-    plain = skl2onnx.to_onnx(made["three"], features()[:1], options={"zipmap": False})
+    plain = skl2onnx.to_onnx(in_memory["three"], features()[:1], options={"zipmap": False})
     (folder / "plain.onnx").write_bytes(plain.SerializeToString())
-    return folder, made
+    return folder, in_memory
 
 
 TREES = ["sklearn.tree._tree.Tree"]
@@ -78,18 +77,18 @@ MOLS = [Chem.MolFromSmiles(s) for s in SMILES[:8]]
 
 
 @pytest.mark.parametrize(("name", "counts"), [("forest", False), ("ridge", True)])
-def test_regressions_give_what_the_model_gives(models, name, counts):
-    folder, made = models
-    expected = made[name].predict(features(SMILES[:8], counts))
+def test_a_regression_predicts_like_the_model(models, name, counts):
+    folder, in_memory = models
+    expected = in_memory[name].predict(features(SMILES[:8], counts))
     by_skops = build_model("sklearn_model", folder / f"{name}.skops", counts=counts)(MOLS)
     np.testing.assert_allclose(by_skops, expected, rtol=1e-12)
     by_onnx = build_model("onnx_model", folder / f"{name}.onnx", counts=counts)
     np.testing.assert_allclose(by_onnx(MOLS), expected, rtol=1e-5)  # float32
 
 
-def test_a_classifier_gives_the_probability_of_its_second_class(models):
-    folder, made = models
-    expected = made["classifier"].predict_proba(features(SMILES[:8]))
+def test_a_classifier_returns_the_probability_of_its_second_class(models):
+    folder, in_memory = models
+    expected = in_memory["classifier"].predict_proba(features(SMILES[:8]))
     path = folder / "classifier.skops"
     assert build_model("sklearn_model", path)(MOLS) == expected[:, 1].tolist()
     assert build_model("sklearn_model", path, class_index=0)(MOLS) == expected[:, 0].tolist()
@@ -100,18 +99,17 @@ def test_a_classifier_gives_the_probability_of_its_second_class(models):
 @pytest.mark.parametrize("file", ["three.onnx", "plain.onnx"])  # {class: probability}, or a tensor
 @pytest.mark.parametrize("class_index", [0, 2])
 def test_a_class_and_an_output_of_an_onnx_model_are_chosen(models, file, class_index):
-    folder, made = models
-    expected = made["three"].predict_proba(features(SMILES[:8]))[:, class_index]
+    folder, in_memory = models
+    expected = in_memory["three"].predict_proba(features(SMILES[:8]))[:, class_index]
     for output in (1, {"three.onnx": "output_probability", "plain.onnx": "probabilities"}[file]):
         score = build_model("onnx_model", folder / file, output=output, class_index=class_index)
         np.testing.assert_allclose(score(MOLS), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["forest", "network"])
-def test_what_else_is_scored_changes_no_bit(models, name):
-    folder, _ = models
-    trusted = skops_io.get_untrusted_types(file=folder / f"{name}.skops")
-    score = build_model("sklearn_model", folder / f"{name}.skops", trusted=trusted)
+def test_a_value_does_not_depend_on_other_molecules(models, name):
+    path = models[0] / f"{name}.skops"
+    score = build_model("sklearn_model", path, trusted=skops_io.get_untrusted_types(file=path))
     mols = [Chem.MolFromSmiles("C" * n + "O" + "N" * (n % 7)) for n in range(1, 101)]
     together = score(mols)
     assert [score([mol])[0] for mol in mols] == together
@@ -120,14 +118,13 @@ def test_what_else_is_scored_changes_no_bit(models, name):
 
 
 def test_other_fingerprints(tmp_path):
-    from rdkit.Chem import rdMolDescriptors
     from sklearn.linear_model import Ridge
 
-    keys = [list(rdMolDescriptors.GetMACCSKeysFingerprint(mol)) for mol in MOLS]
-    model = Ridge().fit(np.array(keys, dtype=float), SIZES[:8])
+    keys = np.array([list(rdMolDescriptors.GetMACCSKeysFingerprint(mol)) for mol in MOLS], float)
+    model = Ridge().fit(keys, SIZES[:8])
     skops_io.dump(model, tmp_path / "m.skops")
     score = build("sklearn_model", path=str(tmp_path / "m.skops"), fingerprint="maccs")
-    np.testing.assert_allclose(score(MOLS), model.predict(np.array(keys, dtype=float)), rtol=1e-6)
+    np.testing.assert_allclose(score(MOLS), model.predict(keys), rtol=1e-6)
 
 
 class Harmful:
@@ -140,12 +137,12 @@ class Harmful:
 def test_pickles_are_refused_whatever_their_name(tmp_path, kind, name):
     path = tmp_path / name
     path.write_bytes(pickle.dumps(Harmful()))
-    says = r"is a pickle, which can run any code.*skops.io.dump\(joblib.load\('m\..*to_onnx"
-    with pytest.raises(InputError, match=says):
+    message = r"is a pickle, which can run any code.*skops.io.dump\(joblib.load\('m\..*to_onnx"
+    with pytest.raises(InputError, match=message):
         build_model(kind, path)
 
 
-def test_types_that_are_not_known_to_be_harmless_are_named(models, tmp_path):
+def test_untrusted_types_are_named(models, tmp_path):
     from sklearn.preprocessing import FunctionTransformer
 
     path = tmp_path / "m.skops"
@@ -153,13 +150,13 @@ def test_types_that_are_not_known_to_be_harmless_are_named(models, tmp_path):
     with pytest.raises(InputError, match=r"types that skops does not trust: .*dedent"):
         build_model("sklearn_model", path)
     trees = models[0] / "forest.skops"  # a malformed tree crashes the process (skops, PR 535)
-    says = r"author of the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
-    with pytest.raises(InputError, match=says):
+    message = r"author of the file, add trusted: \[sklearn\.tree\._tree\.Tree\]"
+    with pytest.raises(InputError, match=message):
         build_model("sklearn_model", trees, trusted=[])
 
 
 @pytest.mark.parametrize(
-    ("file", "parameters", "says"),
+    ("file", "parameters", "message"),
     [
         ("nowhere.onnx", {}, "path: no such file or folder"),
         ("text.onnx", {}, "text.onnx is not a model that ONNX Runtime can read"),
@@ -181,7 +178,7 @@ def test_types_that_are_not_known_to_be_harmless_are_named(models, tmp_path):
         ("dict.skops", {}, "dict has no predict"),
     ],
 )
-def test_a_model_that_does_not_fit_is_explained(models, file, parameters, says):
+def test_an_unsuitable_model_is_refused(models, file, parameters, message):
     folder, _ = models
     (folder / "folder.onnx").mkdir(exist_ok=True)
     for name in ("text.onnx", "text.skops"):
@@ -190,7 +187,7 @@ def test_a_model_that_does_not_fit_is_explained(models, file, parameters, says):
         archive.writestr("a", "b")
     skops_io.dump({"a": 1}, folder / "dict.skops")
     kind = "onnx_model" if file.endswith("onnx") else "sklearn_model"
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match=message):
         build_model(kind, folder / file, **parameters)
 
 
