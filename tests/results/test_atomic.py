@@ -1,4 +1,4 @@
-"""What a kill leaves of a draft; the lock of an output folder: who shares it, and who does not."""
+"""Drafts after a kill, and who shares the lock of an output folder."""
 
 import errno
 import os
@@ -23,7 +23,7 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4"}
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
+def no_rank(monkeypatch):
     for name in RANK_VARIABLES:
         monkeypatch.delenv(name, raising=False)
 
@@ -36,26 +36,26 @@ def alone(monkeypatch):
         (TORCHRUN, False),
         (LIGHTNING, False),
         (SECOND_NODE, False),
-        (SRUN | TORCHRUN, False),  # torchrun within a Slurm job
+        (SRUN | TORCHRUN, False),  # torchrun in a Slurm job
         (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, True),
         ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, True),
-        ({"RANK": "8"}, True),  # of something else: torch.distributed sets WORLD_SIZE too
+        ({"RANK": "8"}, True),  # of another program: torch.distributed also sets WORLD_SIZE
     ],
 )
-def test_the_variables_of_torch_distributed_tell_the_ranks(tmp_path, monkeypatch, variables, locks):
+def test_the_variables_of_torch_distributed_decide(tmp_path, monkeypatch, variables, locks):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    for rank in (None, 0, 1):  # a stage that knows its rank says so
-        held = claim(tmp_path / "out", rank=rank)
-        assert (held is not None) is {None: locks, 0: True, 1: False}[rank]
-        if held is not None:
-            held.close()
+    for rank in (None, 0, 1):  # known to the stage or not
+        lock = claim(tmp_path / "out", rank=rank)
+        assert (lock is not None) is {None: locks, 0: True, 1: False}[rank]
+        if lock is not None:
+            lock.close()
 
 
 @pytest.mark.parametrize(
     "number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EAGAIN, errno.EACCES]
 )
-def test_why_there_is_no_lock(tmp_path, monkeypatch, capsys, number):
+def test_a_missing_lock_is_reported(tmp_path, monkeypatch, capsys, number):
     def refuse(*_):
         raise OSError(number, os.strerror(number))
 
@@ -66,17 +66,17 @@ def test_why_there_is_no_lock(tmp_path, monkeypatch, capsys, number):
         return
     assert claim(tmp_path) is None
     assert claim(tmp_path) is None
-    assert capsys.readouterr().err == (  # told of once
+    assert capsys.readouterr().err == (  # only once
         f"{tmp_path}: cannot be locked here ({os.strerror(number)}): do not run two "
         "processes in it at the same time\n"
     )
 
 
-def test_the_free_space_is_told_while_the_draft_takes_its_part(tmp_path, monkeypatch):
-    there = []
+def test_free_space_is_reported_before_the_draft_is_removed(tmp_path, monkeypatch):
+    names = []
 
     def usage(_):
-        there.extend(path.name for path in tmp_path.iterdir())
+        names.extend(path.name for path in tmp_path.iterdir())
         return SimpleNamespace(free=0)
 
     def write():
@@ -87,7 +87,7 @@ def test_the_free_space_is_told_while_the_draft_takes_its_part(tmp_path, monkeyp
     monkeypatch.setattr("shutil.disk_usage", usage)
     with pytest.raises(StorageError, match=r"No space left on device \(0\.0 MiB free there\)"):
         write()
-    assert there == [".a.bin.tmp"]
+    assert names == [".a.bin.tmp"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,27 +101,27 @@ with atomic_folder(path) if sys.argv[2] == "folder" else atomic_file(path, share
     (draft / "inner" if draft.is_dir() else draft).write_text("half")
     if len(sys.argv) > 3:
         os.kill(os.getpid(), signal.SIGKILL)
-    print("here", flush=True)
+    print("ready", flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_drafts_of_killed_processes_go_and_those_of_others_stay(tmp_path, kind):
+def test_drafts_of_killed_processes_are_removed_and_others_stay(tmp_path, kind):
     path = tmp_path / "a[1].bin"
     command = [sys.executable, "-c", WRITE_AND_DIE, str(path), kind]
     subprocess.run([*command, "die"], check=False)
     (killed,) = tmp_path.iterdir()
     elsewhere = killed.with_name(killed.name.replace(platform.node(), "elsewhere"))
     elsewhere.write_text("of another machine")
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as at_work:
-        at_work.stdout.readline()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
         if kind == "file":
             write_bytes(path, b"whole")
         else:
             with atomic_folder(path) as draft:
                 (draft / "inner").write_text("whole")
-        (left,) = {*tmp_path.iterdir()} - {path, elsewhere}
-        assert str(at_work.pid) in left.name
-    assert {*tmp_path.iterdir()} == {path, elsewhere}  # and it could end
+        (draft,) = {*tmp_path.iterdir()} - {path, elsewhere}
+        assert str(process.pid) in draft.name
+    assert {*tmp_path.iterdir()} == {path, elsewhere}  # which could finish
     assert not killed.exists()

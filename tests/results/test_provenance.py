@@ -1,4 +1,4 @@
-"""Where the settings of runs differ, and which of them make a method."""
+"""Differences between the settings of runs, and which settings identify a method."""
 
 import pytest
 
@@ -9,22 +9,20 @@ from chemkl.results.provenance import ABSENT, describe_differences, differences,
 SAME = {"target": {"kind": "mara", "tau": 0.8}, "reward": {"components": [{"kind": "qed"}]}}
 
 
-def test_only_the_keys_that_differ_are_told_with_who_has_what(monkeypatch):
+def test_only_differing_keys_are_described_with_their_owners(monkeypatch):
     first = SAME | {"trainer": {"gradient_clip_val": 0.5}, "callbacks": {}}
     second = SAME | {"trainer": {}, "callbacks": {"collapse": {"action": "stop", "window": 9}}}
-    found = differences({"a": first, "b": first, "c": second})
-    assert found == {
+    result = differences({"a": first, "b": first, "c": second})
+    assert result == {
         "trainer.gradient_clip_val": {"a": 0.5, "b": 0.5, "c": ABSENT},
         "callbacks.collapse": {"a": ABSENT, "b": ABSENT, "c": {"action": "stop", "window": 9}},
     }
     monkeypatch.setattr(provenance, "SHOWN", 1)
-    assert (
-        describe_differences(found)
-        == "  trainer.gradient_clip_val: 0.5 in a, b; null in c\n  ... and 1 more"
-    )
+    lines = "  trainer.gradient_clip_val: 0.5 in a, b; null in c\n  ... and 1 more"
+    assert describe_differences(result) == lines
 
 
-def test_lists_of_settings_are_told_apart_by_place_and_lists_of_values_are_not():
+def test_lists_of_settings_are_compared_by_element_and_lists_of_values_as_a_whole():
     parts = [{"kind": "qed"}], [{"kind": "logp"}], [{"kind": "qed"}, {"kind": "logp"}]
     assert differences({"a": {"parts": parts[0]}, "b": {"parts": parts[1]}}) == {
         "parts.0.kind": {"a": "qed", "b": "logp"}
@@ -57,23 +55,21 @@ def settings(**change):
         ({"target": {"kind": "mara", "tau": 0.8, "alpha": 0.0}}, False),
     ],
 )
-def test_seed_and_logging_alone_make_no_other_method(change, same):
+def test_only_seed_and_logging_may_differ_in_a_method(change, same):
     assert (settings(**change) == settings()) is same
-    moved = {"prior": InputFile(path="/b/prior", sha256="0" * 64)}  # known by what it holds
+    moved = {"prior": InputFile(path="/b/prior", sha256="0" * 64)}  # identified by its content
     assert method_settings(SAME | {"prior": "/b/prior", "seed": 3}, moved) == settings()
 
 
-def test_what_no_run_is_known_by_makes_no_method_either(tmp_path):
+def test_settings_outside_the_identity_make_no_other_method(tmp_path):
     """Progress bar, workers, cache, time limit, most_failures and a mere warning."""
     (tmp_path / "prior").write_text("")
-    given = {"prior": tmp_path / "prior", "target": {"kind": "gibbs", "beta": 1}}
+    config = {"prior": tmp_path / "prior", "target": {"kind": "gibbs", "beta": 1}}
     engine = {"workers": 3, "cache": tmp_path / "cache", "timeout": 5, "most_failures": 1}
     kinds = {"components": [{"kind": "qed"}]}
-    plain = PosttrainConfig.model_validate(given | {"reward": kinds})
-    other = PosttrainConfig.model_validate(
-        given
-        | {"reward": kinds | engine}
-        | {"callbacks": {"progress_bar": False, "collapse": {"window": 5}}}
-    )
+    plain = PosttrainConfig.model_validate(config | {"reward": kinds})
+    callbacks = {"progress_bar": False, "collapse": {"window": 5}}
+    changes = {"reward": kinds | engine, "callbacks": callbacks}
+    other = PosttrainConfig.model_validate(config | changes)
     both = {"a": plain.model_dump(mode="json"), "b": other.model_dump(mode="json")}
     assert differences(both) == {}

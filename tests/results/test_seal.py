@@ -1,4 +1,4 @@
-"""Checksums within files: one flipped bit anywhere is refused, and other readers mind nothing."""
+"""Checksums inside files: any flipped bit is refused, and other readers are not affected."""
 
 import hashlib
 import io
@@ -31,26 +31,22 @@ from chemkl.results.seal import (
 TABLE = pa.table({"smiles": ["CCO", "c1ccccc1"] * 40, "reward": [0.25, 0.5] * 40})
 
 
-def parquet(path):
-    write_parquet(path, TABLE)
-
-
 def checkpoint(path):
-    with atomic_file(path, sealed=True, note="step 50") as aside:
-        torch.save({"weight": torch.arange(30.0), "step": 50}, aside)
+    with atomic_file(path, sealed=True, note="step 50") as draft:
+        torch.save({"weight": torch.arange(30.0), "step": 50}, draft)
 
 
-def document(path):
-    write_json(path, {"status": "running", "n": 3}, sealed=True)
+WRITERS = {
+    "a.parquet": lambda path: write_parquet(path, TABLE),
+    "last.ckpt": checkpoint,
+    "manifest.json": lambda path: write_json(path, {"status": "running", "n": 3}, sealed=True),
+}
 
 
-KINDS = {"a.parquet": parquet, "last.ckpt": checkpoint, "manifest.json": document}
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=WRITERS)
 def sealed(request, tmp_path):
     path = tmp_path / request.param
-    KINDS[request.param](path)
+    WRITERS[request.param](path)
     return path
 
 
@@ -77,9 +73,9 @@ def test_every_flipped_bit_is_refused(sealed):
             check_seal(sealed)
 
 
-def test_a_sealed_table_that_another_program_rewrote_has_no_seal_and_passes(tmp_path):
+def test_a_table_that_another_program_rewrote_has_no_seal_and_passes(tmp_path):
     path = tmp_path / "a.parquet"
-    parquet(path)
+    write_parquet(path, TABLE)
     assert pq.read_table(path).equals(TABLE)
     pq.write_table(pq.read_table(path).append_column("own", [list(range(80))]), path)
     check_seal(path)
@@ -87,7 +83,7 @@ def test_a_sealed_table_that_another_program_rewrote_has_no_seal_and_passes(tmp_
     check_seal(path)
 
 
-def test_torch_reads_a_sealed_file_and_files_without_a_seal_pass(tmp_path):
+def test_torch_reads_a_sealed_file_and_unsealed_files_pass(tmp_path):
     checkpoint(tmp_path / "last.ckpt")
     for mmap in (False, True):
         assert torch.load(tmp_path / "last.ckpt", weights_only=True, mmap=mmap)["step"] == 50
@@ -127,34 +123,28 @@ def test_a_manifest_is_sealed_and_one_that_was_edited_is_refused(tmp_path):
         Manifest.start(tmp_path, stage="posttrain", config={"seed": 1})
     path.write_text(json.dumps({**edited, "sha256": ""}, indent=2))
     assert Manifest.load(tmp_path).status == "running"
-    path.write_text(json.dumps(edited))  # by a program, in a layout of its own
+    path.write_text(json.dumps(edited))  # by a program, in another layout
     assert Manifest.load(tmp_path).status == "running"
 
 
-# ---- folders of files that others write
+# ---- folders with files of other libraries
 
 
-def test_the_checksums_of_a_folder_are_those_of_sha256sum(tmp_path):
-    with atomic_folder(tmp_path / "model") as aside:
-        (aside / "config.json").write_text("{}")
-        (aside / "inner").mkdir()
-        (aside / "inner" / "with blank.bin").write_bytes(b"\0\1")
-    run = subprocess.run(
-        ["sha256sum", "--strict", "-c", SUMS],
-        cwd=tmp_path / "model", capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert run.stdout == "config.json: OK\ninner/with blank.bin: OK\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
+def test_the_checksums_of_a_folder_are_those_of_sha256sum_and_refuse_every_flipped_bit(tmp_path):
     folder = tmp_path / "model"
-    with atomic_folder(folder) as aside:
-        (aside / "config.json").write_text('{"n_layers": 2}')
-        (aside / "model.safetensors").write_bytes(bytes(range(64)))
+    with atomic_folder(folder) as draft:
+        (draft / "config.json").write_text("{}")
+        (draft / "inner").mkdir()
+        (draft / "inner" / "with blank.bin").write_bytes(b"\0\1")
+        (draft / "model.safetensors").write_bytes(bytes(range(64)))
+    program = ["sha256sum", "--strict", "-c", SUMS]
+    run = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=True)
+    names = ["config.json", "inner/with blank.bin", "model.safetensors"]
+    assert run.stdout.splitlines() == [f"{name}: OK" for name in names]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
     (folder / "notes.txt").write_text("added later")
     check_sums(folder, "Fix.")
-    for name in ("config.json", "model.safetensors", SUMS):
+    for name in (*names, SUMS):
         content = (folder / name).read_bytes()
         for bit in range(8 * len(content)):
             (folder / name).write_bytes(flipped(content, bit))
@@ -167,10 +157,10 @@ def test_every_flipped_bit_in_a_folder_is_refused(tmp_path):
         check_sums(folder, "Fix.")
 
 
-# ---- what comes with chemkl
+# ---- shipped files
 
 
-def test_the_shipped_data_are_those_of_their_checksums_and_of_their_readme():
+def test_shipped_data_have_the_checksums_of_the_list_and_the_readme():
     data = shipped_root() / "data"
     readme = (data / "README.md").read_text(encoding="utf-8")
     lines = [line.split("  ") for line in (data / SUMS).read_text(encoding="utf-8").splitlines()]
@@ -194,16 +184,16 @@ def test_a_flipped_bit_in_a_shipped_file_is_refused(tmp_path, monkeypatch):
     assert is_whole(file.with_name("mine.safetensors"))
 
 
-def test_a_file_is_hashed_once_while_it_stays_as_it_is(tmp_path, monkeypatch):
-    path, read = tmp_path / "a.bin", []
+def test_a_file_is_hashed_once_while_it_stays_the_same(tmp_path, monkeypatch):
+    path, calls = tmp_path / "a.bin", []
     digest = hashlib.file_digest
-    monkeypatch.setattr(hashlib, "file_digest", lambda *a: read.append(1) or digest(*a))
+    monkeypatch.setattr(hashlib, "file_digest", lambda *a: calls.append(1) or digest(*a))
     for content in (b"one", b"two"):
         path.write_bytes(content)
-        past = path.stat().st_mtime_ns - 10**10 + len(read)
+        past = path.stat().st_mtime_ns - 10**10 + len(calls)
         os.utime(path, ns=(past, past))
         assert {sha256_of_file(path) for _ in range(3)} == {hashlib.sha256(content).hexdigest()}
-    assert len(read) == 2
-    path.write_bytes(b"old")  # just now: a further write could have the same time
+    assert len(calls) == 2
+    path.write_bytes(b"old")  # just now: another write could have the same time
     assert len({sha256_of_file(path), sha256_of_file(path)}) == 1
-    assert len(read) == 4
+    assert len(calls) == 4

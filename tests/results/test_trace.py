@@ -1,3 +1,5 @@
+"""The trace: parts on disk through kills, resumes and damage, and what other readers see."""
+
 import math
 import os
 import shutil
@@ -27,27 +29,18 @@ def step_rows(step, n=3, **changes):
     """Rows of one step; the first is invalid, the second a repeat, the third spends a call."""
     valid = np.array([i % 3 != 0 for i in range(n)])
     columns = {
-        "step": step,
-        "row": range(n),
+        "step": step, "row": range(n),
         "call": [step * n + i if i % 3 == 2 else None for i in range(n)],
         "smiles": [f"C{'C' * i}" for i in range(n)],
         "canonical_smiles": [f"C{'C' * i}" if valid[i] else None for i in range(n)],
-        "valid": valid,
-        "reason": [None if valid[i] else "does not parse" for i in range(n)],
-        "repeat": [i % 3 == 1 for i in range(n)],
-        "scaffold": ["" if valid[i] else None for i in range(n)],
-        "n_tokens": range(2, 2 + n),
-        "logp_policy": -1.5,
-        "logp_ref": -2.5,
-        "raw_qed": [0.5 if valid[i] else np.nan for i in range(n)],
-        "score_qed": [0.25 if valid[i] else np.nan for i in range(n)],
-        "reward": [0.25 if valid[i] else 0.0 for i in range(n)],
-        "reward_filtered": 0.0,
-        "log_target": -3.0,
-        "hit": False,
-        "anchor": False,
-        "is_replay": False,
-    }
+        "valid": valid, "reason": [None if ok else "does not parse" for ok in valid],
+        "repeat": [i % 3 == 1 for i in range(n)], "scaffold": ["" if ok else None for ok in valid],
+        "n_tokens": range(2, 2 + n), "logp_policy": -1.5, "logp_ref": -2.5,
+        "raw_qed": [0.5 if ok else np.nan for ok in valid],
+        "score_qed": [0.25 if ok else np.nan for ok in valid],
+        "reward": [0.25 if ok else 0.0 for ok in valid], "reward_filtered": 0.0,
+        "log_target": -3.0, "hit": False, "anchor": False, "is_replay": False,
+    }  # fmt: skip
     return pd.DataFrame(columns | changes)
 
 
@@ -71,12 +64,12 @@ def expected_rows(steps):
     return [(s, r) for s in steps for r in range(3)]
 
 
-def test_rows_come_back_as_written_in_the_order_of_their_steps(tmp_path):
+def test_rows_are_read_as_written_in_the_order_of_their_steps(tmp_path):
     trace = writer(tmp_path)
     write_steps(trace, range(3))
     trace.append(step_rows(3).iloc[[2, 0, 1]])
     trace.cut()
-    trace.append(step_rows(4))  # waiting in memory: not on disk yet
+    trace.append(step_rows(4))  # in memory, not on disk yet
     frame = read_trace(tmp_path)
     assert list(frame.columns) == trace_schema(["qed"]).names
     assert list(zip(frame["step"], frame["row"], strict=True)) == expected_rows(range(4))
@@ -103,31 +96,31 @@ def test_rows_come_back_as_written_in_the_order_of_their_steps(tmp_path):
         (lambda: step_rows(1), r"already reaches step 1; call resume\(at_step=1\)"),
     ],
 )  # fmt: skip
-def test_rows_that_do_not_belong_there_are_refused(tmp_path, frame, why):
+def test_wrong_rows_are_refused(tmp_path, frame, why):
     write_steps(writer(tmp_path), range(2))
     with pytest.raises(ValueError, match=why):
         writer(tmp_path).append(frame())
 
 
-def test_parts_that_are_merged_while_they_are_read_are_read_anew(tmp_path, monkeypatch):
+def test_parts_that_are_merged_during_reading_are_read_again(tmp_path, monkeypatch):
     trace = writer(tmp_path)
     write_steps(trace, range(6))
     (last,) = (part for part in list_parts(tmp_path) if part.last == 5)
-    reading = trace_module.read_part
+    read_part = trace_module.read_part
 
-    def meanwhile(path, *columns):
+    def merge_and_read(path, *columns):
         if path == last.path:
-            monkeypatch.setattr(trace_module, "read_part", reading)
+            monkeypatch.setattr(trace_module, "read_part", read_part)
             trace.compact()
-        return reading(path, *columns)
+        return read_part(path, *columns)
 
-    monkeypatch.setattr(trace_module, "read_part", meanwhile)
+    monkeypatch.setattr(trace_module, "read_part", merge_and_read)
     assert steps_of(tmp_path) == expected_rows(range(6))
     assert not last.path.exists()
     read = Mock(side_effect=InputError("damaged"))
     with pytest.raises(InputError, match="damaged"):
         read_settled(tmp_path, read)
-    assert read.call_count == 1  # what fails for another reason is not read again
+    assert read.call_count == 1  # another failure is not read again
 
 
 def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, monkeypatch):
@@ -135,8 +128,8 @@ def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, 
     write_steps(trace, range(2))
     trace.append(step_rows(2))
 
-    def killed(written, _final):
-        shutil.copytree(Path(written).parent, tmp_path / "left")  # a kill cleans nothing up
+    def killed(draft, _final):
+        shutil.copytree(Path(draft).parent, tmp_path / "left")  # a kill cleans nothing up
         raise KilledError
 
     monkeypatch.setattr(os, "replace", killed)
@@ -144,7 +137,7 @@ def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, 
         trace.cut()
     monkeypatch.undo()
     (tmp_path / "left").rename(tmp_path / ".tmp")
-    assert list((tmp_path / ".tmp").glob("part-*"))  # it was written, and never came in
+    assert list((tmp_path / ".tmp").glob("part-*"))  # it was written, and never moved into place
     assert steps_of(tmp_path) == expected_rows(range(2))
     assert len(pd.read_parquet(tmp_path / "trace")) == 6
     again = writer(tmp_path)
@@ -156,7 +149,7 @@ def test_a_kill_between_writing_and_renaming_leaves_the_earlier_parts(tmp_path, 
 def test_resume_sets_later_parts_aside_and_overwrites_none(tmp_path):
     trace = writer(tmp_path)
     trace.append(step_rows(0))
-    trace.resume(at_step=0)  # drops what waits
+    trace.resume(at_step=0)  # drops rows in memory
     assert (trace.cut(), trace.last_step, read_orphans(tmp_path)) == (None, None, None)
     for _ in range(3):
         write_steps(trace, range(trace.last_step + 1 if trace.last_step else 0, 6))
@@ -173,7 +166,7 @@ def test_resume_sets_later_parts_aside_and_overwrites_none(tmp_path):
     [(range(4), 5, [0, 1, 2, 3], None), (range(4, 8), 3, [], [4, 5, 6, 7])],
     ids=["nothing comes after", "nothing comes before"],
 )
-def test_resume_mends_a_part_whose_name_says_other_steps_than_it_holds(
+def test_resume_repairs_a_part_whose_name_has_other_steps_than_its_rows(
     tmp_path, steps, at_step, kept, orphans
 ):
     write_steps(writer(tmp_path), steps, per_part=4)
@@ -182,8 +175,8 @@ def test_resume_mends_a_part_whose_name_says_other_steps_than_it_holds(
     trace = writer(tmp_path)
     trace.resume(at_step)
     assert trace.last_step == (kept[-1] if kept else None)
-    aside = read_orphans(tmp_path)
-    assert (aside if orphans is None else sorted(set(aside["step"]))) == orphans
+    rows = read_orphans(tmp_path)
+    assert (rows if orphans is None else sorted(set(rows["step"]))) == orphans
     write_steps(trace, range(len(kept), 8))
     assert steps_of(tmp_path) == expected_rows(range(8))
 
@@ -213,12 +206,12 @@ def test_a_kill_at_any_rename_neither_doubles_nor_loses_rows(tmp_path, monkeypat
     trace.cut()
     calls, real = iter(range(100)), os.replace
 
-    def dies_at_one(*args):
+    def replace_or_die(*args):
         if next(calls) == at:
             raise KilledError
         real(*args)
 
-    monkeypatch.setattr(os, "replace", dies_at_one)
+    monkeypatch.setattr(os, "replace", replace_or_die)
     act = trace.compact if operation == "compact" else lambda: trace.resume(at_step=3)
     survived = False
     with suppress(KilledError):
@@ -238,7 +231,7 @@ def test_a_kill_at_any_rename_neither_doubles_nor_loses_rows(tmp_path, monkeypat
     assert survived or at < 4
 
 
-def test_columns_of_yours_are_kept_and_harm_nothing(tmp_path):
+def test_columns_of_the_user_are_kept_and_harm_nothing(tmp_path):
     write_steps(writer(tmp_path), range(4))
     (tmp_path / "trace" / "part-0-1.parquet.bak").write_text("?")
     (tmp_path / "trace" / "folder").mkdir()
@@ -257,7 +250,7 @@ def test_columns_of_yours_are_kept_and_harm_nothing(tmp_path):
     pd.read_parquet(first).assign(note=1).to_parquet(first, index=False)
     with pytest.raises(InputError, match=r"trace: the parts do not fit .*note.*one type in all"):
         read_trace(tmp_path)
-    assert len(read_trace(tmp_path, ["reward"])) == 12  # not asked for, not in the way
+    assert len(read_trace(tmp_path, ["reward"])) == 12  # the other column is not read
 
 
 # ---- parts that do not form one whole
@@ -268,7 +261,7 @@ def last(run):
 
 
 def by_pandas(name, change):
-    """What a user does: read each part by pandas, change it, write it back."""
+    """Read each part with pandas, change it and write it back, as a user would."""
 
     def damage(run):
         for part in list_parts(run):
@@ -312,7 +305,7 @@ def damaged_page(run):
 
 NAME = r"part-00000004-00000005\.parquet"
 DAMAGES = {
-    # what happens to a trace of three parts: what is said, and whether before a row is read
+    # damage to a trace of three parts, message, whether it is found before a row is read
     "another config": (of_another_config, rf"{NAME}: written under config other, not abc", True),
     "another reward": (of_another_reward, "components logp; that of the parts .* has qed", True),
     "nothing in it": (cut_to(0), rf"{NAME}: not a readable .*0 bytes.*restore", True),
@@ -354,41 +347,36 @@ def test_a_trace_that_is_not_whole_is_refused(tmp_path, damage, why, before):
             writer(tmp_path)
 
 
-# ---- pandas, polars, pyarrow and DuckDB read the parts of a trace unaided
+# ---- pandas, polars, pyarrow and DuckDB read the parts of a trace directly
 
 STEPS = [
     [("Cc1ccccc1", 0.9), ("CCO", 0.3), ("C1CC", 0.0)],
     [("OCC", 0.3), ("CC1CCCCC1", 0.8), ("xx", 0.0)],
-    [("C1CC", 0.0), ("OCC", 0.3), ("CCO", 0.3)],  # no call in the whole part
+    [("C1CC", 0.0), ("OCC", 0.3), ("CCO", 0.3)],  # a part without a call
 ]
 CALLS = [1, 2, None, None, 3, None, None, None, None]
-WORDS = {
-    "int32": ("Int32", "INTEGER"),
-    "int64": ("Int64", "BIGINT"),
-    "float": ("Float32", "FLOAT"),
-    "double": ("Float64", "DOUBLE"),
-    "string": ("String", "VARCHAR"),
+TYPES = {  # of Arrow, in polars and in DuckDB
+    "int32": ("Int32", "INTEGER"), "int64": ("Int64", "BIGINT"), "float": ("Float32", "FLOAT"),
+    "double": ("Float64", "DOUBLE"), "string": ("String", "VARCHAR"),
     "bool": ("Boolean", "BOOLEAN"),
-}
-"""Types of Arrow as polars and DuckDB call them."""
+}  # fmt: skip
 
 
 def plain(cell):
     return None if cell is None or cell is pd.NA or cell != cell else cell
 
 
-def same(found, run):
-    """The rows are those of chemkl's own reader, a missing cell being None."""
-    wanted = read_trace(run).to_numpy(dtype=object)
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
-        for cell, value in zip(map(plain, one), map(plain, other), strict=True):
+def assert_same(rows, run):
+    """Compare rows with those of chemkl's reader; a missing cell is None."""
+    expected = read_trace(run).to_numpy(dtype=object)
+    for row, expected_row in zip(rows, expected, strict=True):
+        for cell, value in zip(map(plain, row), map(plain, expected_row), strict=True):
             close = isinstance(value, float) and cell is not None and math.isclose(cell, value)
             assert close or (cell == value and type(cell) is type(value))
 
 
 @pytest.mark.parametrize("n_parts", [3, 1])
-def test_other_readers_read_the_same_rows_of_the_same_types(tmp_path, make_trace, n_parts):
+def test_other_readers_read_the_same_rows_with_the_same_types(tmp_path, make_trace, n_parts):
     trace, rows = writer(tmp_path), make_trace(STEPS)
     for step in range(len(STEPS)):
         trace.append(rows[rows["step"] == step])
@@ -398,27 +386,23 @@ def test_other_readers_read_the_same_rows_of_the_same_types(tmp_path, make_trace
     folder, glob = tmp_path / "trace", str(tmp_path / "trace" / "*.parquet")
     assert len(list(folder.iterdir())) == n_parts
     assert [plain(call) for call in read_trace(tmp_path)["call"]] == CALLS
-    fields = {field.name: WORDS[str(field.type)] for field in trace_schema(["qed"])}
+    types = {field.name: TYPES[str(field.type)] for field in trace_schema(["qed"])}
 
-    by_polars = polars.read_parquet(glob).sort("step", "row")
-    assert {name: str(kind) for name, kind in by_polars.schema.items()} == {
-        name: words[0] for name, words in fields.items()
-    }
-    same(by_polars.rows(), tmp_path)
-    assert polars.read_parquet(folder).shape == by_polars.shape
+    table = polars.read_parquet(glob).sort("step", "row")
+    assert {n: str(kind) for n, kind in table.schema.items()} == {n: t[0] for n, t in types.items()}
+    assert_same(table.rows(), tmp_path)
+    assert polars.read_parquet(folder).shape == table.shape
 
     query = "select * from read_parquet(?)"
-    same(duckdb.execute(f"{query} order by step, row", [glob]).fetchall(), tmp_path)
+    assert_same(duckdb.execute(f"{query} order by step, row", [glob]).fetchall(), tmp_path)
     described = duckdb.execute(f"describe {query}", [glob]).fetchall()
-    assert {name: kind for name, kind, *_ in described} == {
-        name: words[1] for name, words in fields.items()
-    }
+    assert {n: kind for n, kind, *_ in described} == {n: t[1] for n, t in types.items()}
 
     nullable = pd.read_parquet(folder, dtype_backend="numpy_nullable")
     kinds = {"call": "Int64", "step": "Int32", "reward": "Float64", "valid": "boolean"}
     assert {name: str(nullable.dtypes[name]) for name in kinds} == kinds
-    same(nullable.to_numpy(dtype=object), tmp_path)
-    for own in (pd.read_parquet(folder), ds.dataset(folder).to_table().to_pandas()):
-        pd.testing.assert_frame_equal(own, read_trace(tmp_path))  # calls are Int64, not float64
+    assert_same(nullable.to_numpy(dtype=object), tmp_path)
+    for frame in (pd.read_parquet(folder), ds.dataset(folder).to_table().to_pandas()):
+        pd.testing.assert_frame_equal(frame, read_trace(tmp_path))  # calls are Int64, not float64
     assert str(pd.read_parquet(folder, columns=["call"]).dtypes["call"]) == "Int64"
     assert list(pd.read_parquet(folder, columns=["smiles"]).columns) == ["smiles"]
