@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
+from chemkl.evaluation import forecast
 from chemkl.evaluation.forecast import (
     Points,
     crossovers,
@@ -118,45 +119,40 @@ def test_standard_error_of_the_top_share_is_the_spread_over_samples():
 
 
 @pytest.mark.parametrize(
-    ("points", "target", "expected"),
+    ("logp", "rewards", "scaffolds", "target", "expected"),
     [
         # equal weights: the effective sample size is that of the sample
         (
-            Points(np.full(40, -3.0), np.full(40, 0.5), ["c1ccccc1"] * 40),
-            Gibbs(beta=0.01),
+            *([-3] * 40, [0.5] * 40, "A" * 40, Gibbs(beta=0.01)),
             {"ess": 40, "top_share": 1, "effective_scaffolds": 1, "kl_to_prior": 0},
         ),
         # one draw outweighs all others; four draws cannot show more than log 4
         (
-            Points(np.full(4, -20.0), np.array([0.1, 0.2, 0.9, 0.3]), ["A", "B", "C", "D"]),
-            Gibbs(beta=1e-3),
+            *([-20] * 4, [0.1, 0.2, 0.9, 0.3], "ABCD", Gibbs(beta=1e-3)),
             {"ess": 1, "top_scaffold": "C", "kl_to_prior": math.log(4)},
         ),
         # a repeated draw counts twice
         (
-            Points(np.array([-1.0, -1.0, -2.0]), np.full(3, 0.5), ["A", "A", "B"]),
-            Gibbs(beta=1.0),
+            *([-1, -1, -2], [0.5] * 3, "AAB", Gibbs(beta=1.0)),
             {"top_scaffold": "A", "top_share": 2 / 3},
         ),
         # two hits, e times apart under the prior: drawn once each, the rarer one weighs e times
         (
-            Points(np.array([-10.0, -11.0]), np.array([0.9, 0.95]), ["A", "B"]),
-            Mara(beta=0.1, tau=0.8),
+            *([-10, -11], [0.9, 0.95], "AB", Mara(beta=0.1, tau=0.8)),
             {"top_scaffold": "B", "top_share": math.e / (1 + math.e)},
         ),
         (
-            Points(np.full(4, -5.0), np.zeros(4), ["A", "", "", None]),
-            Gibbs(beta=1.0),
+            *([-5] * 4, [0] * 4, ["A", "", "", None], Gibbs(beta=1.0)),
             {"acyclic_share": 0.5, "invalid_share": 0.25, "top_share": 1.0},
         ),
         (
-            Points(np.full(2, -5.0), np.zeros(2), ["", None]),
-            Gibbs(beta=1.0),
+            *([-5] * 2, [0] * 2, ["", None], Gibbs(beta=1.0)),
             {"top_scaffold": None, "top_share": None, "effective_scaffolds": None},
         ),
     ],
 )
-def test_target_by_hand(points, target, expected):
+def test_target_by_hand(logp, rewards, scaffolds, target, expected):
+    points = Points(np.array(logp, float), np.array(rewards, float), list(scaffolds))
     values = predict(points, target, 0.8)
     assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-9)
 
@@ -240,8 +236,9 @@ def test_two_families_cross_at_the_closed_form():
         assert crossovers(families_of(A=[0.6] * n, B=[0.6]), ["A", "B"]) == []
 
 
-def test_standard_error_of_a_crossover_is_the_spread_over_samples():
+def test_standard_error_of_a_crossover_is_the_spread_over_samples(monkeypatch):
     """200 samples of 3,000 draws; a standard deviation from 200 is known to 5 % (15 % = 3 s)."""
+    monkeypatch.setattr(forecast, "GRID", forecast.GRID[::20])  # one crossover, found quickly
     p, reward = np.array([0.5, 0.2, 0.2, 0.1]), np.array([0.3, 0.5, 0.6, 0.8])
     scaffold = np.array(["A", "A", "B", "B"])
     sigmas, errors = [], []

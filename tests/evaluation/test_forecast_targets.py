@@ -84,23 +84,17 @@ def test_one_row_for_each_kind_beta_and_tau_and_the_prior(config):
         assert row_of(forecast, kind, sigma, tau)
 
 
-def test_filter_is_forecast_if_it_is_the_configs_target(config):
+def test_config_target_is_forecast_with_its_options(config):
     points = sampled()
     row = row_of(forecast_targets(config(**FILTER, betas=[1.0]), points), "filter", 1.0)
     assert row["ess"] == pytest.approx((points.reward_N >= 0.9).sum())
     assert row["hit_share"] == pytest.approx(1)
     assert row["sentence"].startswith("At tau 0.9 the filter target puts")
-
-
-def test_options_of_the_config_apply_to_its_kind_only(config):
     settings = config(target=SETTINGS["target"] | {"alpha": 0.5, "cap": 3.0}).target
     mara = Mara(beta=0.1, tau=0.7, alpha=0.5, cap=3.0)
     assert build_target(settings, "mara", 0.1, 0.7) == mara
     assert build_target(settings, "gibbs", 0.1, 0.7) == Gibbs(beta=0.1)
-
-
-def test_tau_quantile_is_that_of_the_samples_but_at_least_the_floor(config):
-    points = sampled()
+    # a tau quantile is that of the samples, but at least the floor
     for floor, expected in ((0.1, float(np.quantile(points.reward_N, 0.9))), (0.99, 0.99)):
         target = {"kind": "mara", "beta": 0.1, "tau_quantile": 0.9, "tau_floor": floor}
         settings = config(target=target)
@@ -112,7 +106,7 @@ def test_tau_quantile_is_that_of_the_samples_but_at_least_the_floor(config):
 # ---- sentences
 
 
-def test_sentence_of_a_target_has_the_values_of_its_row(forecast):
+def test_sentences_have_the_values_of_their_rows(config, forecast):
     row = row_of(forecast, "gibbs", 8)
     assert row["trusted"]
     assert row["sentence"] == (
@@ -121,9 +115,7 @@ def test_sentence_of_a_target_has_the_values_of_its_row(forecast):
         f"{row['effective_scaffolds']:.1f}, and {row['hit_share']:.1%} of its mass is on hits "
         "(R >= 0.9)."
     )
-
-
-def test_low_effective_sample_size_is_reported_in_row_and_sentence(config, forecast):
+    # a low effective sample size
     row = row_of(forecast, "mara", 128)
     assert row["ess"] < 100
     assert (row["trusted"], row["top_share_error"]) == (False, None)
@@ -147,27 +139,24 @@ def test_without_a_hit_mara_is_not_estimated(config):
     assert row_of(nothing, "filter", 1.0).get("ess") is None
 
 
-@pytest.mark.parametrize(
-    ("rewards", "advice"),
-    [
+def test_without_a_hit_a_tau_is_suggested(config):
+    for rewards, advice in (
         # of 200 samples with rewards 0.0004, 0.0008, ... 0.08 the best 1 % are the last two
         (
             np.arange(1, 201) * 0.0004,
-            "The highest reward is 0.08, and the top 1 % of the samples reach 0.0792: set tau near "
+            "highest reward is 0.08, and the top 1 % of the samples reach 0.0792: set tau near "
             "that.",
         ),
         (
             np.r_[0.5, np.zeros(199)],
-            "The highest reward is 0.5; fewer than 1 % of the samples have a reward above 0.",
+            "highest reward is 0.5; fewer than 1 % of the samples have a reward above 0.",
         ),
         (np.zeros(200), "The reward of every sample is 0."),
-    ],
-)
-def test_without_a_hit_a_tau_is_suggested(config, rewards, advice):
-    points = Points(np.full(200, -20.0), rewards, ["A"] * 200)
-    sentence = forecast_targets(config(), points).sentences[0]
-    assert "the rows of mara equal those of gibbs" in sentence
-    assert sentence.endswith(advice)
+    ):
+        points = Points(np.full(200, -20.0), rewards, ["A"] * 200)
+        sentence = forecast_targets(config(), points).sentences[0]
+        assert "the rows of mara equal those of gibbs" in sentence
+        assert sentence.endswith(advice)
 
 
 def test_mara_rows_that_do_not_depend_on_sigma_are_explained(config):
@@ -336,11 +325,17 @@ def test_runs_that_depart_from_their_target_are_marked(config, write_run, tmp_pa
     assert labels == [f"mara 128, tau 0.9{text}" for text in departures]
 
 
-def test_forecast_without_hits_of_the_prior_is_not_trusted(config, write_run, tmp_path):
+def test_run_without_hits_of_the_prior_is_not_trusted_but_read(config, write_run, tmp_path):
     target = {"kind": "mara", "sigma": 1, "tau": 0.999999}
-    row = compared(config, [train(write_run, tmp_path / "run", 4, target=target)])[1]
+    folder = train(write_run, tmp_path / "run", 4, target=target)
+    row = compared(config, [folder])[1]
     assert row["ess"] > 100  # that of gibbs
     assert row["trusted"] is False
+    # settings outside the identity of the reward do not matter
+    same = RewardConfig.model_validate(SETTINGS["reward"] | {"most_failures": 0.1})
+    assert len(read_runs([folder], None, same)) == 1
+    with pytest.raises(InputError, match="not the folder of a posttrain run"):
+        read_runs([tmp_path], None, same)
 
 
 QUANTILE = {"kind": "mara", "sigma": 8, "tau_quantile": 0.9, "tau_floor": 0.1}
@@ -362,20 +357,9 @@ def test_label_of_a_target_has_its_settings(settings, label):
     assert target_label(TypeAdapter(TargetConfig).validate_python(settings)) == label
 
 
-def test_settings_outside_a_rewards_identity_do_not_matter(write_run, tmp_path):
-    folder = train(write_run, tmp_path / "run", 1)
-    same = RewardConfig.model_validate(SETTINGS["reward"] | {"most_failures": 0.1})
-    assert len(read_runs([folder], None, same)) == 1
-    with pytest.raises(InputError, match="not the folder of a posttrain run"):
-        read_runs([tmp_path], None, same)
-
-
-def test_effective_numbers_have_significant_digits_only():
-    texts = [number(value) for value in (4501.9, 99.96, 20.94, 1.0)]
-    assert texts == ["4,502", "100.0", "20.9", "1.0"]
-
-
 def test_equal_labels_get_the_settings_that_differ():
+    texts = [number(value) for value in (4501.9, 99.96, 20.94, 1.0)]
+    assert texts == ["4,502", "100.0", "20.9", "1.0"]  # significant digits only
     target = TypeAdapter(TargetConfig).validate_python({"kind": "gibbs", "sigma": 128})
     clipped = {"trainer": {"gradient_clip_val": 0.5}}
     runs = {
