@@ -32,7 +32,7 @@ class Way(NamedTuple):
 
     text: str  # a SMILES to complete, or a complete one
     state: tuple[int, ...] = ()  # the part's own state, needed to continue
-    given: str = ""  # fixed prefix of the text; ways are compared by the likelihood of the rest
+    prefix: str = ""  # fixed part of the text; ways are compared by the likelihood of the rest
     compared: str | None = None  # characters after the prefix to compare by; None: all and the end
     finished: bool = False
 

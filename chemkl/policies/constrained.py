@@ -63,7 +63,7 @@ class Way(Protocol):
         """A SMILES to complete, or a complete one."""
 
     @property
-    def given(self) -> str:
+    def prefix(self) -> str:
         """The fixed prefix; ways are compared by the text after it."""
 
     @property
@@ -122,8 +122,8 @@ def _encode(way: Way, vocabulary: Vocabulary, max_length: int) -> tuple[list[int
             f"{way.text!r} has {n} tokens, which leaves no room to continue: the prior writes at "
             f"most {max_length}, end token included. Take a smaller part."
         )
-    rest = way.text[len(way.given) :] if way.compared is None else way.compared
-    fixed, rest_ids = vocabulary.encode(way.given)[:-1], vocabulary.encode(rest)[1:]
+    rest = way.text[len(way.prefix) :] if way.compared is None else way.compared
+    fixed, rest_ids = vocabulary.encode(way.prefix)[:-1], vocabulary.encode(rest)[1:]
     ends = way.finished and way.compared is None
     return fixed + (rest_ids if ends else rest_ids[:-1]), len(fixed) - 1
 

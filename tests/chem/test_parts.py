@@ -92,7 +92,7 @@ def test_fragments_are_joined_as_reinvent_chemistry_joins_them(pair, completion)
         assert ways
         for linked in ways:
             assert linked.finished
-            assert linked.text.startswith(linked.given)
+            assert linked.text.startswith(linked.prefix)
             assert Chem.CanonSmiles(linked.text) in possible
             assert part.problem(linked, linked.text) is None
         assert len(part.go_on(way, completion, seed, 2)) == 2

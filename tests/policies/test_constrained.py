@@ -25,7 +25,7 @@ BARRED = [KNOWN.tokens.index(token) for token in ("$", "^", "(", ")", "=", "1")]
 
 class Way(NamedTuple):
     text: str
-    given: str = ""
+    prefix: str = ""
     compared: str | None = None
     finished: bool = False
 

@@ -196,7 +196,7 @@ def test_every_component_and_transform_is_in_a_table():
     for text in (
         "unit    as answered",
         "range   -inf to inf",
-        "source  a program of yours",
+        "source  your program",
         "costly  computed last",
         "│ command   │ list of text │ required │",
         "│ timeout   │ number > 0   │ 60.0     │",

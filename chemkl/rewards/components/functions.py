@@ -271,7 +271,7 @@ def _module(place: str, path: Path | None) -> ModuleType:
     "python_function",
     unit="as returned",
     range=REAL,
-    source="a function of yours",
+    source="your function",
     batched=True,
     costly=True,
 )

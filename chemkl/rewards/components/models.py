@@ -69,7 +69,7 @@ ClassIndex = Annotated[int | None, Field(ge=0)]
     "onnx_model",
     unit="as trained",
     range=REAL,
-    source="a model of yours; ONNX Runtime",
+    source="your model; ONNX Runtime",
     batched=True,
 )
 def onnx_model(
@@ -100,7 +100,7 @@ def onnx_model(
     "sklearn_model",
     unit="as trained",
     range=REAL,
-    source="a model of yours; scikit-learn, read by skops",
+    source="your model; scikit-learn, read by skops",
     batched=True,
 )
 def sklearn_model(

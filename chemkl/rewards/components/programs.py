@@ -245,9 +245,7 @@ Command = Annotated[
 ]
 
 
-@component(
-    "external_program", unit="as answered", range=REAL, source="a program of yours", costly=True
-)
+@component("external_program", unit="as answered", range=REAL, source="your program", costly=True)
 def external_program(
     command: Command, *, timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 60.0
 ) -> Score:
@@ -276,7 +274,7 @@ def external_program(
     "batch_program",
     unit="as answered",
     range=REAL,
-    source="a program of yours; the protocol is that of REINVENT4's ExternalProcess",
+    source="your program; the protocol is that of REINVENT4's ExternalProcess",
     batched=True,
     costly=True,
 )
