@@ -109,17 +109,19 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def same_weights(one, other):
+def same_weights(first, second):
     """Whether tensors by name are equal to the bit."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
-def same_run(one, other, but=()):
+def same_run(first, second, but=()):
     """Bit for bit: every column of the trace, every weight, the results but for those named."""
-    if (one / "trace").exists() or (other / "trace").exists():
-        pd.testing.assert_frame_equal(read_trace(one), read_trace(other), check_exact=True)
-    assert same_weights(weights_of(one), weights_of(other))
-    left, right = manifest_of(one), manifest_of(other)
+    if (first / "trace").exists() or (second / "trace").exists():
+        pd.testing.assert_frame_equal(read_trace(first), read_trace(second), check_exact=True)
+    assert same_weights(weights_of(first), weights_of(second))
+    left, right = manifest_of(first), manifest_of(second)
     for key in ("status", "ended_by", "config_hash"):
         assert left[key] == right[key]
     assert left["results"].keys() == right["results"].keys()

@@ -88,7 +88,7 @@ def settings(tmp_path, make_run):
 def test_two_methods_over_five_seeds(settings, tmp_path, capsys, refused):
     out = tmp_path / "cmp"
     table = compare.run(settings, out)
-    shown = printed(capsys)
+    text = printed(capsys)
     rows = table.set_index("metric")
     row = rows.loc["yield"]
     theirs = stats.ttest_ind(MARA, GIBBS, equal_var=False, alternative="greater")
@@ -105,17 +105,17 @@ def test_two_methods_over_five_seeds(settings, tmp_path, capsys, refused):
     assert rows.loc["top_share", "p_holm"] == pytest.approx(share.pvalue)
     assert (row["verdict"], rows.loc["ob10", "verdict"]) == ("better", "not resolved")
     assert list(row["seeds"]) == [0, 1, 2, 3, 4]
-    written = pq.read_table(out / "comparison.parquet")
-    assert written["metric"].to_pylist() == ["yield", "ob10", "top_share"]
+    stored = pq.read_table(out / "comparison.parquet")
+    assert stored["metric"].to_pylist() == ["yield", "ob10", "top_share"]
     for name in ("comparison.parquet", "values.parquet"):
         assert all(description_of(field) for field in pq.read_schema(out / name))
     assert (out / "forest.png").read_bytes().startswith(b"\x89PNG")
     drawn = (out / "forest.svg").read_text()
     assert "mara (n = 5)" in drawn
     assert "higher is better" in drawn
-    assert "better" in shown
+    assert "better" in text
     # a burden that was not reached is one more than the budget
-    assert "ob10, R ≥ 0.8: not reached in 5 of 5 runs of mara" in shown
+    assert "ob10, R ≥ 0.8: not reached in 5 of 5 runs of mara" in text
     row = rows.loc["ob10"]
     assert (row["mean"], row["baseline_mean"], row["difference"]) == (21, 21, 0)
     assert (row["n_not_reached"], row["baseline_not_reached"]) == (5, 5)
@@ -124,9 +124,11 @@ def test_two_methods_over_five_seeds(settings, tmp_path, capsys, refused):
     assert not values.loc[values["metric"] == "yield", "not_reached"].any()
     # the values of an evaluate table give the same
     evaluate.run({"runs": f"{tmp_path}/out/*"}, tmp_path / "eval")
-    own = str(tmp_path / "eval" / "diversity.parquet")
-    pd.testing.assert_frame_equal(compare.run(settings | {"table": own}, tmp_path / "own"), table)
-    says = refused(settings | {"table": own, "thresholds": [0.5]})
+    table_path = str(tmp_path / "eval" / "diversity.parquet")
+    pd.testing.assert_frame_equal(
+        compare.run(settings | {"table": table_path}, tmp_path / "own"), table
+    )
+    says = refused(settings | {"table": table_path, "thresholds": [0.5]})
     assert "diversity.parquet has no threshold 0.5; evaluate" in says
 
 
@@ -211,7 +213,7 @@ def test_what_must_not_be_compared_is_refused_by_name(make_run, tmp_path, change
 
 
 def test_a_method_is_one_setting_and_a_seed_once(make_run, tmp_path, refused):
-    gibbs, other, mara = make_run("gibbs", 0, 2), make_run("gibbs", 1, 2), make_run("mara", 0, 5)
+    gibbs, second, mara = make_run("gibbs", 0, 2), make_run("gibbs", 1, 2), make_run("mara", 0, 5)
     faster = make_run("gibbs", 2, 2, learning_rate=0.1)
     clipped = make_run("gibbs", 3, 2, trainer={"gradient_clip_val": 0.5})
     copy = shutil.copytree(gibbs, tmp_path / "copy")
@@ -221,7 +223,7 @@ def test_a_method_is_one_setting_and_a_seed_once(make_run, tmp_path, refused):
         ([gibbs, clipped], more),
         ([gibbs, copy], r"methods\.gibbs: several runs have seed 0: "),
         ([mara], "listed under several methods: gibbs, mara"),
-        ([other], r"methods\.mara: no seed in common with the baseline gibbs: it has seed 0, the"),
+        ([second], r"methods\.mara: no seed in common with the baseline gibbs: it has seed 0, the"),
     ]:
         config = two(gibbs, mara)
         config["methods"]["gibbs"] = [*map(str, runs)]
@@ -371,15 +373,15 @@ def test_runs_of_several_precisions_are_told(make_run, tmp_path, capsys):
     out = tmp_path / "out"
     config = {"methods": {"x": f"{out}/x-*", "y": f"{out}/y-*"}, "baseline": "x"}
     compare.run(config, tmp_path / "cmp")
-    told = "not all runs were trained in the same precision: 32-true by x seed 0, y seed 0; "
-    assert f"{told}bf16-mixed by x seed 1." in printed(capsys)
+    lines = "not all runs were trained in the same precision: 32-true by x seed 0, y seed 0; "
+    assert f"{lines}bf16-mixed by x seed 1." in printed(capsys)
 
 
 def test_a_target_that_never_acted_is_told(make_run, tmp_path, capsys):
     target = {"kind": "mara", "tau": 0.95, "sigma": 8}
     compare.run(two(make_run("gibbs", 0, 2), make_run("mara", 0, 0, target=target)), tmp_path / "c")
-    told = "mara, seed 0: the target mara never acted: no reward reached tau = 0.95;"
-    assert told in printed(capsys)
+    lines = "mara, seed 0: the target mara never acted: no reward reached tau = 0.95;"
+    assert lines in printed(capsys)
 
 
 def test_a_metric_of_one_row_is_in_every_output(make_run, tmp_path, monkeypatch, capsys):
@@ -393,9 +395,9 @@ def test_a_metric_of_one_row_is_in_every_output(make_run, tmp_path, monkeypatch,
     folders = {m: [str(make_run(m, seed, 3)) for seed in range(2)] for m in ("gibbs", "mara")}
     evaluate.run({"runs": folders["gibbs"], "metrics": {"workers": 1}}, tmp_path / "evaluated")
     assert "shortest" in capsys.readouterr().out
-    written = json.loads((tmp_path / "evaluated/metrics.json").read_text())["runs"]
-    assert written["gibbs-seed=0"]["shortest"] == len("CCO")
-    assert written["gibbs-seed=0"]["thresholds"]["0.8"]["shortest"] == len("c1ccccc1")
+    stored = json.loads((tmp_path / "evaluated/metrics.json").read_text())["runs"]
+    assert stored["gibbs-seed=0"]["shortest"] == len("CCO")
+    assert stored["gibbs-seed=0"]["thresholds"]["0.8"]["shortest"] == len("c1ccccc1")
     field = pq.read_schema(tmp_path / "evaluated/diversity.parquet").field("shortest")
     assert description_of(field) == metric.meaning
     settings = {"methods": folders, "baseline": "gibbs", "metrics": ["shortest"]}

@@ -52,8 +52,8 @@ def model(request, tmp_path):
     return tmp_path / "model.safetensors"
 
 
-def same_model(one, other):
-    logps = [load_policy(path).logp(SMILES) for path in (one, other)]
+def same_model(first, second):
+    logps = [load_policy(path).logp(SMILES) for path in (first, second)]
     torch.testing.assert_close(*logps, rtol=0, atol=1e-5)
 
 
@@ -76,10 +76,10 @@ def test_a_model_is_the_same_after_the_way_there_and_back_and_is_shown(model, tm
     to, _, padding = convert(model, there).partition("; ")
     assert to == convert(there, back)
     assert re.fullmatch(r"90 end tokens behind a molecule cost \d+\.\d\d nats .*", padding)
-    wanted = load_policy(model)
-    n = sum(weight.numel() for weight in wanted.parameters())
+    expected = load_policy(model)
+    n = sum(weight.numel() for weight in expected.parameters())
     for path in (model, there, back):
-        assert load_policy(path).architecture == wanted.architecture
+        assert load_policy(path).architecture == expected.architecture
         same_model(path, model)
         text = printed(path)
         assert f"{n:,}" in text
@@ -206,24 +206,24 @@ def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
     posttrain.run(config, tmp_path / "whole")
     run_and_kill(monkeypatch, killed_at_step(3), config, tmp_path / "run")
     prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
-    kept = Manifest.load(tmp_path / "run").inputs["prior"]
-    assert (kept.path, kept.sha256) == (str(prior), sha256_of(prior))
-    assert (kept.kept, kept.kept_sha256) == (COPY, sha256_of(copy))
+    source = Manifest.load(tmp_path / "run").inputs["prior"]
+    assert (source.path, source.sha256) == (str(prior), sha256_of(prior))
+    assert (source.kept, source.kept_sha256) == (COPY, sha256_of(copy))
     assert same_weights(load_policy(prior).state_dict(), load_file(copy))
     prior.unlink()
     Path(tmp_path / "in.yaml").write_text(yaml.safe_dump(config))
     assert chemkl("posttrain", str(tmp_path / "in.yaml"), "--out", str(tmp_path / "run")) == 0
     assert "resumes at step 2" in capsys.readouterr().err
     same_run(tmp_path / "whole", tmp_path / "run")
-    assert Manifest.load(tmp_path / "run").inputs["prior"] == kept
+    assert Manifest.load(tmp_path / "run").inputs["prior"] == source
     posttrain.run(config | {"budget": 90}, tmp_path / "run")  # and further on
     assert read_trace(tmp_path / "run")["call"].max() == 90
     evaluate.run({"runs": [str(tmp_path / "run")]}, tmp_path / "evaluated")
     export.export(tmp_path / "run", smi=tmp_path / "run.smi")
     assert len((tmp_path / "run.smi").read_text().splitlines()) == 90
     show(str(tmp_path / "run"))
-    shown = " ".join(capsys.readouterr().out.split())
-    assert f"(sha256 {kept.sha256[:12]}); kept as {COPY} ({kept.kept_sha256[:12]})" in shown
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"(sha256 {source.sha256[:12]}); kept as {COPY} ({source.kept_sha256[:12]})" in text
     with pytest.raises(InputError, match=r"prior: no such file or folder: .*my\.prior"):
         posttrain.run(config, tmp_path / "other")
 
@@ -249,10 +249,10 @@ def test_what_is_kept_is_what_the_run_began_with(config, tiny_prior, tmp_path):
 
 def test_the_copy_counts_as_the_prior_that_a_policy_comes_from(config, tmp_path):
     policy = posttrain.run(config, tmp_path / "run")
-    given = {"policy": str(policy), "prior": str(tmp_path / "run" / COPY), "beta_scale": 2.0}
-    sample.run(given | {"n": 8}, tmp_path / "samples")
+    settings = {"policy": str(policy), "prior": str(tmp_path / "run" / COPY), "beta_scale": 2.0}
+    sample.run(settings | {"n": 8}, tmp_path / "samples")
     with pytest.raises(InputError, match="is not the one that policy"):
-        sample.run(given | {"n": 8, "prior": "moses"}, tmp_path / "others")
+        sample.run(settings | {"n": 8, "prior": "moses"}, tmp_path / "others")
 
 
 def test_jobs_of_a_pipeline_have_a_copy_each_and_go_on_from_it(config, tmp_path):

@@ -55,7 +55,7 @@ def posttrain_config(prior):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, tiny_prior):
+def originals(tmp_path_factory, tiny_prior):
     """A corpus, a prior, samples, and a run that was cut off before its end."""
     folder = tmp_path_factory.mktemp("made")
     molecules = pd.read_parquet(CORPUS)["smiles"][:200]
@@ -72,38 +72,38 @@ def made(tmp_path_factory, tiny_prior):
 
 
 @pytest.fixture
-def here(made, tmp_path):
+def copies(originals, tmp_path):
     """The same at a place of its own, which the run may not notice: its prior stays."""
-    shutil.copytree(made, tmp_path / "made")
+    shutil.copytree(originals, tmp_path / "made")
     return tmp_path / "made"
 
 
-def go_on(here, made):
-    return posttrain.run(posttrain_config(made / "prior.safetensors"), here / "run")
+def go_on(copies, originals):
+    return posttrain.run(posttrain_config(originals / "prior.safetensors"), copies / "run")
 
 
-def use_prior(here, _made):
-    return posttrain.run(posttrain_config(here / "prior.safetensors"), here / "new")
+def use_prior(copies, _originals):
+    return posttrain.run(posttrain_config(copies / "prior.safetensors"), copies / "new")
 
 
-def train(here, _made):
-    config = {"corpus": str(here / "corpus"), "trainer": {"max_steps": 1}}
-    return pretrain.run(config, here / "new")
+def train(copies, _originals):
+    config = {"corpus": str(copies / "corpus"), "trainer": {"max_steps": 1}}
+    return pretrain.run(config, copies / "new")
 
 
-def judge(here, _made):
-    file = {"path": str(here / "samples" / "samples.parquet")}
-    return evaluate.run({"samples": [file]}, here / "new")
+def judge(copies, _originals):
+    file = {"path": str(copies / "samples" / "samples.parquet")}
+    return evaluate.run({"samples": [file]}, copies / "new")
 
 
-def read(here, _made):
-    return read_trace(here / "run")
+def read_rows(copies, _originals):
+    return read_trace(copies / "run")
 
 
 USES = {
     "run/manifest.json": (go_on,),
     "run/checkpoints/last.ckpt": (go_on,),
-    "run/trace/part": (go_on, read),
+    "run/trace/part": (go_on, read_rows),
     "prior.safetensors": (use_prior,),
     "corpus/corpus.parquet": (train,),
     "corpus/tokens.json": (train,),
@@ -112,43 +112,43 @@ USES = {
 
 
 @pytest.mark.parametrize(("name", "uses"), USES.items(), ids=[*USES])
-def test_one_flipped_bit_is_one_message_and_nothing_changes(here, made, name, uses):
-    (file,) = here.glob(f"{name}*")
+def test_one_flipped_bit_is_one_message_and_nothing_changes(copies, originals, name, uses):
+    (file,) = copies.glob(f"{name}*")
     for bit in bits_of(file):
         flip(file, bit)
-        before = tree(here)
+        before = tree(copies)
         for use in uses:
             with pytest.raises(InputError) as caught:
-                use(here, made)
+                use(copies, originals)
             assert file.name in str(caught.value), bit
             assert "\n" not in str(caught.value)
-        shutil.rmtree(here / "new", ignore_errors=True)  # it says that it has failed
-        assert tree(here) == before
+        shutil.rmtree(copies / "new", ignore_errors=True)  # it says that it has failed
+        assert tree(copies) == before
         flip(file, bit)
 
 
-def test_a_run_that_is_whole_goes_on(here, made):
-    go_on(here, made)
-    assert Manifest.load(here / "run").status == "complete"
+def test_a_run_that_is_whole_goes_on(copies, originals):
+    go_on(copies, originals)
+    assert Manifest.load(copies / "run").status == "complete"
 
 
-def test_files_of_earlier_versions_are_read_as_before(here, made):
-    prior = here / "prior.safetensors"
+def test_files_of_earlier_versions_are_read_as_before(copies, originals):
+    prior = copies / "prior.safetensors"
     with safe_open(prior, framework="pt") as file:
         metadata = {"header": file.metadata()["header"]}
     save_file(load_file(prior), prior, metadata)
     assert load_policy(prior).state_dict().keys() == load_file(prior).keys()
-    part = next((here / "run" / "trace").iterdir())
+    part = next((copies / "run" / "trace").iterdir())
     pd.read_parquet(part)
-    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
+    checkpoint = copies / "run" / "checkpoints" / "last.ckpt"
     torch.save(torch.load(checkpoint, weights_only=True), checkpoint)
-    manifest = here / "run" / "manifest.json"
+    manifest = copies / "run" / "manifest.json"
     plain = json.loads(manifest.read_text())
     del plain["sha256"]
     manifest.write_text(json.dumps(plain))
     for file in (prior, checkpoint, manifest):
         assert TAG not in file.read_bytes()
-    go_on(here, made)
+    go_on(copies, originals)
 
 
 # ---- weights that no training leaves
@@ -167,36 +167,36 @@ def test_absurd_weights_are_refused_by_the_name_of_the_tensor(tmp_path, bad):
     load_policy(tmp_path / "a.safetensors")
 
 
-def test_so_they_are_in_a_checkpoint(here, made):
-    checkpoint = here / "run" / "checkpoints" / "last.ckpt"
+def test_so_they_are_in_a_checkpoint(copies, originals):
+    checkpoint = copies / "run" / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
-    name = next(iter(checkpoint_of(here / "run")["state_dict"]))
+    name = next(iter(checkpoint_of(copies / "run")["state_dict"]))
     of_optimiser = ("optimizer_states", 0, "state", 0, "exp_avg")
-    for keys, told in {
+    for keys, message in {
         ("state_dict", name): name,
         of_optimiser: r"of the optimiser\.0\.state\.0\.exp_avg",
     }.items():
-        saved = checkpoint_of(here / "run")
+        saved = checkpoint_of(copies / "run")
         reduce(getitem, keys, saved).view(-1)[0] = float("nan")
         torch.save(saved, checkpoint)
-        says = rf"last\.ckpt: the weights {told} range from nan to nan"
+        says = rf"last\.ckpt: the weights {message} range from nan to nan"
         with pytest.raises(InputError, match=says):
-            go_on(here, made)
+            go_on(copies, originals)
         checkpoint.write_bytes(whole)
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "told"),
+    ("name", "error", "message"),
     [
         ("manifest.json", InputError, "a folder; expected a manifest"),
         ("checkpoints/policy.safetensors", StorageError, "cannot be used: Is a directory"),
     ],
 )
-def test_a_folder_in_the_place_of_a_file_is_one_message(here, made, name, error, told):
-    (here / "run" / name).unlink()
-    (here / "run" / name).mkdir()
-    with pytest.raises(error, match=rf"^\S*{name}: {told}") as caught:
-        go_on(here, made)
+def test_a_folder_in_the_place_of_a_file_is_one_message(copies, originals, name, error, message):
+    (copies / "run" / name).unlink()
+    (copies / "run" / name).mkdir()
+    with pytest.raises(error, match=rf"^\S*{name}: {message}") as caught:
+        go_on(copies, originals)
     assert "\n" not in str(caught.value)
 
 
@@ -237,10 +237,10 @@ def disk():
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     try:
-        made = subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
     except FileNotFoundError:
-        made = False
-    if not made:
+        mounted = False
+    if not mounted:
         folder.rmdir()
         pytest.skip("mounting a small tmpfs is not allowed here")
     yield folder
@@ -322,14 +322,14 @@ STAGES = {
 @pytest.mark.parametrize("name", STAGES)
 def test_a_full_disk_is_one_message(place, config_of, name):
     config = config_of(name, 3000)
-    stage, room, written = STAGES[name]
+    stage, room, file_name = STAGES[name]
     fill(place, but=room)
     out = place / "out"
     with pytest.raises(StorageError) as caught:
         stage.run(config, out)
     message = str(caught.value)
     assert "\n" not in message
-    assert written in message
+    assert file_name in message
     assert "No space left on device" in message
     assert "MiB free there" in message
     assert "run the same command again" in message or "continues from there" in message
@@ -399,13 +399,13 @@ def test_a_folder_that_vanishes_is_one_message_and_does_not_come_back(
 ):
     out, calls = tmp_path / "out", []
     owner, function, nth = VANISHES[name]
-    known = getattr(owner, function)
+    original = getattr(owner, function)
 
     def vanishing(*arguments, **more):
         calls.append(name)
         if len(calls) == nth:
             shutil.rmtree(out)
-        return known(*arguments, **more)
+        return original(*arguments, **more)
 
     monkeypatch.setattr(owner, function, vanishing)
     with pytest.raises(StorageError) as caught:
@@ -439,8 +439,8 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 )  # fmt: skip
 def test_whoever_tells_of_a_full_disk_is_understood(tmp_path, error):
     def write():
-        with atomic_file(tmp_path / "a.bin") as aside:
-            aside.write_bytes(b"half")
+        with atomic_file(tmp_path / "a.bin") as part:
+            part.write_bytes(b"half")
             raise error
 
     with pytest.raises(StorageError, match=r"a\.bin: cannot be written: .* MiB free there\)") as e:
@@ -468,9 +468,9 @@ def test_a_folder_of_a_model_is_moved_in_whole_or_not_at_all(tmp_path, monkeypat
     monkeypatch.setattr("chemkl.results.atomic.write_sums", full)
     with (
         pytest.raises(StorageError, match="model: cannot be written"),
-        atomic_folder(tmp_path / "model") as aside,
+        atomic_folder(tmp_path / "model") as part,
     ):
-        (aside / "new.bin").write_bytes(b"new")
+        (part / "new.bin").write_bytes(b"new")
     assert names(tmp_path) == ["model", "model/old.bin"]
 
 
@@ -479,7 +479,7 @@ READING_ON_A_FULL_DISK.__cause__ = FULL  # so that it is no error of the input
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (StorageError("a.bin: cannot be written."), 1, "a.bin: cannot be written.\n"),
         (OSError(errno.ENOSPC, "No space left on device", "b"), 1, "b: No space left on device\n"),
@@ -488,8 +488,8 @@ READING_ON_A_FULL_DISK.__cause__ = FULL  # so that it is no error of the input
     ],
 )
 def test_the_exit_code_of_a_full_disk_is_1_and_one_line(
-    monkeypatch, chemkl, capsys, error, code, said
+    monkeypatch, chemkl, capsys, error, code, message
 ):
     monkeypatch.setattr(cli, "app", Mock(side_effect=error))
     assert chemkl() == code
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == message

@@ -35,10 +35,10 @@ def config(tiny_prior, monkeypatch):
     return {"prior": str(tiny_prior), **CONFIG}
 
 
-def nearly_same_run(one, other):
+def nearly_same_run(single, second):
     """Every column of the trace and the weights, to rounding."""
-    pd.testing.assert_frame_equal(read_trace(one), read_trace(other), rtol=0, atol=1e-3)
-    torch.testing.assert_close(weights_of(one), weights_of(other), rtol=0, atol=1e-4)
+    pd.testing.assert_frame_equal(read_trace(single), read_trace(second), rtol=0, atol=1e-3)
+    torch.testing.assert_close(weights_of(single), weights_of(second), rtol=0, atol=1e-4)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_two_processes_explore_as_one(as_one, screen):
 
 def test_two_processes_make_the_run_of_one(as_one, tmp_path, capfd):
     trace = as_one({})
-    told = capfd.readouterr().err
+    output = capfd.readouterr().err
     assert trace["call"].dropna().tolist() == list(range(1, 71))
     assert trace["canonical_smiles"][trace["call"].notna()].is_unique
     order = list(zip(trace["step"], trace["row"], strict=True))
@@ -78,9 +78,9 @@ def test_two_processes_make_the_run_of_one(as_one, tmp_path, capfd):
     assert trace.groupby("step").size().tolist()[:-1] == [16] * trace["step"].max()
     manifest = manifest_of(tmp_path / "two")
     assert (manifest["status"], manifest["precision"]["devices"]) == ("complete", 2)
-    of_two = [line for line in told.splitlines() if line.startswith(f"{tmp_path / 'two'}: ")]
+    of_two = [line for line in output.splitlines() if line.startswith(f"{tmp_path / 'two'}: ")]
     assert len([line for line in of_two if "ended by budget" in line]) == 1
-    assert "Initializing" not in told
+    assert "Initializing" not in output
 
 
 def test_a_run_keeps_its_number_of_devices(config, tmp_path):
@@ -134,12 +134,12 @@ def counting(folder, fails=""):
 @pytest.mark.slow
 def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
     posttrain.run(config | {"reward": counting(tmp_path)}, tmp_path / "run")
-    asked = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
+    scored = [line.split() for line in (tmp_path / "asked.txt").read_text().splitlines()]
     trace = read_trace(tmp_path / "run")
-    assert sorted(smiles for _, smiles in asked) == sorted(
+    assert sorted(smiles for _, smiles in scored) == sorted(
         trace["canonical_smiles"][trace["call"].notna()]
     )
-    shares = pd.Series([pid for pid, _ in asked]).value_counts()
+    shares = pd.Series([pid for pid, _ in scored]).value_counts()
     assert len(shares) == 2
     assert shares.min() > 25
 
@@ -198,26 +198,28 @@ LONG = {"budget": 100_000, "max_samples": 1200, "learning_rate": 5e-4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["first", "further", "told"])
+@pytest.mark.parametrize("whom", ["first", "further", "output"])
 def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_path, whom):
     whole = start(tmp_path / "whole", **LONG)
     assert whole.wait() == 0
     out = tmp_path / "run"
     process = start(out, **LONG)
-    other = further(process)
+    second = further(process)
     while not (out / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.05)
     began = time.monotonic()
-    pid = other if whom == "further" else process.pid
+    pid = second if whom == "further" else process.pid
     os.kill(pid, signal.SIGTERM if whom == "told" else signal.SIGKILL)
-    told = process.communicate()[1].decode()
-    while Path(f"/proc/{other}").exists():
+    output = process.communicate()[1].decode()
+    while Path(f"/proc/{second}").exists():
         time.sleep(0.05)
     assert time.monotonic() - began < 30
     assert process.returncode == {"first": -9, "further": 1, "told": 143}[whom]
     if whom == "further":
-        assert re.search("process 1 of this run was killed by SIGKILL, so this one ends too", told)
-    assert "Traceback" not in told
+        assert re.search(
+            "process 1 of this run was killed by SIGKILL, so this one ends too", output
+        )
+    assert "Traceback" not in output
     assert start(out, **LONG).wait() == 0
     same_run(tmp_path / "whole", out)
 
@@ -238,11 +240,11 @@ def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_pa
 )
 def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path, does, code, says):
     process = start(tmp_path / "run", reward=counting(tmp_path, does))
-    other = further(process)
-    told = process.communicate()[1].decode()
+    second = further(process)
+    output = process.communicate()[1].decode()
     assert process.returncode == code
-    assert says in told
-    assert not Path(f"/proc/{other}").exists()
+    assert says in output
+    assert not Path(f"/proc/{second}").exists()
 
 
 @pytest.mark.slow
@@ -250,10 +252,10 @@ def test_a_process_that_does_not_come_to_its_start_is_not_waited_for(start, tmp_
     began = time.monotonic()
     process = start(tmp_path / "run")
     os.kill(further(process), signal.SIGKILL)
-    told = process.communicate()[1].decode()
+    output = process.communicate()[1].decode()
     assert time.monotonic() - began < 60
     assert process.returncode == 1
-    assert "process 1 of this run was killed by SIGKILL, so this one ends too" in told
+    assert "process 1 of this run was killed by SIGKILL, so this one ends too" in output
 
 
 @pytest.mark.slow
@@ -307,9 +309,9 @@ def test_in_a_pipeline_it_runs_once_and_what_follows_takes_its_model(tmp_path, c
     ]
     outcomes = pipeline.run({"name": "two", "stages": stages}, tmp_path)
     assert [outcome.status for outcome in outcomes] == ["done", "done"]
-    told = "".join(capfd.readouterr())
-    assert told.count("sample starts in") == told.count("pretrain starts in") == 1
-    assert told.count("precision 32-true") == 1
+    output = "".join(capfd.readouterr())
+    assert output.count("sample starts in") == output.count("pretrain starts in") == 1
+    assert output.count("precision 32-true") == 1
     manifest = manifest_of(tmp_path / "prior")
     assert (manifest["status"], manifest["resumed"]) == ("complete", [])
     assert manifest["ended_by"] == "max_steps"
@@ -319,8 +321,8 @@ def test_in_a_pipeline_it_runs_once_and_what_follows_takes_its_model(tmp_path, c
     STAGES["pretrain"].run(
         short | {"trainer": ON_ONE["trainer"] | {"max_steps": 4}}, tmp_path / "one"
     )
-    one, two = (weights_of(tmp_path / name) for name in ("one", "prior"))
-    torch.testing.assert_close(one, two, rtol=0, atol=1e-5)
+    single, two = (weights_of(tmp_path / name) for name in ("one", "prior"))
+    torch.testing.assert_close(single, two, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -339,9 +341,9 @@ def test_a_run_that_is_ended_goes_on_to_the_same_model(tmp_path, stage, settings
     while not (out / "checkpoints" / "last.ckpt").exists():
         time.sleep(0.02)
     os.kill(process.pid, number)
-    told = process.communicate()[1].decode()
+    output = process.communicate()[1].decode()
     assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     STAGES[stage].run(settings, out)
     STAGES[stage].run(settings, tmp_path / "whole")
     assert (manifest_of(out)["status"], len(manifest_of(out)["resumed"])) == ("complete", 1)
@@ -356,9 +358,9 @@ def tuning(tmp_path):
     corpus = write_corpus(tmp_path / "few", smiles=smiles, split="train", weight=weights)
     short = SMALL | {"trainer": ON_ONE["trainer"] | {"max_steps": 4}}
     prior = STAGES["pretrain"].run(short, tmp_path / "prior")
-    own = {"corpus": corpus, "init": str(prior), "valid_split": None, "patience": 2}
-    own |= {"batch_size": 6, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
-    return {name: value for name, value in SMALL.items() if name != "model"} | own
+    settings = {"corpus": corpus, "init": str(prior), "valid_split": None, "patience": 2}
+    settings |= {"batch_size": 6, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
+    return {name: value for name, value in SMALL.items() if name != "model"} | settings
 
 
 @pytest.mark.parametrize("notebook", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -370,9 +372,9 @@ def test_fine_tuning_by_weights_with_patience_is_that_of_one(
     folders = tmp_path / "two", tmp_path / "one"
     for folder, changes in zip(folders, ({}, ON_ONE), strict=True):
         STAGES["pretrain"].run(tuning | changes, folder)
-    two, one = map(manifest_of, folders)
-    assert two["ended_by"] == one["ended_by"] == "patience"
-    assert two["results"]["valid/nll"] == pytest.approx(one["results"]["valid/nll"], abs=1e-4)
+    two, single = map(manifest_of, folders)
+    assert two["ended_by"] == single["ended_by"] == "patience"
+    assert two["results"]["valid/nll"] == pytest.approx(single["results"]["valid/nll"], abs=1e-4)
     torch.testing.assert_close(*map(weights_of, folders), rtol=0, atol=1e-4)
 
 

@@ -37,8 +37,8 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     table = evaluate.run({"runs": f"{runs}/*", "thresholds": [0.8, 0.9]}, tmp_path / "out")
     assert table["run"].tolist() == ["a_poor"] * 3 + ["b_good"] * 3
     assert table["threshold"].tolist()[1:3] == [0.8, 0.9]
-    written = pd.read_parquet(tmp_path / "out" / "diversity.parquet")
-    assert written["run"].tolist() == table["run"].tolist()
+    paths = pd.read_parquet(tmp_path / "out" / "diversity.parquet")
+    assert paths["run"].tolist() == table["run"].tolist()
     schema = pq.read_schema(tmp_path / "out" / "diversity.parquet")
     assert all(description_of(field) for field in schema)
     summary = json_of(tmp_path / "out" / "metrics.json")["runs"]
@@ -53,12 +53,12 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
         "a_poor: not finished (interrupted); its numbers are those so far"
     ]
     # each run also gets its own table
-    own = runs / "b_good" / "evaluation"
-    assert json_of(own / "metrics.json") == summary["b_good"]
-    assert len(pd.read_parquet(own / "diversity.parquet")) == 3
-    shutil.rmtree(own)
+    expected = runs / "b_good" / "evaluation"
+    assert json_of(expected / "metrics.json") == summary["b_good"]
+    assert len(pd.read_parquet(expected / "diversity.parquet")) == 3
+    shutil.rmtree(expected)
     evaluate.run({"runs": [str(runs / "b_good")], "into_runs": False}, tmp_path / "apart")
-    assert not own.exists()
+    assert not expected.exists()
 
 
 def test_files_of_samples_and_novelty(tmp_path):
@@ -109,8 +109,10 @@ def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
     elif form == "rows.parquet":
         rows.to_parquet(path)
     else:
-        named = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
-        named.assign(SMILES_state=[1, 1, 1, 0]).to_csv(path, index=False)  # 0: invalid, as REINVENT
+        message = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
+        message.assign(SMILES_state=[1, 1, 1, 0]).to_csv(
+            path, index=False
+        )  # 0: invalid, as REINVENT
     common = {"thresholds": [0.5, 0.86], "every": 1, "into_runs": False}
     evaluate.run({"runs": [str(run)], **common}, tmp_path / "of_run")
     evaluate.run({"samples": [str(path)], **common}, tmp_path / "of_file")
@@ -246,11 +248,11 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
     summary = json_of(tmp_path / "out" / "metrics.json")["runs"]["b_good"]
     assert summary["thresholds"]["0.8"]["prior_coverage"] == 0.5
     assert "sha256" in json_of(tmp_path / "out" / "manifest.json")["inputs"]["prior"]
-    own = runs / "b_good" / "evaluation"
-    assert len(pd.read_parquet(own / "families.parquet")) == 2
-    assert pd.read_parquet(own / "over_time.parquet")["run"].unique().tolist() == ["b_good"]
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "cover: share of the generic scaffolds of the prior" in shown
+    expected = runs / "b_good" / "evaluation"
+    assert len(pd.read_parquet(expected / "families.parquet")) == 2
+    assert pd.read_parquet(expected / "over_time.parquet")["run"].unique().tolist() == ["b_good"]
+    text = " ".join(capsys.readouterr().out.split())
+    assert "cover: share of the generic scaffolds of the prior" in text
     titles = (
         "AUC top-k",
         "The last 1,000 valid samples at several calls",
@@ -258,7 +260,7 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
         "Scaffold families of the prior's sample, and the share that each run recovered",
         "OB: oracle calls until",
     )
-    places = [shown.index(title) for title in titles]
+    places = [text.index(title) for title in titles]
     assert places == sorted(places)
     evaluate.run({"runs": f"{runs}/*"}, tmp_path / "without")
     assert "cover" not in capsys.readouterr().out
@@ -320,8 +322,8 @@ def test_references_by_name_and_by_kind(tmp_path):
 
     assert load("moses_test")["moses_test"].kind == "moses_test"
     assert load("a.smi")["a"].kind == "file"
-    named = load({"x": "moses_test", "y": {"kind": "file", "path": "a.smi"}})
-    assert list(named) == ["x", "y"]
+    message = load({"x": "moses_test", "y": {"kind": "file", "path": "a.smi"}})
+    assert list(message) == ["x", "y"]
     with pytest.raises(InputError, match="moses_tset"):
         load("moses_tset")
 
@@ -373,8 +375,8 @@ def test_a_row_for_each_run_prompt_and_threshold(prompt_runs, tmp_path, capsys):
     assert whole["n_molecules"].tolist() == [2, 1, 1] * 2
     schema = pq.read_schema(tmp_path / "out" / "by_prompt.parquet")
     assert all(description_of(field) for field in schema)
-    own = pd.read_parquet(prompt_runs / "mara" / "evaluation" / "by_prompt.parquet")
-    pd.testing.assert_frame_equal(own, table[table["run"] == "mara"].reset_index(drop=True))
+    expected = pd.read_parquet(prompt_runs / "mara" / "evaluation" / "by_prompt.parquet")
+    pd.testing.assert_frame_equal(expected, table[table["run"] == "mara"].reset_index(drop=True))
     lines = words_shown(capsys)
     assert "OB counts the distinct molecules of that prompt" in " ".join(map(" ".join, lines))
     titles = [

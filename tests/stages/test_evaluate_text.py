@@ -428,10 +428,10 @@ def test_a_column_of_a_file_counts_once(tmp_path):
         evaluate({"texts": [file, f"{tmp_path}/./t.csv"]}, tmp_path / "out")
     both = [file, {"path": file, "column": "other"}]  # two columns are two sets of texts
     table = evaluate({"texts": both}, tmp_path / "out")
-    found = table[table["scope"] == "all"]
-    assert found["n_texts"].tolist() == [3, 3]
-    assert found["distinct_texts"].tolist() == pytest.approx([1, 2 / 3])
-    assert found["run"].nunique() == 2
+    row = table[table["scope"] == "all"]
+    assert row["n_texts"].tolist() == [3, 3]
+    assert row["distinct_texts"].tolist() == pytest.approx([1, 2 / 3])
+    assert row["run"].nunique() == 2
 
 
 def test_every_file_that_cannot_be_used_is_named_before_anything_is_written(make_run, tmp_path):
@@ -452,7 +452,7 @@ def printed(capsys):
 
 
 def test_texts_that_are_left_out_are_counted_with_the_reason(tmp_path, capsys):
-    rows = [{"completion": each} for each in ("The sea.", None, "", " ", "A dog.", "A cat.")]
+    rows = [{"completion": text} for text in ("The sea.", None, "", " ", "A dog.", "A cat.")]
     rows[0]["reward"] = 1
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     table = evaluate(
@@ -473,15 +473,15 @@ def test_few_texts_have_a_table_and_the_rest_is_explained(tmp_path, capsys, comp
     degrees = [str(i) for i in range(len(texts))]
     file = write_texts(tmp_path / "t.csv", degrees, text=texts)
     evaluate({"texts": [{"path": file, "column": "text"}]}, tmp_path / "out")
-    shown = printed(capsys)
-    assert "All texts" in shown
-    assert "t.csv: dist-n and EAD not defined: no text has 5 tokens, which the longest of" in shown
-    assert "dist-n:" not in shown
+    text = printed(capsys)
+    assert "All texts" in text
+    assert "t.csv: dist-n and EAD not defined: no text has 5 tokens, which the longest of" in text
+    assert "dist-n:" not in text
     evaluate_text.run({"texts": [file], "measures": ["embedding"]}, tmp_path / "embedded")
-    shown = printed(capsys)
+    text = printed(capsys)
     reason = "t.csv: semantic not defined: at least 2 texts are needed."
-    assert (reason in shown) == (len(texts) == 1)
-    assert "clusters: of the embeddings;" in shown
+    assert (reason in text) == (len(texts) == 1)
+    assert "clusters: of the embeddings;" in text
 
 
 def labels(text, title):
@@ -501,18 +501,18 @@ def test_the_legend_explains_exactly_the_printed_columns(make_run, tmp_path, cap
     evaluate(
         {"texts": [write_texts(tmp_path / "t.txt")], "options": {"ngrams": [1]}}, tmp_path / "a"
     )
-    shown = capsys.readouterr().out
-    assert labels(shown, "All texts") == ["texts", "tokens", "distinct", "dist-n", "EAD"]
-    assert explained(shown, "Texts") == labels(shown, "All texts")
-    assert "Answers." not in shown
+    text = capsys.readouterr().out
+    assert labels(text, "All texts") == ["texts", "tokens", "distinct", "dist-n", "EAD"]
+    assert explained(text, "Texts") == labels(text, "All texts")
+    assert "Answers." not in text
     for number, exact in enumerate((None, {0: REF})):
         run = make_run(f"r{number}", rows_of(BOTH), exact)
         evaluate({"runs": [str(run)]}, tmp_path / f"r{number}-out")
-        shown = capsys.readouterr().out
-        assert explained(shown, "Texts") == ["texts", "reward", "tokens", "distinct"]
-        assert explained(shown, "Texts") == labels(shown, "All texts")
-        assert explained(shown, "Answers") == labels(shown, "Answers, per prompt")
-        assert ("KL" in explained(shown, "Answers")) == (exact is not None)
+        text = capsys.readouterr().out
+        assert explained(text, "Texts") == ["texts", "reward", "tokens", "distinct"]
+        assert explained(text, "Texts") == labels(text, "All texts")
+        assert explained(text, "Answers") == labels(text, "Answers, per prompt")
+        assert ("KL" in explained(text, "Answers")) == (exact is not None)
 
 
 def test_the_reason_is_printed_for_a_run_without_a_valid_answer(make_run, tmp_path, capsys):
@@ -530,21 +530,21 @@ SMILES = {"reward": {"kind": "smiles"}}
 def test_of_molecules_the_measures_of_text_are_left_out(make_run, tmp_path, capsys, compass):
     rows = rows_of([[("CCO", "CCO", 1.0), ("CCN", "CCN", 0.5), ("C C", None, 0.0)]])
     table = evaluate_text.run({"runs": [str(make_run("a", rows, **SMILES))]}, tmp_path / "out")
-    found = row_of(table, "a", "all")
-    assert found[["tokens", "distinct_1", "ead_1", "clusters"]].isna().all()
+    row = row_of(table, "a", "all")
+    assert row[["tokens", "distinct_1", "ead_1", "clusters"]].isna().all()
     assert compass == []  # nothing was embedded
     assert row_of(table, "a")["answer_entropy"] == pytest.approx(math.log(2))
-    shown = printed(capsys)
-    assert "All texts" not in shown
-    assert "Answers, per prompt" in shown
-    assert "a: its texts are SMILES, one word each, so measures of text do not apply" in shown
-    assert "`chemkl evaluate` measures molecules" in shown
+    text = printed(capsys)
+    assert "All texts" not in text
+    assert "Answers, per prompt" in text
+    assert "a: its texts are SMILES, one word each, so measures of text do not apply" in text
+    assert "`chemkl evaluate` measures molecules" in text
     # molecules inside sentences are text
     rows = rows_of([[("Take CCO", "CCO", 1.0), ("Or CCN", "CCN", 0.5), ("CC", "CC", 0.0)]])
     evaluate({"runs": [str(make_run("b", rows, **SMILES))]}, tmp_path / "sentences")
-    shown = printed(capsys)
-    assert "All texts" in shown
-    assert "writes SMILES" not in shown
+    text = printed(capsys)
+    assert "All texts" in text
+    assert "writes SMILES" not in text
 
 
 @pytest.mark.parametrize(

@@ -90,11 +90,15 @@ def test_the_policy_learns_from_them_and_the_filter_counts_them(trace):
 def test_they_are_results_of_the_run_and_no_samples_of_the_policy(finished, trace):
     sampled = sampled_rows(trace)
     assert {*sampled["origin"]} == {"policy"}
-    whole, own = count(trace, TAU), count(sampled, TAU)
+    whole, settings = count(trace, TAU), count(sampled, TAU)
     paid = trace[trace["call"].notna()]
     assert (whole.calls, whole.hits) == (150, int((paid["reward"] >= TAU).sum()))
-    assert whole.explored == 150 - own.calls > 0
-    assert (whole.rows, whole.valid, whole.hit_rows) == (own.rows, own.valid, own.hit_rows)
+    assert whole.explored == 150 - settings.calls > 0
+    assert (whole.rows, whole.valid, whole.hit_rows) == (
+        settings.rows,
+        settings.valid,
+        settings.hit_rows,
+    )
     assert whole.distinct == 150
     manifest = Manifest.load(finished)
     assert manifest.results["samples"] == len(sampled)
@@ -142,24 +146,24 @@ def test_what_the_reward_does_not_read_is_not_proposed(config, tmp_path):
 
 
 def test_the_prior_is_not_asked_by_two_threads_at_once(config, tmp_path, monkeypatch):
-    asking, asked = [], []
+    in_thread, answered = [], []
     answer, choose = InputBuilder._logp_ref, Explorer.choose
 
     def slowly(self, tokens):
-        asking.append(threading.current_thread() is not threading.main_thread())
+        in_thread.append(threading.current_thread() is not threading.main_thread())
         time.sleep(0.2)
-        asked.append(asking.pop())
+        answered.append(in_thread.pop())
         return answer(self, tokens)
 
     def alone(self, step):
-        assert not asking
+        assert not in_thread
         return choose(self, step)
 
     monkeypatch.setattr(Ledger, "has_workers", True)
     monkeypatch.setattr(InputBuilder, "_logp_ref", slowly)
     monkeypatch.setattr(Explorer, "choose", alone)
     posttrain.run(config | {"budget": 30}, tmp_path)
-    assert any(asked)
+    assert any(answered)
 
 
 def test_it_starts_when_it_is_told_to(config, tmp_path):
@@ -188,10 +192,10 @@ def test_it_explores_every_so_many_steps_and_goes_on_so_when_it_is_resumed(confi
 def test_a_run_too_short_to_explore_says_so(config, tmp_path, capsys, chemkl):
     config["exploration"] = config["exploration"] | {"every": 12}
     posttrain.run(config | {"budget": 30}, tmp_path)
-    said = "exploration spent no call: due every 12 steps from call 0 on; the run had "
-    assert said in capsys.readouterr().err
+    message = "exploration spent no call: due every 12 steps from call 0 on; the run had "
+    assert message in capsys.readouterr().err
     assert chemkl("show", tmp_path) == 0
-    assert said in " ".join(capsys.readouterr().out.split())
+    assert message in " ".join(capsys.readouterr().out.split())
 
 
 def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_path, tiny_prior):

@@ -286,8 +286,8 @@ def file(tmp_path):
 
 
 def test_to_sdf(file, tmp_path):
-    said = convert(file, tmp_path / "a.sdf")
-    assert said == "2 molecules; 2 rows without a molecule left out"
+    message = convert(file, tmp_path / "a.sdf")
+    assert message == "2 molecules; 2 rows without a molecule left out"
     first, last = Chem.SDMolSupplier(str(tmp_path / "a.sdf"))
     assert [Chem.MolToSmiles(mol) for mol in (first, last)] == ["C[C@H](N)O", "CCO"]
     assert [mol.GetProp("_Name") for mol in (first, last)] == ["samples_1", "samples_4"]
@@ -320,8 +320,8 @@ def converted(tmp_path):
 
 
 def test_molecules_keep_their_names(converted, tmp_path):
-    named = converted({"smiles": ["CCO", "CC"], "name": ["ethyl\nalcohol", None]})
-    assert named == "CCO ethyl alcohol\nCC a_2\n"
+    text = converted({"smiles": ["CCO", "CC"], "name": ["ethyl\nalcohol", None]})
+    assert text == "CCO ethyl alcohol\nCC a_2\n"
     convert(tmp_path / "a.parquet", tmp_path / "a.sdf")
     titles = [mol.GetProp("_Name") for mol in Chem.SDMolSupplier(str(tmp_path / "a.sdf"))]
     assert titles == ["ethyl alcohol", "a_2"]
@@ -365,8 +365,8 @@ def test_files_that_hold_no_molecules(tmp_path, table, says):
 def test_the_command_convert(file, tmp_path, monkeypatch, capsys, chemkl):
     monkeypatch.chdir(tmp_path)
     assert chemkl("convert", "samples.parquet", "a.smi") == 0
-    said = "output: a.smi (2 molecules; 2 rows without a molecule left out)\n"
-    assert capsys.readouterr().out == said
+    message = "output: a.smi (2 molecules; 2 rows without a molecule left out)\n"
+    assert capsys.readouterr().out == message
     (tmp_path / "damaged.parquet").write_bytes(b"PAR1")
     for arguments, says in [
         (["samples.parquet", "a.smi"], "OUT a.smi: exists"),

@@ -35,7 +35,7 @@ def config(tiny_prior):
 
 
 @pytest.fixture(scope="module")
-def made(config, tmp_path_factory):
+def forecasted(config, tmp_path_factory):
     """The folder of a forecast that many tests look at, and what was printed."""
     folder, console = tmp_path_factory.mktemp("forecast"), Console(width=120)
     with console.capture() as captured:
@@ -48,31 +48,31 @@ def quiet():
     return Console(quiet=True)
 
 
-def test_it_writes_the_table_the_findings_and_the_samples(made):
-    folder, printed = made
-    shown = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
+def test_it_writes_the_table_the_findings_and_the_samples(forecasted):
+    folder, printed = forecasted
+    names = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
     files = {"forecast.parquet", "forecast.json", "samples.parquet"}
-    assert shown == files | {"manifest.json", "log.jsonl"}
+    assert names == files | {"manifest.json", "log.jsonl"}
     for name in ("forecast.parquet", "samples.parquet"):
         assert all(field.metadata[b"description"] for field in pq.read_schema(folder / name))
     rows = pd.read_parquet(folder / "forecast.parquet")
     assert rows.groupby("target").size().to_dict() == {"prior": 1, "gibbs": 4, "mara": 4}
     assert rows[rows["own"]][["target", "beta"]].to_numpy().tolist() == [["gibbs", 0.2]]
-    found = json.loads((folder / "forecast.json").read_text())
-    assert found["targets"][0]["sentence"] in found["sentences"]
-    assert found["samples"] == 300
-    assert Manifest.load(folder).results["calls"] == found["calls"] <= found["valid"] < 300
+    findings = json.loads((folder / "forecast.json").read_text())
+    assert findings["targets"][0]["sentence"] in findings["sentences"]
+    assert findings["samples"] == 300
+    assert Manifest.load(folder).results["calls"] == findings["calls"] <= findings["valid"] < 300
     # what is printed can be read without the files
     text = " ".join(printed.split())
-    assert all(" ".join(sentence.split()) in text for sentence in found["sentences"])
-    assert any("rossover" in sentence for sentence in found["sentences"])
+    assert all(" ".join(sentence.split()) in text for sentence in findings["sentences"])
+    assert any("rossover" in sentence for sentence in findings["sentences"])
     assert "300 samples of the prior," in text
     assert "At sigma 5 the gibbs target puts" in text
     assert "of the prior's samples are hits, R >= 0.5 (95 %" in text
 
 
-def test_the_samples_are_the_priors_with_their_rewards(config, made):
-    rows = pd.read_parquet(made[0] / "samples.parquet")
+def test_the_samples_are_the_priors_with_their_rewards(config, forecasted):
+    rows = pd.read_parquet(forecasted[0] / "samples.parquet")
     assert len(rows) == 300
     valid = rows[rows["valid"]]
     again = load_policy(config["prior"]).logp(valid["smiles"].tolist()).detach().numpy()
@@ -82,26 +82,30 @@ def test_the_samples_are_the_priors_with_their_rewards(config, made):
     assert valid["scaffold"].tolist() == expected
 
 
-def test_a_row_is_the_weighted_mean_of_the_samples(made):
+def test_a_row_is_the_weighted_mean_of_the_samples(forecasted):
     """By hand: gibbs weighs draws of the prior by exp(R / beta)."""
-    rows, samples = (pd.read_parquet(made[0] / f"{n}.parquet") for n in ("forecast", "samples"))
-    own = rows[rows["own"]].iloc[0]
+    rows, samples = (
+        pd.read_parquet(forecasted[0] / f"{n}.parquet") for n in ("forecast", "samples")
+    )
+    expected = rows[rows["own"]].iloc[0]
     weight = np.exp(samples["reward"] / 0.2)
-    assert own["mean_reward"] == pytest.approx((weight * samples["reward"]).sum() / weight.sum())
+    assert expected["mean_reward"] == pytest.approx(
+        (weight * samples["reward"]).sum() / weight.sum()
+    )
     mass = weight[samples["scaffold"].fillna("") != ""].groupby(samples["scaffold"]).sum()
-    assert own["top_share"] == pytest.approx(mass.max() / mass.sum())
-    assert own["top_scaffold"] == mass.idxmax()
-    assert own["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
+    assert expected["top_share"] == pytest.approx(mass.max() / mass.sum())
+    assert expected["top_scaffold"] == mass.idxmax()
+    assert expected["ess"] == pytest.approx(weight.sum() ** 2 / (weight**2).sum())
 
 
-def test_the_seed_decides(config, made, tmp_path, quiet):
-    rows = pd.read_parquet(made[0] / "forecast.parquet")
-    again, other = (
+def test_the_seed_decides(config, forecasted, tmp_path, quiet):
+    rows = pd.read_parquet(forecasted[0] / "forecast.parquet")
+    again, changed = (
         pd.read_parquet(forecast.run(config | {"seed": seed}, tmp_path / f"{seed}", console=quiet))
         for seed in (0, 3)
     )
     pd.testing.assert_frame_equal(again, rows)
-    assert not rows["mean_reward"].equals(other["mean_reward"])
+    assert not rows["mean_reward"].equals(changed["mean_reward"])
 
 
 def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
@@ -118,8 +122,8 @@ def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
         "max_samples": 6400,
     }
     posttrain.run({**RUN, "prior": str(tiny_prior), **settings}, run)
-    asked = config | {"n": 4000, "runs": [str(run)], "late_samples": 500}
-    forecast.run(asked, tmp_path / "forecast", console=quiet)
+    settings = config | {"n": 4000, "runs": [str(run)], "late_samples": 500}
+    forecast.run(settings, tmp_path / "forecast", console=quiet)
     rows = json.loads((tmp_path / "forecast" / "forecast.json").read_text())["runs"]
     prior, foretold, trained = rows
     assert [row["source"] for row in rows] == ["prior", "forecast", "trained"]
@@ -153,12 +157,12 @@ def test_a_converted_prior_is_the_one_that_it_was_made_of(tmp_path, tiny_prior, 
     convert(tiny_prior, theirs)
     convert(theirs, ours)
     reward = RewardModel.from_config(REWARD).config
-    for n, (trained, asked) in enumerate(product((theirs, ours, tiny_prior), repeat=2)):
+    for n, (trained, settings) in enumerate(product((theirs, ours, tiny_prior), repeat=2)):
         run, settings = tmp_path / f"run{n}", {"target": RUN["target"], "reward": REWARD}
         Manifest.start(run, stage="posttrain", config=settings, inputs={"prior": trained}).finish()
-        same = trained == asked or tiny_prior not in (trained, asked)
+        same = trained == settings or tiny_prior not in (trained, settings)
         with pytest.raises(InputError, match="no trace" if same else "with another prior than"):
-            read_runs([run], asked, reward)
+            read_runs([run], settings, reward)
 
 
 def test_the_file_to_train_with_is_the_file_to_forecast(

@@ -84,11 +84,11 @@ def holds(kind, group, mol):
         settings.makeDummiesQueries = True
         query = Chem.AdjustQueryProperties(Chem.MolFromSmiles(fragment), settings)
         fixed = [atom.GetIdx() for atom in query.GetAtoms() if atom.GetAtomicNum()]
-        found = mol.GetSubstructMatches(query, uniquify=False, maxMatches=10_000)
-        matches.append([{match[i] for i in fixed} for match in found])
+        matches_of = mol.GetSubstructMatches(query, uniquify=False, maxMatches=10_000)
+        matches.append([{match[i] for i in fixed} for match in matches_of])
     if kind == "decorate":
         return bool(matches[0])
-    return any(not one & other for one in matches[0] for other in matches[1])
+    return any(not first & second for first in matches[0] for second in matches[1])
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
@@ -159,17 +159,17 @@ def test_a_killed_run_ends_as_the_whole_one(config, finished, tmp_path, monkeypa
 def test_parts_that_no_molecule_holds_are_told_at_the_end(config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Scaffold, "problem", lambda *_: "fixed part: not the scaffold")
     posttrain.run(config | {"max_samples": 32}, tmp_path / "run")
-    told = (
+    message = (
         "no valid molecule contains *C1CCCC1, *CCCN*, of 32 samples; the most common reason: fixed "
         "part: not the scaffold. What may help: a smaller part, more choices, a prior that"
     )
-    assert capsys.readouterr().err.count(told) == 1
+    assert capsys.readouterr().err.count(message) == 1
     show(str(tmp_path / "run"))
-    assert told[:60] in " ".join(capsys.readouterr().out.split())
-    given = {"policy": config["prior"], "n": 10, "generator": GENERATOR}
-    sample.run(given, tmp_path / "samples")
-    told = "no sample is valid and holds its part (the column problem says why)"
-    assert told in capsys.readouterr().err
+    assert message[:60] in " ".join(capsys.readouterr().out.split())
+    settings = {"policy": config["prior"], "n": 10, "generator": GENERATOR}
+    sample.run(settings, tmp_path / "samples")
+    message = "no sample is valid and holds its part (the column problem says why)"
+    assert message in capsys.readouterr().err
 
 
 def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):
@@ -239,9 +239,9 @@ def test_a_bad_part_is_one_clear_error_before_anything_is_written(what, config, 
 def test_a_generator_goes_with_no_memory_and_no_mixture(config, tiny_prior, tmp_path):
     with pytest.raises(InputError, match="replays whole molecules, not parts"):
         posttrain.run(config | {"memory": {}}, tmp_path)
-    given = {"policy": str(tiny_prior), "prior": str(tiny_prior), "beta_scale": 2.0}
+    settings = {"policy": str(tiny_prior), "prior": str(tiny_prior), "beta_scale": 2.0}
     with pytest.raises(InputError, match="leave out mixture and beta_scale"):
-        sample.run({**given, "generator": GENERATOR}, tmp_path)
+        sample.run({**settings, "generator": GENERATOR}, tmp_path)
 
 
 def test_what_is_forecast_is_the_prior_of_one_part(config, tmp_path):

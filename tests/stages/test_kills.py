@@ -129,14 +129,14 @@ def whole(forks, tiny_prior, tmp_path_factory):
         "all_on": posttrain | ALL_ON,
         "explores": posttrain | ALL_ON | EXPLORES,
     }
-    made = {}
+    runs = {}
 
     def get(name):
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name) / "whole"
+        if name not in runs:
+            runs[name] = tmp_path_factory.mktemp(name) / "whole"
             stage = "pretrain" if name == "pretrain" else "posttrain"
-            assert forks.run(stage, configs[name], made[name]) == 0
-        return configs[name], made[name]
+            assert forks.run(stage, configs[name], runs[name]) == 0
+        return configs[name], runs[name]
 
     return get
 
@@ -147,17 +147,17 @@ def header_of(out):
     return header | {"provenance": header["provenance"] | {"run_id": ""}}
 
 
-def same(one, other):
+def same(first, second):
     """Bit for bit: the run, what the policy's file says, the checkpoint."""
-    same_run(one, other)
-    assert header_of(one) == header_of(other)
-    kept = ("global_step", "state_dict", "optimizer_states")
-    states = [{key: saved[key] for key in kept} for saved in map(checkpoint_of, (one, other))]
+    same_run(first, second)
+    assert header_of(first) == header_of(second)
+    keys = ("global_step", "state_dict", "optimizer_states")
+    states = [{key: saved[key] for key in keys} for saved in map(checkpoint_of, (first, second))]
     torch.testing.assert_close(*states, rtol=0, atol=0)
-    assert read_log(one)[-1]["event"] == "end"
+    assert read_log(first)[-1]["event"] == "end"
 
 
-def named(name, kills):
+def params_of(name, kills):
     slow = pytest.mark.slow
     return [
         pytest.param(
@@ -170,11 +170,11 @@ def named(name, kills):
 @pytest.mark.parametrize(
     ("name", "moment"),
     [
-        *named("posttrain", POSTTRAIN),
-        *named("all_on", FURTHER),
-        *named("explores", EXPLORING),
-        *named("staged", CHANGES),
-        *named("pretrain", PRETRAIN),
+        *params_of("posttrain", POSTTRAIN),
+        *params_of("all_on", FURTHER),
+        *params_of("explores", EXPLORING),
+        *params_of("staged", CHANGES),
+        *params_of("pretrain", PRETRAIN),
     ],
 )
 def test_a_killed_run_ends_as_the_undisturbed_one(forks, whole, tmp_path, name, moment):
@@ -182,7 +182,7 @@ def test_a_killed_run_ends_as_the_undisturbed_one(forks, whole, tmp_path, name, 
     stage = "pretrain" if name == "pretrain" else "posttrain"
     if name == "staged":
         stages = manifest_of(undisturbed)["results"]["stages"]
-        assert [each["ended_by"] for each in stages] == ["samples", "calls", "budget"]
+        assert [stage["ended_by"] for stage in stages] == ["samples", "calls", "budget"]
     check_kill(forks, stage, config, tmp_path / "run", moment, undisturbed, same)
 
 
@@ -210,19 +210,19 @@ def posttrain_config(tiny_prior):
 @pytest.fixture(scope="module")
 def whole_of(tmp_path_factory):
     """Runs that nothing happened to, by stage and settings; made when first asked for."""
-    made = {}
+    runs = {}
 
     def get(stage, config):
         key = stage, json.dumps(config)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("whole")
-            STAGES[stage].run(config, made[key])
-        return made[key]
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("whole")
+            STAGES[stage].run(config, runs[key])
+        return runs[key]
 
     return get
 
 
-def written(folder, config):
+def write_config(folder, config):
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -245,7 +245,7 @@ same_but_logs = partial(
 def test_posttrain_finishes_its_step_and_goes_on_from_there(
     posttrain_config, whole_of, tmp_path, chemkl, capsys, monkeypatch, name
 ):
-    config, out = written(tmp_path, posttrain_config), tmp_path / "told"
+    config, out = write_config(tmp_path, posttrain_config), tmp_path / "told"
     with monkeypatch.context() as patch:
         send_at(patch, Posttrain, 3, getattr(signal, name))
         assert chemkl("posttrain", config, "--out", out) == CODES[name]
@@ -260,11 +260,11 @@ def test_posttrain_finishes_its_step_and_goes_on_from_there(
 
 def send_at(patch, module, step, *numbers):
     """Have signals sent in the middle of a step, counted from 0 in this process."""
-    made, original = [], module.training_step
+    runs, original = [], module.training_step
 
     def training_step(self, *arguments):
-        made.append(None)
-        if len(made) == step + 1:
+        runs.append(None)
+        if len(runs) == step + 1:
             for number in numbers:
                 os.kill(os.getpid(), number)
         return original(self, *arguments)
@@ -290,7 +290,7 @@ def slow(*values):
 def test_pretrain_finishes_its_step_and_goes_on(
     whole_of, tmp_path, chemkl, monkeypatch, changes, at, step
 ):
-    config, out = written(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "told"
+    config, out = write_config(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "told"
     with monkeypatch.context() as patch:
         send_at(patch, Pretrain, at, signal.SIGTERM)
         assert chemkl("pretrain", config, "--out", out) == 143
@@ -307,7 +307,7 @@ def test_pretrain_finishes_its_step_and_goes_on(
 def pipeline(posttrain_config, tmp_path, monkeypatch):
     """Two seeds of a run, one behind the other."""
     monkeypatch.chdir(tmp_path)
-    config = written(tmp_path, posttrain_config)
+    config = write_config(tmp_path, posttrain_config)
     entry = {"stage": "posttrain", "config": str(config), "grid": {"seed": [0, 1]}}
     path = tmp_path / "two.yaml"
     path.write_text(yaml.safe_dump({"name": "two", "stages": [entry]}))
@@ -367,7 +367,9 @@ def test_a_process_is_told_to_end_and_goes_on(posttrain_config, pipeline, tmp_pa
     environment = {**os.environ, **slurm, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     long = posttrain_config | {"max_samples": 16 * 300, "reward": {
         "components": [{"kind": "qed"}], "workers": 2}}  # fmt: skip
-    config = written(tmp_path, SHORT_PRETRAIN | {"epochs": 30} if stage == "pretrain" else long)
+    config = write_config(
+        tmp_path, SHORT_PRETRAIN | {"epochs": 30} if stage == "pretrain" else long
+    )
     argument, folder = (pipeline, out / "posttrain-seed=0") if stage == "run" else (config, out)
     process = subprocess.Popen(
         command_of(stage, argument, out),
@@ -406,7 +408,7 @@ def wait_for_group(group):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [0.3, 1.0, 2.0, 3.0, 4.0])
 def test_no_signal_while_a_command_starts_comes_to_exit_code_0(posttrain_config, tmp_path, at):
-    config = written(tmp_path, posttrain_config | {"max_samples": 16 * 300})
+    config = write_config(tmp_path, posttrain_config | {"max_samples": 16 * 300})
     process = subprocess.Popen(
         command_of("posttrain", config, tmp_path / "out"), stderr=subprocess.PIPE, text=True
     )

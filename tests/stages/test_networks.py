@@ -44,7 +44,6 @@ def test_it_learns_is_saved_and_post_trains_and_goes_on_where_it_was_killed(
     run_and_kill(monkeypatch, killed_at_update(3), config, cut, pretrain)
     pretrain.run(config, cut)
     assert same_weights(weights_of(whole), weights_of(cut))
-
     path = whole / "checkpoints/policy.safetensors"
     prior = load_policy(path)
     assert read_header(path)["architecture"] == prior.architecture
@@ -53,7 +52,6 @@ def test_it_learns_is_saved_and_post_trains_and_goes_on_where_it_was_killed(
     drawn = prior.sample(20, torch.Generator().manual_seed(0))
     logp = prior.logp_tokens(drawn.tokens)
     torch.testing.assert_close(logp, drawn.logp, atol=1e-5, rtol=1e-6)
-
     with torch.no_grad():  # short sequences, some of which are molecules
         prior.linear.bias[0] += 3
     save_policy(prior, tmp_path / "short.safetensors", {})

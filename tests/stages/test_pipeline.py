@@ -103,7 +103,6 @@ def test_jobs_run_in_order_and_a_second_run_skips_them(stages, tmp_path, capsys)
     assert stages.evaluate.calls == ["evaluate"]
     assert (tmp_path / "runs/demo/plain-seed=1/manifest.json").exists()
     assert "[4/4] evaluate: done in" in capsys.readouterr().out
-
     assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
     assert len(stages.posttrain.calls) == 3
     assert "[1/4] plain-seed=0: complete, skipped" in capsys.readouterr().out
@@ -115,7 +114,6 @@ def test_a_failure_stops_the_pipeline_and_the_next_run_resumes_there(stages, cap
         pipeline.run(DEMO)
     assert "[3/4] mara: failed after" in capsys.readouterr().out
     assert stages.evaluate.calls == []
-
     stages.posttrain.behaviour.clear()
     assert statuses(pipeline.run(DEMO)) == ["skipped", "skipped", "done", "done"]
     assert "mara: posttrain resumes in" in capsys.readouterr().out
@@ -462,11 +460,13 @@ def test_the_real_stages_go_from_molecules_to_report(tmp_path, monkeypatch):
         assert (out / file).stat().st_size > 0
     assert len(read_trace(out / "plain-seed=0")) == 32
     for folder, stage in [(p, p.name.partition("-")[0]) for p in out.iterdir()]:
-        written = STAGES["posttrain" if stage == "plain" else stage].outputs
+        patterns = STAGES["posttrain" if stage == "plain" else stage].outputs
         files = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
         files.remove(".lock")
-        assert [f for f in files if not any(fnmatch(f, each) for each in written)] == []
-        assert [each for each in written if not any(fnmatch(f, each) for f in files)] == []
+        assert [f for f in files if not any(fnmatch(f, pattern) for pattern in patterns)] == []
+        assert [
+            pattern for pattern in patterns if not any(fnmatch(f, pattern) for f in files)
+        ] == []
 
 
 BAD = """\
@@ -488,11 +488,11 @@ def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch
         "name: demo\nstages:\n  - {stage: posttrain, config: posttrain.yaml}\n"
     )
 
-    def said(*arguments):
+    def errors_of(*arguments):
         assert chemkl(*arguments) == 2
         return capsys.readouterr().err.splitlines()
 
-    lines = said("posttrain", "posttrain.yaml")
+    lines = errors_of("posttrain", "posttrain.yaml")
     for start, what in [
         ("posttrain.yaml:4: reward.components.0.parameters: ", "c1ccc"),
         ("posttrain.yaml:5: target.beta: ", "greater than 0"),
@@ -504,6 +504,6 @@ def test_each_way_to_read_a_config_tells_the_same_problems(tmp_path, monkeypatch
         assert [line for line in lines if line.startswith(start) and what in line], (what, lines)
     assert len(lines) == 6
     for command in (("check", "posttrain.yaml"), ("check", "p.yaml"), ("run", "p.yaml")):
-        assert said(*command) == lines
-    assert said("run", "p.yaml", "--dry-run") == lines
+        assert errors_of(*command) == lines
+    assert errors_of("run", "p.yaml", "--dry-run") == lines
     assert not Path("runs").exists()

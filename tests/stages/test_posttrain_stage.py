@@ -49,14 +49,14 @@ WITH_COUNTED = [
 @pytest.fixture(scope="module")
 def run_of(tiny_prior, tmp_path_factory):
     """Runs that nothing happened to, by their settings; made when first asked for."""
-    made = {}
+    runs = {}
 
     def get(settings):
         key = json.dumps(settings)
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("run")
-            posttrain.run(settings | {"prior": str(tiny_prior)}, made[key])
-        return made[key]
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("run")
+            posttrain.run(settings | {"prior": str(tiny_prior)}, runs[key])
+        return runs[key]
 
     return get
 
@@ -267,8 +267,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_p
     posttrain.run(config, tmp_path / "again")
     same_run(tmp_path / "again", whole)
     posttrain.run(config | {"seed": 4, "budget": 20}, tmp_path / "other")
-    first, other = (read_trace(out)["smiles"].head(16) for out in (whole, tmp_path / "other"))
-    assert first.tolist() != other.tolist()
+    first, different = (read_trace(out)["smiles"].head(16) for out in (whole, tmp_path / "other"))
+    assert first.tolist() != different.tolist()
 
 
 def test_a_policy_that_diverges_is_one_clear_error(config, tmp_path):
@@ -285,7 +285,7 @@ def test_a_changed_prior_or_file_of_the_reward_is_refused_and_the_run_stays(conf
     reward = {"components": [*CONFIG["reward"]["components"], similar]}
     config |= {"prior": str(prior), "reward": reward, "budget": 20}
     posttrain.run(config, tmp_path / "run")
-    kept = contents(tmp_path / "run")
+    before = contents(tmp_path / "run")
     assert manifest_of(tmp_path / "run")["inputs"].keys() == {"prior", "reward.tanimoto.0"}
     policy = load_policy(prior)
     torch.nn.init.zeros_(policy.linear.bias)
@@ -296,7 +296,7 @@ def test_a_changed_prior_or_file_of_the_reward_is_refused_and_the_run_stays(conf
     file.write_text("CCN\n")
     with pytest.raises(InputError, match=r"references\.smi: has changed since .*run was begun"):
         posttrain.run(config, tmp_path / "run")
-    assert contents(tmp_path / "run") == kept
+    assert contents(tmp_path / "run") == before
 
 
 def test_with_a_progress_bar_the_run_is_the_same(config, tmp_path, run_of, capsys):
@@ -480,8 +480,8 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(config, tmp_pat
     if limits["max_samples"] == (None, None):  # else others were sampled in the step cut short
         assert asked == paid
     assert len(asked) == len(set(asked)) > 0
-    kept = {key: first[key] for key in ("config_hash", "finished", "ended_by", "results")}
-    assert manifest_of(tmp_path / "run")["extended"] == [short | kept]
+    before = {key: first[key] for key in ("config_hash", "finished", "ended_by", "results")}
+    assert manifest_of(tmp_path / "run")["extended"] == [short | before]
     assert manifest_of(tmp_path / "run")["run_id"] == first["run_id"]
 
 
@@ -501,7 +501,7 @@ def test_a_longer_run_may_be_killed_too(config, tmp_path, run_of, monkeypatch, k
         read_trace(run)
     posttrain.run(config | longer, run)
     same_run(run, run_of(CONFIG | longer))
-    assert [each["budget"] for each in manifest_of(run)["extended"]] == [30]
+    assert [entry["budget"] for entry in manifest_of(run)["extended"]] == [30]
     assert (run / "evaluation.old-1" / "metrics.json").read_text() == "of 30 calls"
     assert not (run / "evaluation").exists()
 
@@ -570,7 +570,7 @@ def test_a_pipeline_with_a_raised_budget_goes_on(tmp_path, tiny_prior, monkeypat
     text = LENGTHENED.replace("PRIOR", str(tiny_prior))
     for budget, expected in ((20, ["done"] * 3), (30, ["done"] * 3), (30, ["skipped"] * 3)):
         (tmp_path / "demo.yaml").write_text(text.replace("budget: 20", f"budget: {budget}"))
-        assert [each.status for each in pipeline.run("demo.yaml")] == expected
+        assert [entry.status for entry in pipeline.run("demo.yaml")] == expected
     out = tmp_path / "runs" / "demo"
     assert manifest_of(out / "own")["results"]["calls"] == 30
     assert len(manifest_of(out / "own")["extended"]) == 1

@@ -77,9 +77,9 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
     path.write_bytes(b"\n".join(lines))
     out = prepare.run(config_for(path), tmp_path / "out")
     assert out == tmp_path / "out"
-    kept = molecules(out)
-    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens", "name"]
-    assert kept.astype(object).where(kept.notna(), None).values.tolist() == [
+    table = molecules(out)
+    assert table.columns.tolist() == ["smiles", "split", "line", "n_tokens", "name"]
+    assert table.astype(object).where(table.notna(), None).values.tolist() == [
         ["CCO", "train", 1, 3, "ethanol"],
         ["Brc1ccccc1", "train", 4, 9, None],
         ["CCN", "train", 8, 3, None],
@@ -93,17 +93,17 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
         (9, "[U]$[U]", "reserved token: $ marks where a sequence ends"),
         (10, "c1ccccc1Br", "duplicate: of line 4"),
     ]
-    tokens = Counter(token for s in kept["smiles"] for token in tokenize(s))
+    tokens = Counter(token for s in table["smiles"] for token in tokenize(s))
     assert json.loads((out / "tokens.json").read_text()) == dict(sorted(tokens.items()))
-    shown = capsys.readouterr().out
-    assert "3 molecules, 6 tokens" in " ".join(shown.split())
+    text = capsys.readouterr().out
+    assert "3 molecules, 6 tokens" in " ".join(text.split())
     for reason, n in [("kept in train", 3), ("dropped: duplicate", 2), ("dropped: empty", 1)]:
-        assert any(reason in line and f" {n} " in line for line in shown.splitlines())
+        assert any(reason in line and f" {n} " in line for line in text.splitlines())
     manifest = manifest_of(out)
     results = manifest["results"]
     assert (results["molecules"], results["splits"]) == (3, {"train": 3})
-    one = ("empty", "not parsable", "not ASCII", "too many tokens", "reserved token")
-    assert results["dropped"] == {"duplicate": 2} | dict.fromkeys(one, 1)
+    first = ("empty", "not parsable", "not ASCII", "too many tokens", "reserved token")
+    assert results["dropped"] == {"duplicate": 2} | dict.fromkeys(first, 1)
     assert manifest["inputs"]["source"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert manifest["status"] == "complete"
     assert 0 < results["seconds"] < 60
@@ -112,26 +112,26 @@ def test_lines_become_clean_molecules_and_the_rest_has_reasons(tmp_path, capsys)
 
 def test_names_are_kept_from_tables_and_sd_files_and_left_out_where_there_are_none(tmp_path):
     (tmp_path / "a.csv").write_text("id;canonical_smiles\nx1;OCC\nx2;CC\n")
-    kept = molecules(prepare.run(config_for(tmp_path / "a.csv"), tmp_path / "csv"))
-    assert kept[["smiles", "name"]].values.tolist() == [["CCO", "x1"], ["CC", "x2"]]
+    table = molecules(prepare.run(config_for(tmp_path / "a.csv"), tmp_path / "csv"))
+    assert table[["smiles", "name"]].values.tolist() == [["CCO", "x1"], ["CC", "x2"]]
     with Chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
         mol = Chem.MolFromSmiles("OCC")
         mol.SetProp("_Name", "ethanol")
         writer.write(mol)
-    kept = molecules(prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf"))
-    assert kept[["smiles", "name", "line"]].values.tolist() == [["CCO", "ethanol", 1]]
-    kept = molecules(of_file(tmp_path, "OCC\nCC\nC\n", limit=2))  # only so many lines are read
-    assert kept.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
-    assert kept["line"].tolist() == [1, 2]
+    table = molecules(prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf"))
+    assert table[["smiles", "name", "line"]].values.tolist() == [["CCO", "ethanol", 1]]
+    table = molecules(of_file(tmp_path, "OCC\nCC\nC\n", limit=2))  # only so many lines are read
+    assert table.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
+    assert table["line"].tolist() == [1, 2]
 
 
 def test_molecules_are_canonical_unique_and_what_rdkit_makes_of_the_lines(tmp_path, many):
     (tmp_path / ".corpus.parquet.tmp").write_bytes(b"half a file")  # of a kill: does no harm
     prepare.run(config_for(many), tmp_path)
     expected = list(dict.fromkeys(map(Chem.CanonSmiles, many.read_text().split())))
-    kept = molecules(tmp_path)
-    assert kept["smiles"].tolist() == expected
-    assert kept["n_tokens"].tolist() == [len(tokenize(s)) for s in expected]
+    table = molecules(tmp_path)
+    assert table["smiles"].tolist() == expected
+    assert table["n_tokens"].tolist() == [len(tokenize(s)) for s in expected]
     tables = ["corpus.parquet", "dropped.parquet"]
     assert files_in(tmp_path) == [*tables, "log.jsonl", "manifest.json", "tokens.json"]
 
@@ -150,8 +150,8 @@ def test_one_and_two_workers_write_the_same(tmp_path, many, monkeypatch, setting
     for n in (1, 2):
         prepare.run(config_for(many, **settings) | {"n_workers": n}, tmp_path / str(n))
     for name in ("corpus.parquet", "dropped.parquet", "tokens.json"):
-        one, two = (tmp_path / n / name for n in "12")
-        assert one.read_bytes() == two.read_bytes()
+        first, two = (tmp_path / n / name for n in "12")
+        assert first.read_bytes() == two.read_bytes()
     assert len(molecules(tmp_path / "1")) > 100
 
 
@@ -174,8 +174,8 @@ def test_the_embedded_sample_is_what_its_config_makes(tmp_path, monkeypatch):
     prepare.run("configs/prepare/moses_sample.yaml", tmp_path)
     embedded = ROOT / "data" / "moses_sample"
     pd.testing.assert_frame_equal(molecules(tmp_path), molecules(embedded))
-    made = json.loads((tmp_path / "tokens.json").read_text())
-    assert made == json.loads((embedded / "tokens.json").read_text())
+    tokens = json.loads((tmp_path / "tokens.json").read_text())
+    assert tokens == json.loads((embedded / "tokens.json").read_text())
 
 
 # ---- public corpora
@@ -203,9 +203,9 @@ def small_moses(tmp_path, monkeypatch):
 
 def test_a_public_corpus_keeps_its_splits(tmp_path, small_moses):
     prepare.run(small_moses, tmp_path / "out")
-    kept = molecules(tmp_path / "out")[["smiles", "split", "line"]].values.tolist()
-    of_train, others = [["CCO", "train", 2], ["C1CC1", "train", 3]], [["CCN", "test", 3]]
-    assert kept == [*of_train, *others, ["C1CCC1", "test_scaffolds", 2]]
+    table = molecules(tmp_path / "out")[["smiles", "split", "line"]].values.tolist()
+    of_train, rest = [["CCO", "train", 2], ["C1CC1", "train", 3]], [["CCN", "test", 3]]
+    assert table == [*of_train, *rest, ["C1CCC1", "test_scaffolds", 2]]
     rows = pd.read_parquet(tmp_path / "out" / "dropped.parquet").values.tolist()
     assert rows == [
         [4, "train", "C1CC", "not parsable: unclosed ring 1 opened at position 2"],

@@ -52,14 +52,14 @@ both = pytest.mark.parametrize("stage", CONFIGS)
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
     """A finished run of each stage, made when it is first asked for."""
-    made = {}
+    runs = {}
 
     def get(stage):
-        if stage not in made:
-            made[stage] = tmp_path_factory.mktemp(stage) / "run"
-            written = STAGES[stage].run(CONFIGS[stage], made[stage])
-            assert written == made[stage] / RESULTS[stage]
-        return made[stage]
+        if stage not in runs:
+            runs[stage] = tmp_path_factory.mktemp(stage) / "run"
+            model_path = STAGES[stage].run(CONFIGS[stage], runs[stage])
+            assert model_path == runs[stage] / RESULTS[stage]
+        return runs[stage]
 
     return get
 
@@ -161,14 +161,14 @@ def test_a_limit_of_steps_is_named_and_the_model_is_validated_at_its_end(tmp_pat
 def test_quality_of_samples_by_hand():
     quality = SampleQuality({"CCO", "c1ccccc1"})
     # six sampled, one of them cut off, one no molecule; OCC is CCO; ethane twice, and new
-    found = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
-    assert found == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
+    shares = quality(["OCC", "CC", "C(C)", "C1CC", None, "c1ccccc1"])
+    assert shares == {"validity": 4 / 6, "uniqueness": 3 / 4, "novelty": 1 / 3}
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
     quality = PromptQuality(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
     # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
     # cut off, and what is no molecule is neither as asked nor otherwise
-    found = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
-    assert (found["as_asked"], found["validity"]) == (3 / 5, 5 / 6)
+    shares = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
+    assert (shares["as_asked"], shares["validity"]) == (3 / 5, 5 / 6)
     assert quality(["C1"] * 3)["as_asked"] == 0
 
 
@@ -191,9 +191,14 @@ def small(tmp_path):
 @pytest.fixture
 def tuning(finished, small):
     """Settings that fine-tune the finished prior on the small corpus."""
-    own = {"corpus": small(), "init": str(finished / POLICY), "valid_split": None, "patience": 2}
-    own |= {"batch_size": 4, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
-    return {k: v for k, v in TINY.items() if k != "model"} | own
+    settings = {
+        "corpus": small(),
+        "init": str(finished / POLICY),
+        "valid_split": None,
+        "patience": 2,
+    }
+    settings |= {"batch_size": 4, "epochs": 40, "learning_rate": 0.03, "warmup_steps": 0}
+    return {k: v for k, v in TINY.items() if k != "model"} | settings
 
 
 def nll_of(model, smiles):
@@ -208,48 +213,48 @@ def validations(folder):
 
 
 def test_fine_tuning_goes_on_from_a_model_and_keeps_its_best_weights(tuning, finished, tmp_path):
-    written = pretrain.run(tuning, tmp_path / "run")
+    model_path = pretrain.run(tuning, tmp_path / "run")
     before, manifest = read_header(finished / POLICY), manifest_of(tmp_path / "run")
-    after = read_header(written)
+    after = read_header(model_path)
     assert after["architecture"] == before["architecture"]
     assert after["vocabulary"] == before["vocabulary"]
     assert manifest["inputs"]["init"]["sha256"] == sha256_of(finished / POLICY)
     assert after["provenance"]["init_sha256"] == sha256_of(finished / POLICY)
     assert not {"init", "corpus"} & after["provenance"]["config"].keys()
-    assert nll_of(written, SMALL) < nll_of(finished / POLICY, SMALL) - 5
+    assert nll_of(model_path, SMALL) < nll_of(finished / POLICY, SMALL) - 5
     assert manifest["ended_by"] == "patience"
     nll = validations(tmp_path / "run")
     assert nll.index(min(nll)) == len(nll) - 4  # two were waited for, the last is of the best again
     assert manifest["results"]["valid/nll"] == pytest.approx(min(nll), abs=1e-5)
-    held = [s for s in SMALL if nll_of(written, [s]) == pytest.approx(min(nll), abs=1e-4)]
+    held = [s for s in SMALL if nll_of(model_path, [s]) == pytest.approx(min(nll), abs=1e-4)]
     assert len(held) == 1  # a tenth of eleven
 
 
 def test_how_far_the_model_moved_is_told_kept_and_shown(tuning, finished, tmp_path, capsys):
     tuning |= {"report_samples": 30, "epochs": 20, "patience": None}
     model = pretrain.run(tuning, tmp_path / "run")
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     results = manifest_of(tmp_path / "run")["results"]
     before, after = results["before"], results["after"]
     assert before["nll_set"] > after["nll_set"] + 5
     assert after["nll_init"] > before["nll_init"] + 1  # the price of it
     assert after["nll_valid"] == pytest.approx(results["valid/nll"], abs=1e-4)
     for number in (before["nll_set"], after["nll_set"], after["nll_init"]):
-        assert f" {number:.2f} " in told
+        assert f" {number:.2f} " in output
     show(str(tmp_path / "run"))
-    shown = capsys.readouterr().out
-    table = told[told.index("Changes by") :].partition("output:")[0].strip()
+    text = capsys.readouterr().out
+    table = output[output.index("Changes by") :].partition("output:")[0].strip()
     assert table.splitlines()[0].strip() == "Changes by fine-tuning"
-    assert all(line in shown for line in table.splitlines())
-    assert f"init     {finished / POLICY} (sha256" in shown
+    assert all(line in text for line in table.splitlines())
+    assert f"init     {finished / POLICY} (sha256" in text
     assert read_header(model)["provenance"]["metrics"]["after"] == after
     pretrain.run(tuning | {"report_samples": 0}, tmp_path / "other")
     assert "before" not in manifest_of(tmp_path / "other")["results"]
 
 
 def test_molecules_of_another_corpus_are_validated_on(tuning, small, tmp_path):
-    other = {"valid_corpus": small(["CCCCO", "CCCN"], "other"), "valid_split": "train"}
-    tuning |= other | {"epochs": 1, "patience": None}
+    different = {"valid_corpus": small(["CCCCO", "CCCN"], "other"), "valid_split": "train"}
+    tuning |= different | {"epochs": 1, "patience": None}
     model = pretrain.run(tuning, tmp_path / "run")
     manifest = manifest_of(tmp_path / "run")
     assert manifest["results"]["valid/nll"] == pytest.approx(nll_of(model, ["CCCCO", "CCCN"]), 1e-4)
@@ -304,9 +309,11 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
     monkeypatch.setattr(reinvent, "FIT", ((4, 4, 3, 0.1),))
     convert(tuning["init"], tmp_path / "my.prior")
     tuning |= {"init": str(tmp_path / "my.prior"), "epochs": 1, "learning_rate": 1e-9}
-    written = pretrain.run(tuning, tmp_path / "run")
+    model_path = pretrain.run(tuning, tmp_path / "run")
     # what the conversion has changed, the embedding of the end token, no likelihood depends on
-    assert nll_of(written, SMALL) == pytest.approx(nll_of(tmp_path / "my.prior", SMALL), abs=1e-4)
+    assert nll_of(model_path, SMALL) == pytest.approx(
+        nll_of(tmp_path / "my.prior", SMALL), abs=1e-4
+    )
 
 
 @pytest.mark.parametrize(
@@ -355,12 +362,12 @@ def test_new_tokens_are_learnt_where_they_may_be(tuning, finished, tmp_path):
     tokens = ["C", "[Se]", "I", "(", ")"]
     tuning["corpus"] = write_corpus(tmp_path / "new", tokens, smiles=new, split="train")
     tuning |= {"extend_vocabulary": True, "epochs": 30, "patience": None}
-    written = pretrain.run(tuning, tmp_path / "run")
-    policy = load_policy(written)
-    known = load_policy(finished / POLICY).vocabulary.tokens
-    assert policy.vocabulary.tokens == (*known, "I", "[Se]")
+    model_path = pretrain.run(tuning, tmp_path / "run")
+    policy = load_policy(model_path)
+    old_tokens = load_policy(finished / POLICY).vocabulary.tokens
+    assert policy.vocabulary.tokens == (*old_tokens, "I", "[Se]")
     n_tokens = 5  # with the end
-    assert nll_of(written, new) < n_tokens * math.log(len(policy.vocabulary)) - 3
+    assert nll_of(model_path, new) < n_tokens * math.log(len(policy.vocabulary)) - 3
 
 
 # ---- weights
@@ -462,9 +469,9 @@ def test_molecules_of_each_prompt_and_those_without_a_value_are_counted(
     frame = pd.read_parquet(SAMPLE / "corpus.parquet")
     learnt = frame.loc[frame["split"] == "train", "smiles"].head(640)[5:]
     levels = learnt.map(level_of).value_counts()
-    said = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
+    counts = ", ".join(f"{levels[level]} <logp_{level}>" for level in ("low", "mid", "high"))
     lines = capsys.readouterr().err
-    assert f"{tmp_path / 'run'}: molecules to learn from: {said}\n" in lines
+    assert f"{tmp_path / 'run'}: molecules to learn from: {counts}\n" in lines
     assert "5 of 640 molecules of split 'train' are left out" in " ".join(lines.split())
     monkeypatch.setattr(
         pretrain.Conditions,
@@ -559,8 +566,8 @@ def test_a_killed_run_makes_the_same_model(
 @both
 def test_a_run_killed_between_its_last_step_and_its_model_is_finished(stage, run_of, tmp_path):
     shutil.copytree(run_of(stage), tmp_path, dirs_exist_ok=True)
-    written = tmp_path / RESULTS[stage]
-    shutil.rmtree(written) if written.is_dir() else written.unlink()
+    model_path = tmp_path / RESULTS[stage]
+    shutil.rmtree(model_path) if model_path.is_dir() else model_path.unlink()
     manifest = manifest_of(tmp_path) | {"status": "running", "results": {}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     STAGES[stage].run(CONFIGS[stage], tmp_path)

@@ -175,16 +175,16 @@ def test_parts_can_be_switched_off_and_the_manifest_may_be_gone(runs, reported):
 
 
 def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypatch):
-    def said(out):
+    def sentence(out):
         console = Console(file=io.StringIO(), width=200)
         page = report.run({"runs": [str(runs[0])]}, tmp_path / out, console=console)
         return page.stat().st_size, console.file.getvalue()
 
-    size, text = said("small")
+    size, text = sentence("small")
     assert f"report.html: {size / 1e6:.1f} MB about 1 run, " in text
     assert "warning" not in text
     monkeypatch.setattr(report, "LARGE", 1000)
-    assert "Lower n_top, n_molecules, n_scaffolds or n_map" in said("large")[1]
+    assert "Lower n_top, n_molecules, n_scaffolds or n_map" in sentence("large")[1]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_a_method_has_a_name_of_one_line_and_runs_that_differ_in_the_seed_alone(
 
 
 @pytest.mark.parametrize(
-    ("taus", "said"),
+    ("taus", "sentence"),
     [
         ({"a": 0.9, "b": 0.9}, "R ≥ 0.9, the tau of the runs;"),
         ({"a": 0.9, "b": None}, "R ≥ 0.9, the tau of a; the other runs have none;"),
@@ -327,19 +327,19 @@ def test_a_method_has_a_name_of_one_line_and_runs_that_differ_in_the_seed_alone(
         ({"a": None}, "R ≥ 0.8, as no run has a target with a fixed tau;"),
     ],
 )
-def test_hits_are_counted_at_the_tau_of_the_runs(write_run, reported, tmp_path, taus, said):
+def test_hits_are_counted_at_the_tau_of_the_runs(write_run, reported, tmp_path, taus, sentence):
     for name, tau in taus.items():
         target = {"kind": "gibbs"} if tau is None else {"kind": "mara", "tau": tau}
         write_run(tmp_path / name, [HITS], {"target": target, "budget": 300})
     runs = [str(tmp_path / name) for name in taus]
     text = reported(runs=runs)
-    assert f"Hits are counted at {said} the setting threshold changes it." in text
-    assert f"Hits: {said[:7]}" in text
+    assert f"Hits are counted at {sentence} the setting threshold changes it." in text
+    assert f"Hits: {sentence[:7]}" in text
     assert "AUC: over 300 calls" in text  # of the budget of 300 two were made
     assert "10,000 calls" not in text
-    given = reported(runs=runs, threshold=0.85)
-    assert "Hits are counted at" not in given
-    assert "Hits: R ≥ 0.85" in given
+    text = reported(runs=runs, threshold=0.85)
+    assert "Hits are counted at" not in text
+    assert "Hits: R ≥ 0.85" in text
 
 
 def test_without_a_hit_there_is_a_sentence_and_no_empty_table(write_run, reported, tmp_path):

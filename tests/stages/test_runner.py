@@ -46,9 +46,12 @@ def place(tmp_path_factory, tiny_prior, write_run, write_text_run):
         for seed in (0, 1):
             config = {"reward": QED, "budget": 3, "target": {"kind": name}, "seed": seed}
             run = write_run(place / f"{name}-{seed}", [STEPS[0][:n]], config)
-            found = Manifest.load(run)
-            found.seed, found.inputs = seed, {"prior": InputFile.of(place / "prior.safetensors")}
-            found.save()
+            manifest = Manifest.load(run)
+            manifest.seed, manifest.inputs = (
+                seed,
+                {"prior": InputFile.of(place / "prior.safetensors")},
+            )
+            manifest.save()
     write_text_run(place / "text", TEXTS)
     return place
 
@@ -63,10 +66,10 @@ def config_of(place):
         STAGES["prepare"].run(prepared, place / "corpus")
     posttrain = CONFIG | {"prior": prior, "batch_size": 8, "budget": 12}
     two = {"few": f"{place}/few-*", "many": f"{place}/many-*"}
-    own = {"corpus": str(place / "corpus"), "valid_split": "test", "batch_size": 128}
+    settings = {"corpus": str(place / "corpus"), "valid_split": "test", "batch_size": 128}
     configs = {
         "prepare": prepared,
-        "pretrain": TINY | own | {"epochs": 1, "samples_per_epoch": 0},
+        "pretrain": TINY | settings | {"epochs": 1, "samples_per_epoch": 0},
         "forecast": posttrain | {"n": 20, "sample_batch": 10},
         "posttrain": posttrain,
         "sample": {"policy": prior, "n": 6},
@@ -81,23 +84,23 @@ def config_of(place):
 
 
 @pytest.fixture(scope="module")
-def made(config_of, tmp_path_factory):
+def run_once(config_of, tmp_path_factory):
     """Run a stage once for all tests: its folder, and what the run returned."""
-    known = {}
+    runs = {}
 
     def make(stage):
-        if stage not in known:
+        if stage not in runs:
             folder = tmp_path_factory.mktemp(stage) / "out"
-            known[stage] = folder, STAGES[stage].run(config_of(stage), folder)
-        return known[stage]
+            runs[stage] = folder, STAGES[stage].run(config_of(stage), folder)
+        return runs[stage]
 
     return make
 
 
 @pytest.fixture
-def copy_of(made, tmp_path):
+def copy_of(run_once, tmp_path):
     """A copy of what a stage has made."""
-    return lambda stage: shutil.copytree(made(stage)[0], tmp_path / "copy")
+    return lambda stage: shutil.copytree(run_once(stage)[0], tmp_path / "copy")
 
 
 def flip_a_bit(file):
@@ -113,8 +116,8 @@ def state(folder):
 
 
 @pytest.mark.parametrize("stage", CHANGED)
-def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, made, place, capsys):
-    folder, returned = made(stage)
+def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, run_once, place, capsys):
+    folder, returned = run_once(stage)
     before, inputs = state(folder), state(place)
     capsys.readouterr()
     again = STAGES[stage].run(config_of(stage), folder)
@@ -130,8 +133,8 @@ def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, made, place,
 
 
 @pytest.mark.parametrize("stage", CHANGED)
-def test_another_config_is_refused(stage, config_of, made):
-    folder, _ = made(stage)
+def test_another_config_is_refused(stage, config_of, run_once):
+    folder, _ = run_once(stage)
     before = state(folder)
     (key,) = CHANGED[stage]
     with pytest.raises(InputError, match=rf"(?s)a different config:\n.*{key}"):
@@ -139,7 +142,7 @@ def test_another_config_is_refused(stage, config_of, made):
     assert state(folder) == before
 
 
-@pytest.mark.parametrize("stage", [each for each in CHANGED if each != "pretrain"])
+@pytest.mark.parametrize("stage", [name for name in CHANGED if name != "pretrain"])
 def test_an_output_that_is_gone_is_made_again(stage, config_of, copy_of, capsys):
     copy = copy_of(stage)
     gone = next(name for name in Manifest.load(copy).outputs if name != LAST)
@@ -186,14 +189,14 @@ def test_no_part_of_a_trace_may_be_damaged_but_the_last_checkpoint_gone(config_o
     assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
 
 
-def test_pretraining_cannot_be_made_longer(config_of, made):
-    folder, _ = made("pretrain")
+def test_pretraining_cannot_be_made_longer(config_of, run_once):
+    folder, _ = run_once("pretrain")
     with pytest.raises(InputError, match=r"epochs: 1 in the folder, 2 in .*learning rate falls"):
         STAGES["pretrain"].run(config_of("pretrain") | {"epochs": 2}, folder)
 
 
-def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, made, place, capsys):
-    folder, _ = made("evaluate")
+def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, run_once, place, capsys):
+    folder, _ = run_once("evaluate")
     gone = place / "few-0" / "evaluation" / "metrics.json"
     before = gone.read_bytes()
     gone.unlink()
@@ -212,13 +215,13 @@ def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, made, place,
         ("report", "few-0/trace/part-00000000-00000000.parquet", "trace"),
     ],
 )
-def test_a_changed_input_is_refused(stage, file, role, config_of, made, place):
-    folder, _ = made(stage)
+def test_a_changed_input_is_refused(stage, file, role, config_of, run_once, place):
+    folder, _ = run_once(stage)
     before, content = state(folder), (place / file).read_bytes()
-    other = place / "other.smi"
-    other.write_bytes(content + b"CCBr\n")
+    replacement = place / "other.smi"
+    replacement.write_bytes(content + b"CCBr\n")
     try:
-        os.replace(other, place / file)
+        os.replace(replacement, place / file)
         with pytest.raises(InputError, match=r"has changed since .*out was begun"):
             STAGES[stage].run(config_of(stage), folder)
     finally:
@@ -307,11 +310,11 @@ def running(tmp_path):
 def test_output_is_moved_to_a_free_name_and_the_user_is_told(tmp_path, capsys):
     out = tmp_path / "out"
     for number in (1, 2):
-        aside = tmp_path / f"out.old-{number}"
-        assert move_aside(output_in(out)) == aside
-        assert (aside / "result").read_text() == "one"
+        backup = tmp_path / f"out.old-{number}"
+        assert move_aside(output_in(out)) == backup
+        assert (backup / "result").read_text() == "one"
         assert not out.exists()
-        assert capsys.readouterr().err == f"moved {out} aside, to {aside}\n"
+        assert capsys.readouterr().err == f"moved {out} aside, to {backup}\n"
     with Manifest.start(out, stage="evaluate", config={"another": 1}):
         pass
 
@@ -346,12 +349,12 @@ def test_who_waited_for_the_lock_of_a_moved_folder_gets_the_new_one(tmp_path, mo
     import fcntl
 
     out = output_in(tmp_path / "out")
-    lock, waiting = fcntl.lockf, [True]
+    lock, is_first = fcntl.lockf, [True]
 
     def lock_late(file, how):
         """The folder is moved between opening the lock file and locking it."""
-        if waiting:
-            waiting.clear()
+        if is_first:
+            is_first.clear()
             out.rename(tmp_path / "out.old-1")
         lock(file, how)
 
@@ -382,15 +385,15 @@ def test_inputs_stay_where_they_are(tmp_path):
 def test_files_that_are_read_stay_where_they_are(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    mine, other = out / "mine.yaml", out / "score.py"
-    for file in (mine, other):
+    mine, replacement = out / "mine.yaml", out / "score.py"
+    for file in (mine, replacement):
         file.touch()
-    output_in(out, reward=other)
+    output_in(out, reward=replacement)
     with pytest.raises(InputError, match=r"contains .*out/mine\.yaml, which is read"):
         move_aside(out, also=[mine])
     with pytest.raises(InputError, match=r"contains .*out/score\.py, which is read"):
         move_aside(out)
-    other.unlink()
+    replacement.unlink()
     assert move_aside(out) == tmp_path / "out.old-1"
 
 
@@ -410,12 +413,12 @@ def test_what_no_stage_has_written_stays_as_it_is(tmp_path, content):
     mine.mkdir()
     (mine / "notes.txt").write_text("of years")
     if content is None:
-        said = r"mine: not the output of chemkl: it holds notes\.txt, but no manifest\.json"
+        message = r"mine: not the output of chemkl: it holds notes\.txt, but no manifest\.json"
     else:
         (mine / "manifest.json").write_text(content)
-        said = r"mine/manifest\.json: not a chemkl manifest"
+        message = r"mine/manifest\.json: not a chemkl manifest"
     before = names(mine)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         move_aside(mine)
     assert names(mine) == before  # without a lock file, too
     assert names(tmp_path) == ["mine", "work"]

@@ -26,9 +26,9 @@ def place(tmp_path, monkeypatch, write_run):
             run = write_run(
                 tmp_path / "out" / f"{kind}-seed={seed}", STEPS, config | {"reward": QED}
             )
-            found = Manifest.load(run)
-            found.seed, found.inputs = seed, {"prior": InputFile.of(tmp_path / "prior.bin")}
-            found.save()
+            result = Manifest.load(run)
+            result.seed, result.inputs = seed, {"prior": InputFile.of(tmp_path / "prior.bin")}
+            result.save()
     Path("scored.csv").write_text("SMILES,Score\nc1ccccc1,0.9\nCCO,0.2\nC1CCCCC1,0.85\n")
     Path("odd.csv").write_text("SMILES,mine,Score\nc1ccccc1,0.1,0.9\nCCO,0.95,0.2\n")
     Path("plain.smi").write_text("CCO\nCCN\n")
@@ -39,8 +39,8 @@ def place(tmp_path, monkeypatch, write_run):
 
 
 def test_runs_and_files_in_any_mixture(place, chemkl):
-    given = ["scored.csv", "out/few-seed=0", "plain.smi", "other/plain.smi", "metrics.seed=3"]
-    assert chemkl("evaluate", *given) == 0
+    arguments = ["scored.csv", "out/few-seed=0", "plain.smi", "other/plain.smi", "metrics.seed=3"]
+    assert chemkl("evaluate", *arguments) == 0
     (out,) = Path("runs").iterdir()
     assert out.name == "scored-and-3-more-evaluation"
     table = pd.read_parquet(out / "diversity.parquet")
@@ -53,7 +53,7 @@ def test_runs_and_files_in_any_mixture(place, chemkl):
 
 
 @pytest.mark.parametrize(
-    ("given", "name", "thresholds"),
+    ("arguments", "name", "thresholds"),
     [
         (["scored.csv"], "scored-evaluation", None),
         (["out/many-seed=1"], "many-seed=1-evaluation", [0.5]),
@@ -64,10 +64,10 @@ def test_runs_and_files_in_any_mixture(place, chemkl):
         (["out/many-*", "plain.smi"], "many-_-and-1-more-evaluation", [0.5]),
     ],
 )
-def test_where_it_goes_and_which_are_hits(place, given, name, thresholds):
-    found = sort_arguments("evaluate", given)
-    assert found.name == name
-    assert found.source.get("thresholds") == thresholds
+def test_where_it_goes_and_which_are_hits(place, arguments, name, thresholds):
+    result = sort_arguments("evaluate", arguments)
+    assert result.name == name
+    assert result.source.get("thresholds") == thresholds
 
 
 def test_a_threshold_of_the_user_comes_first(place, chemkl):
@@ -78,7 +78,7 @@ def test_a_threshold_of_the_user_comes_first(place, chemkl):
 
 
 @pytest.mark.parametrize(
-    ("given", "source", "name"),
+    ("arguments", "source", "name"),
     [
         (["mine.yaml"], "mine.yaml", "mine"),
         (["mine.yaml", "metrics.seed=1"], "mine.yaml", "mine"),
@@ -86,42 +86,42 @@ def test_a_threshold_of_the_user_comes_first(place, chemkl):
         (["nowhere"], "nowhere", "nowhere"),
     ],
 )
-def test_a_config_file_is_what_it_was(place, given, source, name):
-    found = sort_arguments("evaluate", given)
-    assert (found.source, found.name, [*found.overrides]) == (source, name, given[1:])
-    assert sort_arguments("compare", given).name == f"{name}-compared"
+def test_a_config_file_is_what_it_was(place, arguments, source, name):
+    result = sort_arguments("evaluate", arguments)
+    assert (result.source, result.name, [*result.overrides]) == (source, name, arguments[1:])
+    assert sort_arguments("compare", arguments).name == f"{name}-compared"
 
 
 def test_what_is_no_file_or_no_setting_by_its_name(place):
-    found = sort_arguments("evaluate", ["out/few-seed=0", "every=5"])
-    assert (found.source["runs"], [*found.overrides]) == (["out/few-seed=0"], ["every=5"])
+    result = sort_arguments("evaluate", ["out/few-seed=0", "every=5"])
+    assert (result.source["runs"], [*result.overrides]) == (["out/few-seed=0"], ["every=5"])
     os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
-    given = sort_arguments("evaluate", ["63", "out/few-seed=0"])
-    assert [each["path"] for each in given.source["samples"]] == ["63"]
+    arguments = sort_arguments("evaluate", ["63", "out/few-seed=0"])
+    assert [entry["path"] for entry in arguments.source["samples"]] == ["63"]
 
 
 def test_compare_finds_the_methods(place, chemkl, capsys):
     runs = ["out/many-seed=0", "out/few-seed=0", "out/few-seed=1", "out/many-seed=1"]
     assert chemkl("compare", *runs, "metrics=[yield]", "n_resamples=100", "--out", "c") == 0
     config = json.loads(Path("c/manifest.json").read_text())["config"]
-    assert {name: len(own) for name, own in config["methods"].items()} == {"many": 2, "few": 2}
+    assert {name: len(runs) for name, runs in config["methods"].items()} == {"many": 2, "few": 2}
     assert config["baseline"] == "many"
     assert config["thresholds"] == [0.5, 0.88]
 
 
 def test_settings_of_files_are_those_of_each(place):
-    found = sort_arguments("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
-    assert [*found.overrides] == [
+    result = sort_arguments("evaluate", ["odd.csv", "scored.csv", "reward_column=mine", "every=2"])
+    assert [*result.overrides] == [
         "samples.0.reward_column=mine", "samples.1.reward_column=mine", "every=2",
     ]  # fmt: skip
-    found = sort_arguments("evaluate", ["mine.yaml", "column=1"])
-    assert [*found.overrides] == ["column=1"]
+    result = sort_arguments("evaluate", ["mine.yaml", "column=1"])
+    assert [*result.overrides] == ["column=1"]
 
 
 @pytest.mark.parametrize(("column", "first"), [("mine", 2), ("Score", 1)])
 def test_the_column_of_rewards_is_named_on_the_command_line(place, chemkl, column, first):
-    given = ["odd.csv", f"reward_column={column}", "thresholds=[0.9]", "--out", "e"]
-    assert chemkl("evaluate", *given) == 0
+    arguments = ["odd.csv", f"reward_column={column}", "thresholds=[0.9]", "--out", "e"]
+    assert chemkl("evaluate", *arguments) == 0
     assert pd.read_parquet("e/diversity.parquet")["ob1"].dropna().tolist() == [first]
 
 
@@ -132,7 +132,7 @@ def test_report_takes_runs(place, chemkl):
 
 
 @pytest.mark.parametrize(
-    ("stage", "given", "problem"),
+    ("stage", "arguments", "problem"),
     [
         ("evaluate", ["every=5"], "give a config file, or runs to evaluate"),
         (
@@ -147,9 +147,9 @@ def test_report_takes_runs(place, chemkl):
         ("compare", ["other"], "other: no parts .* so there is no trace to read"),
     ],
 )
-def test_what_does_not_go_together_is_refused(place, stage, given, problem):
+def test_what_does_not_go_together_is_refused(place, stage, arguments, problem):
     with pytest.raises(InputError, match=problem):
-        sort_arguments(stage, given)
+        sort_arguments(stage, arguments)
 
 
 def test_a_folder_that_is_no_run_and_a_file_that_is_gone_are_named(place, chemkl, capsys):

@@ -39,8 +39,8 @@ def test_the_table_says_of_each_sample_what_it_is(sampled, tiny_prior):
     assert list(rows.columns) == ["smiles", "logp", "n_tokens", "truncated"]
     assert len(rows) == 50  # no whole batches
     assert rows["smiles"].nunique() > 30
-    shown = {p.name for p in sampled.parent.iterdir() if not p.name.startswith(".")}
-    assert shown == {"samples.parquet", "manifest.json", "log.jsonl"}
+    names = {p.name for p in sampled.parent.iterdir() if not p.name.startswith(".")}
+    assert names == {"samples.parquet", "manifest.json", "log.jsonl"}
     schema = pq.read_schema(sampled)
     assert all(field.metadata[b"description"] for field in schema)
     assert [str(field.type) for field in schema] == ["string", "float", "int32", "bool"]
@@ -79,8 +79,8 @@ def test_the_seed_decides_and_more_samples_begin_with_the_same_ones(config, samp
     rows = pd.read_parquet(sampled)
     few = pd.read_parquet(sample.run(config | {"n": 40}, tmp_path / "few"))
     pd.testing.assert_frame_equal(few, rows[:40])
-    other = pd.read_parquet(sample.run(config | {"seed": 3}, tmp_path / "other"))
-    assert rows["smiles"].tolist() != other["smiles"].tolist()
+    changed = pd.read_parquet(sample.run(config | {"seed": 3}, tmp_path / "other"))
+    assert rows["smiles"].tolist() != changed["smiles"].tolist()
 
 
 @pytest.mark.parametrize("n_workers", [1, 2])
@@ -134,7 +134,7 @@ def test_again_into_the_same_folder_gives_the_same_file(config, sampled, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("inside", "given", "says"),
+    ("inside", "path", "says"),
     [
         ("config.json", "", r"m: a language model's folder \(config\.json\)"),
         ("adapter_config.json", "", r"m: a language model's folder \(adapter_config\.json\)"),
@@ -142,14 +142,14 @@ def test_again_into_the_same_folder_gives_the_same_file(config, sampled, tmp_pat
         ("checkpoints/model/config.json", "", r"m: a folder with a language model \(.*/model\)"),
     ],
 )
-def test_a_language_model_is_told_from_a_smiles_model(config, tmp_path, inside, given, says):
+def test_a_language_model_is_told_from_a_smiles_model(config, tmp_path, inside, path, says):
     file = tmp_path / "m" / inside
     file.parent.mkdir(parents=True)
     file.write_text("{}")
     save_file({"weight": torch.zeros(1)}, file.parent / "model.safetensors")
-    wanted = r"Expected a SMILES model.*chemkl\.llm\.load samples"
-    with pytest.raises(InputError, match=rf"^policy: {tmp_path}/{says}\. {wanted}[^\n]*$"):
-        sample.run(config | {"policy": str(tmp_path / "m" / given)}, tmp_path / "out")
+    advice = r"Expected a SMILES model.*chemkl\.llm\.load samples"
+    with pytest.raises(InputError, match=rf"^policy: {tmp_path}/{says}\. {advice}[^\n]*$"):
+        sample.run(config | {"policy": str(tmp_path / "m" / path)}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -200,8 +200,8 @@ def test_a_mixture_reports_its_own_logp_and_that_of_each_member(mixture, fond_of
     for column, policy in columns.items():
         again = policy.logp(whole["smiles"].tolist()).detach().numpy()
         np.testing.assert_allclose(whole[column], again, rtol=0, atol=1e-4)
-    said = pq.read_schema(path).field("logp_fond_of_n").metadata[b"description"].decode()
-    assert f"under fond_of_n alone, whose weight in the {kind} is 0.4" in said
+    description = pq.read_schema(path).field("logp_fond_of_n").metadata[b"description"].decode()
+    assert f"under fond_of_n alone, whose weight in the {kind} is 0.4" in description
     # the manifest lists every model
     roles = {f"fond_of_{atom.lower()}": fond_of[atom] for atom in "NO"}
     assert manifest_of(tmp_path / "out")["inputs"] == inputs_of(roles)
@@ -246,8 +246,8 @@ def test_the_option_is_the_setting(scaled, tmp_path, chemkl, capsys):
     capsys.readouterr()
     for arguments in (("--beta-scale", "abc"), ("beta_scale=abc",)):
         assert command("c", *arguments) == 2
-        said = "override 'beta_scale=abc': beta_scale: should be a number (got 'abc')\n"
-        assert capsys.readouterr().err == said
+        description = "override 'beta_scale=abc': beta_scale: should be a number (got 'abc')\n"
+        assert capsys.readouterr().err == description
     assert not (tmp_path / "c").exists()
 
 
@@ -301,9 +301,9 @@ def test_every_model_that_does_not_go_with_the_others_is_named(mixture, scaled, 
     first = f"fond_of_n ({policies['fond_of_n']['policy']})"
     assert f"more ({tmp_path}/more): has another vocabulary than {first} (it also has " in lines[0]
     assert "(it also has S, and it lacks O)" in lines[1]
-    other = load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
+    changed = load_config(SampleConfig, scaled | {"prior": str(tmp_path / "more")})
     with pytest.raises(InputError, match=r"prior \(.*more\): has another vocabulary than"):
-        STAGES["sample"].check(other)
+        STAGES["sample"].check(changed)
     with pytest.raises(InputError, match=r"O.safetensors is not the one that policy .* was post"):
         sample.run(scaled | {"prior": fond_of["O"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -102,21 +102,21 @@ def test_the_numbers_are_the_rewards_own_whatever_the_batch_size(folder):
 def test_names_and_columns_are_carried_along_and_overwrite_nothing(folder, form):
     Path("m.csv").write_text("id;reward;Smiles;note\n7;0,5;OCC;a\n8;;C1CC\n9;1;CC;c d\n")
     changes = {"file": "m.csv", "format": form, "batch_size": 2}
-    plain = read(score.run(settings(**changes), folder / "plain"))
+    plain = read_table(score.run(settings(**changes), folder / "plain"))
     assert list(plain.columns[:3]) == ["line", "smiles", "name"]
     assert plain["name"].astype(str).tolist() == ["7", "8", "9"]
-    kept = read(score.run(settings(**changes, keep_columns=True), folder / "all"))
-    assert list(kept.columns) == [*plain.columns, "id", "reward_input", "note"]
-    pd.testing.assert_frame_equal(kept[plain.columns], plain)
-    assert kept["reward_input"].tolist()[::2] == (["0,5", "1"])
-    assert kept["note"].fillna("").tolist() == ["a", "", "c d"]
-    some = read(score.run(settings(**changes, keep_columns=["note"]), folder / "some"))
+    table = read_table(score.run(settings(**changes, keep_columns=True), folder / "all"))
+    assert list(table.columns) == [*plain.columns, "id", "reward_input", "note"]
+    pd.testing.assert_frame_equal(table[plain.columns], plain)
+    assert table["reward_input"].tolist()[::2] == (["0,5", "1"])
+    assert table["note"].fillna("").tolist() == ["a", "", "c d"]
+    some = read_table(score.run(settings(**changes, keep_columns=["note"]), folder / "some"))
     assert list(some.columns) == [*plain.columns, "note"]
     with pytest.raises(InputError, match=r"no column 'nota'; did you mean 'note'"):
         score.run(settings(file="m.csv", keep_columns=["nota"]), folder / "out")
 
 
-def read(table):
+def read_table(table):
     return pd.read_csv(table) if table.suffix == ".csv" else pd.read_parquet(table)
 
 
@@ -129,10 +129,10 @@ def test_columns_of_parquet_keep_their_types(folder):
     }
     pq.write_table(pa.table(columns), "m.parquet")
     changes = {"file": "m.parquet", "keep_columns": True}
-    found = pq.read_table(score.run(settings(**changes), folder / "p"))
-    assert found["n"].to_pylist() == [2**60 + 1, None]
-    assert found["tags"].to_pylist() == [["a", "b"], None]
-    assert found["kind"].to_pylist() == ["x", "y"]
+    table = pq.read_table(score.run(settings(**changes), folder / "p"))
+    assert table["n"].to_pylist() == [2**60 + 1, None]
+    assert table["tags"].to_pylist() == [["a", "b"], None]
+    assert table["kind"].to_pylist() == ["x", "y"]
     rows = pd.read_csv(score.run(settings(**changes, format="csv"), folder / "c"), dtype=str)
     assert rows["n"].fillna("").tolist() == [str(2**60 + 1), ""]
     assert rows["tags"].fillna("").tolist() == ['["a", "b"]', ""]
@@ -158,8 +158,8 @@ def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch,
 
 def test_failures_are_counted_and_explained(folder, capsys):
     Path("mine.py").write_text("def f(smiles: str): return 1 / (smiles != 'CCO')\n")
-    own = {"kind": "python_function", "name": "mine", "parameters": {"function": "mine.py:f"}}
-    reward = {"components": [own | {"transform": {"kind": "step", "low": 0}}]}
+    component = {"kind": "python_function", "name": "mine", "parameters": {"function": "mine.py:f"}}
+    reward = {"components": [component | {"transform": {"kind": "step", "low": 0}}]}
     score.run(settings(reward=reward), folder / "out")
     means = {"mean_raw": 1.0, "mean_score": 1.0}
     mine = results_of(folder / "out")["components"]["mine"]
@@ -324,6 +324,8 @@ def test_a_file_without_a_valid_molecule_is_refused_with_the_reasons(chemkl, cap
     Path("none.smi").write_text("C1CC\n(((\nC2CC\n\n")
     for _ in range(2):
         assert chemkl("score", "none.smi", "--config", "reward.yaml", "--out", out) == 2
-        said = capsys.readouterr().err.splitlines()[-1]
-        assert f"{Path('none.smi').absolute()}: no line holds a valid molecule. Reasons: " in said
-        assert "1 x empty (first: line 4)" in said
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert (
+            f"{Path('none.smi').absolute()}: no line holds a valid molecule. Reasons: " in message
+        )
+        assert "1 x empty (first: line 4)" in message

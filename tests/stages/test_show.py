@@ -27,10 +27,10 @@ def run(tmp_path, write_run):
     return write_run(tmp_path / "run", STEPS)
 
 
-def shown(what, name=None, width=80, **asked):
+def show_lines(what, name=None, width=80, **options):
     """What is printed, every line within the width."""
     stream = io.StringIO()
-    show(str(what), name, Options(**asked), console=Console(file=stream, width=width))
+    show(str(what), name, Options(**options), console=Console(file=stream, width=width))
     lines = stream.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     return lines
@@ -72,10 +72,10 @@ def test_tables_are_shown(chemkl, capsys, arguments, says):
 def test_a_run_that_is_called_like_a_table_wins(tmp_path, monkeypatch, write_run):
     monkeypatch.chdir(tmp_path)
     Path("transforms").mkdir()
-    assert "All or nothing" in " ".join(shown("transforms", width=120))
+    assert "All or nothing" in " ".join(show_lines("transforms", width=120))
     write_run(Path("transforms"), STEPS)
-    assert "Best molecules" in " ".join(shown("transforms"))
-    assert "All or nothing" in " ".join(shown("transforms", "step", width=120))
+    assert "Best molecules" in " ".join(show_lines("transforms"))
+    assert "All or nothing" in " ".join(show_lines("transforms", "step", width=120))
 
 
 # ---- a run
@@ -83,7 +83,7 @@ def test_a_run_that_is_called_like_a_table_wins(tmp_path, monkeypatch, write_run
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_run(run, width):
-    lines = shown(run, width=width)
+    lines = show_lines(run, width=width)
     assert row(lines, "ended") == ["complete:", "budget"]
     assert row(lines, "what") == ["posttrain,", "target", "mara,", "seed", "7"]
     assert row(lines, "trace") == ["1", "part,", "steps", "0", "to", "1"]
@@ -115,13 +115,13 @@ def test_the_last_events_are_shown_and_of_checkpoints_in_a_row_the_last(run):
         log.where = {"steps": steps, "calls": 1234}.copy
         log.add("checkpoint")
     log.add("alarm", text="collapsed")
-    lines = after(shown(run), "Log: the last of 5 events")
+    lines = after(show_lines(run), "Log: the last of 5 events")
     cells = [line.split()[2:] for line in lines if line.startswith(" 20")]
     assert [line[0] for line in cells] == ["start", "end", "checkpoint", "alarm"]
     assert cells[2][1:3] == cells[3][1:3] == ["100", "1,234"]
     assert cells[3][3] == "collapsed"
     (run / "log.jsonl").unlink()
-    assert not [line for line in shown(run) if line.startswith("Log")]
+    assert not [line for line in show_lines(run) if line.startswith("Log")]
 
 
 def test_a_budget_that_was_raised_and_a_tau_that_moves_are_told(tmp_path, write_run):
@@ -130,28 +130,28 @@ def test_a_budget_that_was_raised_and_a_tau_that_moves_are_told(tmp_path, write_
     manifest = Manifest.load(folder)
     manifest.extended = [{"budget": 5, "max_samples": None}, {"budget": 40, "max_samples": None}]
     manifest.save()
-    lines = shown(folder, width=120)
+    lines = show_lines(folder, width=120)
     assert row(lines, "extended") == ["budget", "5", "to", "40;", "budget", "40", "to", "5,000"]
     counts = " ".join(row(after(lines, "Counts"), "hits")[1:])
     moves = "tau moves: the quantile 0.9 of each batch's rewards, never below 0.3"
     assert counts == f"{moves}; --threshold R counts"
-    counted = row(after(shown(folder, threshold=0.9), "Counts"), "hits")
+    counted = row(after(show_lines(folder, threshold=0.9), "Counts"), "hits")
     assert counted[:4] == ["2", "R", ">=", "0.9,"]
 
 
 def test_options_of_a_run(run):
-    lines = shown(run, threshold=0.9, per_scaffold=0, top=2)
+    lines = show_lines(run, threshold=0.9, per_scaffold=0, top=2)
     assert row(lines, "hits") == ["2", "R", ">=", "0.9,", "with", "1", "scaffold"]
     assert row(lines, "0.9") == ["1", "0.9", "Cc1ccccc1"]
     assert "Best molecules; components before their transform" in " ".join(lines)
     assert not [line for line in lines if line.split()[:1] == ["0.85"]]
-    assert row(shown(run, threshold=2.0), "hits")[0] == "0"
-    assert any("2 of each scaffold" in line for line in shown(run, per_scaffold=2))
+    assert row(show_lines(run, threshold=2.0), "hits")[0] == "0"
+    assert any("2 of each scaffold" in line for line in show_lines(run, per_scaffold=2))
 
 
 def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
     smiles = "C" * 150 + "NC(C)=O"
-    lines = shown(write_run(tmp_path / "long", [[(smiles, 0.5)]]))
+    lines = show_lines(write_run(tmp_path / "long", [[(smiles, 0.5)]]))
     cells = [line.split()[-1] for line in after(lines, "Best molecules") if "CC" in line]
     assert len(cells) > 1
     assert "".join(cells) == smiles
@@ -173,7 +173,7 @@ def test_how_a_run_ended(run, status, ended_by, says):
     manifest = Manifest.load(run)
     manifest.status, manifest.ended_by = status, ended_by
     manifest.save()
-    assert any(line.startswith("ended") and says in line for line in shown(run))
+    assert any(line.startswith("ended") and says in line for line in show_lines(run))
 
 
 def test_a_run_that_is_made_is_running(run):
@@ -181,15 +181,15 @@ def test_a_run_that_is_made_is_running(run):
     manifest.status = "running"
     manifest.save()
     with held(run):
-        assert " ".join(row(shown(run), "ended")) == "not yet: it is running"
+        assert " ".join(row(show_lines(run), "ended")) == "not yet: it is running"
 
 
 def test_a_run_without_tau_or_without_molecules(tmp_path, write_run):
     gibbs = write_run(tmp_path / "gibbs", STEPS, {"target": {"kind": "gibbs"}, "budget": 5000})
-    assert "give --threshold" in " ".join(row(shown(gibbs), "hits"))
-    assert row(shown(gibbs), "calls") == ["5", "of", "a", "budget", "of", "5,000"]
+    assert "give --threshold" in " ".join(row(show_lines(gibbs), "hits"))
+    assert row(show_lines(gibbs), "calls") == ["5", "of", "a", "budget", "of", "5,000"]
     bad = write_run(tmp_path / "bad", [[("C1CC", 0.0)]])
-    assert row(after(shown(bad), "Counts"), "valid") == ["0", "0.0%", "of", "them"]
+    assert row(after(show_lines(bad), "Counts"), "valid") == ["0", "0.0%", "of", "them"]
 
 
 def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, capsys):
@@ -203,7 +203,7 @@ def test_a_damaged_manifest_is_called_so_and_can_be_moved_away(run, chemkl, caps
     assert "output folder" not in line
     assert line.endswith("start again; chemkl show reads the trace without it.")
     manifest.unlink()
-    assert row(shown(run), "ended")[:2] == ["unknown:", "the"]
+    assert row(show_lines(run), "ended")[:2] == ["unknown:", "the"]
 
 
 # ---- a file
@@ -221,26 +221,26 @@ def file(tmp_path):
 
 
 def test_a_file(file):
-    lines = shown(file)
+    lines = show_lines(file)
     assert row(lines, "rows") == ["3"]
     assert row(lines, "format") == ["made-up-1"]
     assert ["smiles", "string", "SMILES", "as", "sampled."] in [line.split() for line in lines]
     assert ["logp", "float", "In", "[nats]."] in [line.split() for line in lines]
     assert row(lines, "C[C@H](N)O") == ["-1.25"]
-    assert not [line for line in shown(file, rows=1) if "CCC" in line]
-    assert "First rows" not in " ".join(shown(file, rows=0))
+    assert not [line for line in show_lines(file, rows=1) if "CCC" in line]
+    assert "First rows" not in " ".join(show_lines(file, rows=0))
 
 
 def test_a_part_of_a_trace_and_a_file_without_meanings_or_rows_are_files_too(run, tmp_path):
     (part,) = (run / "trace").iterdir()
-    lines = shown(part)
+    lines = show_lines(part)
     assert row(lines, "columns") == ["20"]
     # 20 columns do not fit side by side: they stand below each other
     cells = [line.split() for line in after(lines, "First rows")]
     assert ["smiles", "Cc1ccccc1", "CCO"] in cells
     assert any(line.startswith("More rows do not fit") for line in lines)
     pd.DataFrame({"a": pd.Series([], dtype="int64")}).to_parquet(tmp_path / "foreign.parquet")
-    lines = shown(tmp_path / "foreign.parquet")
+    lines = show_lines(tmp_path / "foreign.parquet")
     assert row(lines, "rows") == ["0"]
     assert ["a", "int64", "–"] in [line.split() for line in lines]  # noqa: RUF001 - the dash
 
@@ -249,31 +249,31 @@ def test_a_part_of_a_trace_and_a_file_without_meanings_or_rows_are_files_too(run
 
 
 def test_an_answer_is_cut_and_may_have_no_rows(run, file):
-    lines = shown(run, sql="select row, smiles from trace", rows=3)
+    lines = show_lines(run, sql="select row, smiles from trace", rows=3)
     assert lines[-1] == "3 of 8 rows; --rows N shows more, or --csv FILE writes all"
-    wide = shown(run, sql="select * from trace")
+    wide = show_lines(run, sql="select * from trace")
     assert any(line.split()[:1] == ["logp_policy"] for line in wide)
-    assert "0 rows" in shown(run, sql="select step from trace where step < 0")
-    for asked in (file.parent, file):  # the tables of an evaluation can be asked too
-        assert row(shown(asked, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
+    assert "0 rows" in show_lines(run, sql="select step from trace where step < 0")
+    for path in (file.parent, file):  # the tables of an evaluation can be asked too
+        assert row(show_lines(path, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
 
 
 def test_an_answer_goes_into_files(run, tmp_path):
     files = {"csv": tmp_path / "a.csv", "parquet": tmp_path / "a.parquet"}
     sql = "select call, sum(step) s, list(smiles) l from trace group by 1 order by 1 nulls last"
-    lines = shown(run, width=200, sql=sql, **files)
+    lines = show_lines(run, width=200, sql=sql, **files)
     assert lines == [f"output: {file} (6 rows)" for file in files.values()]
     table = pd.read_csv(files["csv"])
     assert table["call"].dropna().tolist() == [1, 2, 3, 4, 5]
     assert table["s"].tolist() == [0, 0, 1, 1, 1, 1]
     assert table["l"].iloc[0] == '["Cc1ccccc1"]'
-    written = pq.read_table(files["parquet"])
-    assert written["call"].to_pylist() == [1, 2, 3, 4, 5, None]
-    assert written.schema.metadata[b"sql"].decode() == sql
+    table = pq.read_table(files["parquet"])
+    assert table["call"].to_pylist() == [1, 2, 3, 4, 5, None]
+    assert table.schema.metadata[b"sql"].decode() == sql
     with pytest.raises(InputError, match=r"(?s)a.csv: exists.*a.parquet: exists"):
-        shown(run, sql=sql, **files)
-    assert len(shown(run, width=200, sql="select 1", force=True, **files)) == 2
-    assert row(shown(files["parquet"]), "rows") == ["1"]
+        show_lines(run, sql=sql, **files)
+    assert len(show_lines(run, width=200, sql="select 1", force=True, **files)) == 2
+    assert row(show_lines(files["parquet"]), "rows") == ["1"]
 
 
 # ---- mistakes
@@ -324,8 +324,8 @@ def test_mistakes_exit_with_2(chemkl, capsys, monkeypatch, tmp_path, run, file, 
 def test_a_threshold_that_is_no_number_is_refused(chemkl, capsys, run, threshold):
     for command in (["show", str(run)], ["export", str(run), "--smi", "x.smi"]):
         assert chemkl(*command, "--threshold", threshold) == 2
-        assert "--threshold" in (said := capsys.readouterr().err)
-        assert "should be a finite number" in said
+        assert "--threshold" in (error := capsys.readouterr().err)
+        assert "should be a finite number" in error
 
 
 def test_a_run_says_how_it_collapsed_and_that_its_target_never_acted(tmp_path, write_run):
@@ -334,7 +334,7 @@ def test_a_run_says_how_it_collapsed_and_that_its_target_never_acted(tmp_path, w
     target = {"kind": "mara", "tau": 0.9, "sigma": 8}
     watched = {"collapse": {"action": "stop", "window": 4}}
     run = write_run(tmp_path / "run", steps, {"target": target, "callbacks": watched})
-    text = in_words(shown(run, width=200))
+    text = in_words(show_lines(run, width=200))
     assert "collapsed at step 0, call 2; still so at the end" in text
     assert "the target mara never acted: no reward reached tau = 0.9; the best reward is 0" in text
 
@@ -363,7 +363,7 @@ def words_after(lines, heading):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_run_of_text(texts, width):
-    lines = shown(texts, width=width)
+    lines = show_lines(texts, width=width)
     counts = words_after(lines, "Counts")
     assert [" ".join(words) for words in counts[1:8]] == [
         "completions 6 sampled, to 2 prompts",
@@ -390,7 +390,7 @@ def test_a_run_of_text(texts, width):
 
 
 def test_options_of_a_run_of_text(texts):
-    lines = shown(texts, top=1, threshold=0.4)
+    lines = show_lines(texts, top=1, threshold=0.4)
     words = [line.split() for line in lines]
     assert ["hits", "3", "answers", "with", "R", ">=", "0.4,", "in", "4", "completions"] in words
     assert [line[-4:-1] for line in words if line[-1:] == ["1"] or line[-1:] == ["0.5"]][-2:] == [
@@ -398,14 +398,14 @@ def test_options_of_a_run_of_text(texts):
         ["May", "yes", "50.00%"],
     ]
     with pytest.raises(InputError, match="--per-scaffold: has no meaning for a run of a language"):
-        shown(texts, per_scaffold=2)
+        show_lines(texts, per_scaffold=2)
     with pytest.raises(InputError, match="--rows: has no meaning for a run"):
-        shown(texts, rows=2)
+        show_lines(texts, rows=2)
 
 
 def test_long_texts_are_cut_and_many_prompts_shown_in_part(tmp_path, write_text_run):
     texts = [(f"prompt {n}", f"word {n} " * 40, f"word {n} " * 40, 1.0) for n in range(12)]
-    lines = shown(write_text_run(tmp_path / "long", [texts]))
+    lines = show_lines(write_text_run(tmp_path / "long", [texts]))
     assert [line.split()[-3:] for line in lines].count(["yes", "100.00%", "1"]) == 10
     assert any("word 9 word 9" in line and "…" in line for line in lines)
     assert "10 of 12 prompts; --sql shows the others" in lines
@@ -413,9 +413,9 @@ def test_long_texts_are_cut_and_many_prompts_shown_in_part(tmp_path, write_text_
 
 def test_a_run_without_a_fixed_tau_and_one_without_an_answer(tmp_path, write_text_run, texts):
     (texts / "manifest.json").unlink()
-    assert any("give --threshold" in line for line in shown(texts))
+    assert any("give --threshold" in line for line in show_lines(texts))
     bad = write_text_run(tmp_path / "bad", [[(NUMBERS, "3", None, 0.0)]])
-    counts = words_after(shown(bad), "Counts")
+    counts = words_after(show_lines(bad), "Counts")
     assert ["valid", "0", "0.0%", "of", "them", "have", "an", "answer"] in counts
     assert ["completions", "1", "sampled,", "to", "1", "prompt"] in counts
     assert not [words for words in counts if words[:1] in (["best"], ["truncated"])]
@@ -424,12 +424,14 @@ def test_a_run_without_a_fixed_tau_and_one_without_an_answer(tmp_path, write_tex
 def test_molecules_keep_their_view_and_say_their_prompt(tmp_path, write_text_run):
     texts = write_text_run(tmp_path / "run", MOLECULES, molecules=True)
     heading = "Best molecules, one of each scaffold; components before their transform"
-    best = words_after(shown(texts), heading)
+    best = words_after(show_lines(texts), heading)
     assert ["reward", "call", "prompt", "qed", "SMILES"] in best
     assert ["0.9", "2", "<logp_high>", "0.9", "Cc1ccccc1"] in best
     assert ["0.3", "1", "<logp_low>", "0.3", "CCO"] in best
     # of 60 characters 10 are left beside reward, call and SMILES: <logp_high> has 11, qed takes 9
-    assert ["reward", "call", "qed", "SMILES"] in [line.split() for line in shown(texts, width=60)]
+    assert ["reward", "call", "qed", "SMILES"] in [
+        line.split() for line in show_lines(texts, width=60)
+    ]
 
 
 # ---- export

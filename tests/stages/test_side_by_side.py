@@ -57,7 +57,6 @@ def test_a_failure_ends_those_alone_that_need_it(mixed, chemkl, capsys):
     assert any(line.startswith("[4/4] of_good: done in") for line in lines)
     assert not Path("runs/mixed/of_bad").exists()
     assert len(pd.read_parquet("runs/mixed/of_good/scores.parquet")) > 20
-
     Path("bad.smi").write_text(Path("good.smi").read_text())
     assert chemkl("run", "p.yaml", "--jobs", 2) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -67,22 +66,22 @@ def test_a_failure_ends_those_alone_that_need_it(mixed, chemkl, capsys):
 def test_a_pipeline_given_as_data_runs_side_by_side_too(mixed):
     data = yaml.safe_load(Path("p.yaml").read_text())
     outcomes = pipeline.run(data, "elsewhere", only="prepare", jobs=2)
-    assert [(one.name, one.status, one.code) for one in outcomes] == [
+    assert [(first.name, first.status, first.code) for first in outcomes] == [
         ("bad", "failed", 2),
         ("good", "done", 0),
     ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--jobs", 0), "--jobs 0: should be 1 or more"),
         (("--job", "goood"), "--job goood: the pipeline has no such job; did you mean 'good'"),
     ],
 )
-def test_what_cannot_be_run(mixed, chemkl, capsys, arguments, told):
+def test_what_cannot_be_run(mixed, chemkl, capsys, arguments, message):
     assert chemkl("run", "p.yaml", *arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
@@ -94,11 +93,12 @@ def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
 
 
 @pytest.mark.parametrize(
-    ("given", "n_jobs", "expected"), [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1), ("0", 2, 1)]
+    ("threads", "n_jobs", "expected"),
+    [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1), ("0", 2, 1)],
 )
-def test_each_has_its_share_of_the_cores(monkeypatch, given, n_jobs, expected):
+def test_each_has_its_share_of_the_cores(monkeypatch, threads, n_jobs, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert pipeline.n_threads(n_jobs) == expected
 
 
@@ -135,9 +135,9 @@ def test_workers_that_come_behind_jobs_have_the_environment_of_their_starter(mix
         "    with Pool(build, 1) as pool:\n"
         "        print(*pool.run('tell', [0]))\n"
     )
-    given = os.environ | {"OMP_NUM_THREADS": "2"}
+    threads = os.environ | {"OMP_NUM_THREADS": "2"}
     ran = subprocess.run(
-        [sys.executable, "-P", "both.py"], capture_output=True, text=True, check=False, env=given
+        [sys.executable, "-P", "both.py"], capture_output=True, text=True, check=False, env=threads
     )
     threads = min(2, n_cores())
     assert ran.stdout.splitlines()[-1] == f"(0, (None, '2', {threads}))", ran.stderr
@@ -160,10 +160,10 @@ def grid(tmp_path, monkeypatch, tiny_prior):
     return [f"run-seed={seed}" for seed in range(4)]
 
 
-def same(one, other, names):
+def same(first, second, names):
     for name in names:
-        same_run(one / name, other / name)
-    tables = [pd.read_parquet(run / "evaluate/diversity.parquet") for run in (one, other)]
+        same_run(first / name, second / name)
+    tables = [pd.read_parquet(run / "evaluate/diversity.parquet") for run in (first, second)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 

@@ -102,7 +102,6 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
     assert chemkl("submit", "p.yaml") == 2
     assert "demo: already submitted (corpus-seed=0 is 100_0, " in capsys.readouterr().err
     assert {row.why for row in status(["p.yaml"])} == {f"Slurm {n}: Priority" for n in numbers}
-
     queue = [
         "100_0|RUNNING|None",
         "100_1|PENDING|Resources",
@@ -125,7 +124,7 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["prepare.parition=x", "a b=c"], r"--set a b=c: should be an option of sbatch"),
         (["prepar.time=3"], r"--set prepar.time=3: no stage or entry 'prepar'; did you mean"),
@@ -139,11 +138,11 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
         (["--template", "p.yaml"], r"^--template p\.yaml: lacks {{ jobs }}, so it would"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, told):
+def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, message):
     assert chemkl("submit", "p.yaml", *arguments) == 2
-    assert re.search(told, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
     assert not Path("runs/demo/_logs/slurm.json").exists()
-    assert Path("gone").exists() == ("cancelled" in told)
+    assert Path("gone").exists() == ("cancelled" in message)
 
 
 @pytest.mark.parametrize("text", ["5", "[1, 2]", '{"one": 5}', "{", "\udcff"])
@@ -234,10 +233,10 @@ def test_a_damaged_trace_fails_the_run_alone(pipeline, write_run):
         manifest.save()
     (part,) = (pipeline / "runs/demo/a/trace").glob("*.parquet")
     part.write_bytes(part.read_bytes()[:9])
-    damaged, other = status(["runs/demo"])
+    damaged, intact = status(["runs/demo"])
     assert (damaged.state, damaged.calls) == ("failed", "")
     assert "not a readable Parquet file (9 bytes" in damaged.why
-    assert other.calls == "1 / 50"
+    assert intact.calls == "1 / 50"
 
 
 def test_a_failure_before_the_folder_was_claimed_is_kept_for_the_table(pipeline, chemkl):
@@ -324,42 +323,40 @@ def test_a_grid_requeued_cancelled_and_submitted_again_ends_like_a_local_run(gri
     names = [f"run-beta={beta}-seed={seed}" for beta in (0.05, 0.1) for seed in (0, 1)]
     os.environ["OMP_NUM_THREADS"] = "1"
     with slurm.one_machine():
-        told = call("submit", "p.yaml", "--set", "partition=nope", code=2)
-        assert told.splitlines()[-1].startswith(
+        message = call("submit", "p.yaml", "--set", "partition=nope", code=2)
+        assert message.splitlines()[-1].startswith(
             "grid-run: Slurm refuses it: invalid partition spec"
         )
         assert slurm.ask("squeue", "-h") == ""
-        told = call(*arguments).splitlines()
-        assert told[0].startswith("grid-run: job ")
-        number = told[0].split()[2].rstrip(",")
+        message = call(*arguments).splitlines()
+        assert message[0].startswith("grid-run: job ")
+        number = message[0].split()[2].rstrip(",")
         assert "already submitted" in call(*arguments, code=2)
-
         wait_for((grid / "hangs").exists, 300)
         assert states()["evaluate"] == "waiting"
         subprocess.run(["scancel", f"{number}_1"], check=True)
         (grid / "cancelled").touch()
-        left = ("waiting", "stopped", "failed")
-        wait_for(lambda: states()[names[1]] in left and states()["report"] in left, 120)
-        told = call(*arguments).splitlines()
-        assert [line.split(": job")[0] for line in told] == [
+        ended = ("waiting", "stopped", "failed")
+        wait_for(lambda: states()[names[1]] in ended and states()["report"] in ended, 120)
+        message = call(*arguments).splitlines()
+        assert [line.split(": job")[0] for line in message] == [
             "grid-run", "grid-evaluate", "grid-compare", "grid-report",
         ]  # fmt: skip
-        assert "1 task" in told[0]
+        assert "1 task" in message[0]
         wait_for(lambda: slurm.ask("squeue", "-h") == "", 1200)
         assert states() == dict.fromkeys([*names, "evaluate", "compare", "report"], "done")
-
-    there = grid / "runs/grid"
-    assert Manifest.load(there / names[0]).resumed, "the first job was not requeued"
+    results = grid / "runs/grid"
+    assert Manifest.load(results / names[0]).resumed, "the first job was not requeued"
     call("run", "p.yaml", "--jobs", "2", "--out", "here")
     for name in names:
         pd.testing.assert_frame_equal(
-            read_trace(there / name), read_trace(grid / "here" / name), check_exact=True
+            read_trace(results / name), read_trace(grid / "here" / name), check_exact=True
         )
     for table in ("evaluate/diversity.parquet", "compare/comparison.parquet"):
-        frames = [pd.read_parquet(out / table) for out in (there, grid / "here")]
+        frames = [pd.read_parquet(out / table) for out in (results, grid / "here")]
         assert len(frames[0])
         pd.testing.assert_frame_equal(*frames, check_exact=True)
-    assert (there / "report/report.html").stat().st_size > 10_000
+    assert (results / "report/report.html").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -377,9 +374,9 @@ def test_a_run_on_two_nodes_is_told_to_end_and_goes_on_to_that_of_two_devices(
         Path(f"{name}.yaml").write_text(yaml.safe_dump(config | trainer))
     training = [*CHEMKL, "posttrain", "nodes.yaml", "--out", "nodes"]
     step = shlex.join(["srun", "--kill-on-bad-exit=1", *training])
-    asked = ["--parsable", "--nodes=2", "--ntasks-per-node=1", "--output=said", f"--wrap={step}"]
+    options = ["--parsable", "--nodes=2", "--ntasks-per-node=1", "--output=said", f"--wrap={step}"]
     with slurm.one_machine():
-        number = slurm.ask("sbatch", *asked).strip()
+        number = slurm.ask("sbatch", *options).strip()
         logs = tmp_path / "nodes" / "log.jsonl"
         wait_for(lambda: logs.exists() and '"start"' in logs.read_text(), 300)
         wait_for(lambda: list((tmp_path / "nodes/logs").glob("csv/*")), 300)
@@ -388,7 +385,7 @@ def test_a_run_on_two_nodes_is_told_to_end_and_goes_on_to_that_of_two_devices(
         stopped = Manifest.load("nodes")
         assert (stopped.status, stopped.ended_by) == ("interrupted", "StoppedBySignal: SIGTERM")
         assert Path("nodes/checkpoints/last.ckpt").exists()
-        slurm.ask("sbatch", *asked)
+        slurm.ask("sbatch", *options)
         wait_for(lambda: slurm.ask("squeue", "-h") == "", 600)
     assert Manifest.load("nodes").status == "complete", Path("said").read_text()
     assert "Traceback" not in Path("said").read_text()
