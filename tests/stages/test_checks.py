@@ -1,4 +1,6 @@
-"""What the stages look into beside their schemas, all of it at once; not what is yet to be made."""
+"""What the stages check beyond their schemas, all at once, except for inputs not made yet."""
+
+from pathlib import Path
 
 import pytest
 
@@ -12,62 +14,50 @@ NOT_A_MODEL = "junk: not a readable safetensors file"
 
 @pytest.fixture
 def cases(tmp_path, tiny_prior):
-    """Of each case: settings, the path that may be awaited, what is said without it and of it."""
+    """Per case: settings, a path that may be pending, problems without it, and problems of it."""
     junk, empty, corpus = (tmp_path / name for name in ("junk", "a.smi", "corpus"))
     junk.write_bytes(b"junk")
     empty.touch()
     corpus.mkdir()
     training = {"corpus": corpus, "valid_split": "train", "trainer": {"lr": 1}}
-    of_training = ["unknown argument 'lr'", "train_split and valid_split are both 'train'"]
+    training_lines = ["unknown argument 'lr'", "train_split and valid_split are both 'train'"]
     target = {"kind": "mara", "beta": 0.1, "tau": 0.8}
-    steering = {"reward": NO_SMARTS, "target": target, "trainer": {"acelerator": "cpu"}}
-    of_steering = ["c1ccc", "unknown argument 'acelerator'; did you mean 'accelerator'"]
-    foretelling = {"device": "gpu", "taus": [2], "prior": junk}
-    device = "device: 'gpu' cannot be used here"
-    source = {"kind": "file", "path": empty}
+    run = {"reward": NO_SMARTS, "target": target, "trainer": {"acelerator": "cpu"}}
+    run_lines = ["c1ccc", "unknown argument 'acelerator'; did you mean 'accelerator'"]
+    forecast = {"device": "gpu", "taus": [2], "prior": junk}
+    device, no_corpus = "device: 'gpu' cannot be used here", ["tokens.json: no prepared corpus"]
+    source = {"source": {"kind": "file", "path": empty}, "standardise": [{"name": "largest"}]}
+    lines, is_empty = ["unknown filter 'largest'"], ["the file is empty"]
+    tags = training | {"conditions": [LOGG]}
     return {
-        "prepare": (
-            {"source": source, "standardise": [{"name": "largest"}], "n_workers": 1},
-            empty,
-            ["unknown filter 'largest'"],
-            ["the file is empty"],
-        ),
-        "pretrain": (training, corpus, of_training, ["tokens.json: no prepared corpus"]),
-        "pretrain_llm": (
-            training | {"conditions": [LOGG]},
-            corpus,
-            [*of_training, "unknown component"],
-            ["tokens.json: no prepared corpus"],
-        ),
-        "posttrain": (
-            steering | {"prior": junk, "agent": tiny_prior},
-            junk,
-            of_steering,
-            [NOT_A_MODEL],
-        ),
+        "prepare": (source | {"n_workers": 1}, empty, lines, is_empty),
+        "pretrain": (training, corpus, training_lines, no_corpus),
+        "pretrain_llm": (tags, corpus, [*training_lines, "unknown component"], no_corpus),
+        "posttrain": (run | {"prior": junk, "agent": tiny_prior}, junk, run_lines, [NOT_A_MODEL]),
         "posttrain-agent": (
-            steering | {"prior": tiny_prior, "agent": junk},
-            tiny_prior,
-            [*of_steering, NOT_A_MODEL],
-            [],
+            run | {"prior": tiny_prior, "agent": junk}, tiny_prior, [*run_lines, NOT_A_MODEL], []
         ),
-        "forecast": (
-            steering | foretelling,
-            junk,
-            [*of_steering, device, "taus: 2: "],
-            [NOT_A_MODEL],
-        ),
+        "forecast": (run | forecast, junk, [*run_lines, device, "taus: 2: "], [NOT_A_MODEL]),
         "sample": ({"policy": junk, "device": "gpu"}, junk, [device], [NOT_A_MODEL]),
-        "score": ({"file": empty, "reward": NO_SMARTS}, empty, ["c1ccc"], ["the file is empty"]),
-    }
+        "score": ({"file": empty, "reward": NO_SMARTS}, empty, ["c1ccc"], is_empty),
+    }  # fmt: skip
 
 
-TRAINING = ("pretrain", "pretrain_llm", "posttrain", "posttrain-agent")
+NAMES = [
+    "prepare",
+    "pretrain",
+    "pretrain_llm",
+    "posttrain",
+    "posttrain-agent",
+    "forecast",
+    "sample",
+    "score",
+]
 MISTAKES = {"prepare": "limit", "pretrain": "epochs", "pretrain_llm": "epochs", "sample": "n"}
 
 
-@pytest.mark.parametrize("name", ["prepare", *TRAINING, "forecast", "sample", "score"])
-def test_what_is_awaited_is_not_looked_into_and_the_rest_is(name, cases):
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pending_path_is_not_checked_and_the_rest_is(name, cases):
     settings, path, rest, inside = cases[name]
     stage = STAGES[name.split("-")[0]]
     config = load_config(stage.model, settings)
@@ -79,8 +69,8 @@ def test_what_is_awaited_is_not_looked_into_and_the_rest_is(name, cases):
         assert len(lines) == len(texts)
 
 
-@pytest.mark.parametrize("name", ["prepare", *TRAINING, "forecast", "sample", "score"])
-def test_all_is_told_where_the_schema_does_not_fit_too(name, cases, tmp_path):
+@pytest.mark.parametrize("name", NAMES)
+def test_all_problems_come_with_those_of_the_schema(name, cases, tmp_path):
     settings, _, rest, _ = cases[name]
     stage = name.split("-")[0]
     key = MISTAKES.get(stage, "batch_size")
@@ -91,3 +81,43 @@ def test_all_is_told_where_the_schema_does_not_fit_too(name, cases, tmp_path):
     assert [text for text in rest if not any(text in line for line in lines[1:])] == []
     assert len(lines) == len({*lines})
     assert not (tmp_path / "out").exists()
+
+
+BAD = """\
+prior: junk.safetensors
+reward:
+  components:
+    - {kind: required_smarts, parameters: {smarts: [c1ccc]}}
+target: {kind: mara, beta: 0, tau: 0.8}
+batch_sise: 8
+trainer: {acelerator: cpu, gradient_clip_val: -1}
+"""
+
+
+def test_every_command_reports_the_same_problems(tmp_path, monkeypatch, chemkl, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("junk.safetensors").write_bytes(b"not a model at all")
+    Path("posttrain.yaml").write_text(BAD)
+    Path("p.yaml").write_text(
+        "name: demo\nstages:\n  - {stage: posttrain, config: posttrain.yaml}\n"
+    )
+
+    def errors_of(*arguments):
+        assert chemkl(*arguments) == 2
+        return capsys.readouterr().err.splitlines()
+
+    lines = errors_of("posttrain", "posttrain.yaml")
+    for start, what in [
+        ("posttrain.yaml:4: reward.components.0.parameters: ", "c1ccc"),
+        ("posttrain.yaml:5: target.beta: ", "greater than 0"),
+        ("posttrain.yaml:6: batch_sise: ", "did you mean 'batch_size'"),
+        ("posttrain.yaml:1: ", "junk.safetensors: not a readable safetensors file"),
+        ("posttrain.yaml:7: trainer: ", "did you mean 'accelerator'"),
+        ("posttrain.yaml:7: trainer: gradient_clip_val: ", "-1 is not allowed; 0 or more"),
+    ]:
+        assert [line for line in lines if line.startswith(start) and what in line], (what, lines)
+    assert len(lines) == 6
+    for command in (("check", "posttrain.yaml"), ("check", "p.yaml"), ("run", "p.yaml")):
+        assert errors_of(*command) == lines
+    assert errors_of("run", "p.yaml", "--dry-run") == lines
+    assert not Path("runs").exists()

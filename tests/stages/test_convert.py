@@ -71,7 +71,7 @@ both_cells = pytest.mark.parametrize("model", ["lstm", "gru"], indirect=True)
 
 
 @both_cells
-def test_a_model_is_the_same_after_the_way_there_and_back_and_is_shown(model, tmp_path):
+def test_a_model_is_the_same_after_conversion_and_back(model, tmp_path):
     there, back = tmp_path / "model.prior", tmp_path / "back.safetensors"
     to, _, padding = convert(model, there).partition("; ")
     assert to == convert(there, back)
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_a_run_with_its_filter_is_converted(model, tmp_path, mon
     same_model(tmp_path / "a.safetensors", model)
 
 
-def test_what_a_prior_of_ours_can_write_is_shown_with_its_card(model, tmp_path, monkeypatch):
+def test_a_shipped_prior_is_shown_with_its_abilities_and_card(model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = " ".join(printed("moses").split())
     assert "writes C, N, O, F, S, Cl, Br cannot write P, I, B, Si, Se, metals, positive ch" in text
@@ -138,7 +138,7 @@ def test_what_a_vocabulary_can_write():
     ]  # fmt: skip
 
 
-def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, monkeypatch):
+def test_an_existing_file_stays_without_force(model, tmp_path, capsys, chemkl, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out.prior"
     out.write_bytes(b"mine")
@@ -164,7 +164,7 @@ def test_what_is_there_stays_unless_it_may_go(model, tmp_path, capsys, chemkl, m
         ("model.safetensors", "b.safetensors", "is already a model of chemkl"),
     ],
 )
-def test_what_is_no_model_or_no_place_for_one(model, tmp_path, source, target, says):
+def test_invalid_models_and_targets_are_refused(model, tmp_path, source, target, says):
     (tmp_path / "damaged.prior").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "text.safetensors").write_text("not a model")
     save = {"model_type": "Mol2Mol", "vocabulary": {}, "network_params": {}, "network": {}}
@@ -228,7 +228,7 @@ def test_a_run_goes_on_and_is_read_without_the_file_that_it_began_with(
         posttrain.run(config, tmp_path / "other")
 
 
-def test_what_is_kept_is_what_the_run_began_with(config, tiny_prior, tmp_path):
+def test_a_run_continues_only_with_its_first_prior(config, tiny_prior, tmp_path):
     posttrain.run(config, tmp_path / "run")
     prior, copy = Path(config["prior"]), tmp_path / "run" / COPY
     before = copy.rename(tmp_path / "before.safetensors")

@@ -127,7 +127,7 @@ def test_one_flipped_bit_is_one_message_and_nothing_changes(copies, originals, n
         flip(file, bit)
 
 
-def test_a_run_that_is_whole_goes_on(copies, originals):
+def test_an_intact_run_resumes(copies, originals):
     go_on(copies, originals)
     assert Manifest.load(copies / "run").status == "complete"
 
@@ -167,7 +167,7 @@ def test_absurd_weights_are_refused_by_the_name_of_the_tensor(tmp_path, bad):
     load_policy(tmp_path / "a.safetensors")
 
 
-def test_so_they_are_in_a_checkpoint(copies, originals):
+def test_absurd_weights_in_a_checkpoint_are_refused(copies, originals):
     checkpoint = copies / "run" / "checkpoints" / "last.ckpt"
     whole = checkpoint.read_bytes()
     name = next(iter(checkpoint_of(copies / "run")["state_dict"]))
@@ -365,7 +365,7 @@ def test_a_disk_that_fills_up_later_names_the_safe_checkpoint(place, tiny_prior,
     assert Manifest.load(out).results["calls"] == 150
 
 
-def test_where_not_even_the_manifest_can_be_written_the_message_comes_all_the_same(place, capsys):
+def test_the_message_comes_even_if_the_manifest_cannot_be_written(place, capsys):
     out = place / "out"
 
     def leave():
@@ -437,7 +437,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         OSError("[Errno 28] Error writing bytes to file. Detail: No space left on device"),
     ],
 )  # fmt: skip
-def test_whoever_tells_of_a_full_disk_is_understood(tmp_path, error):
+def test_every_error_of_a_full_disk_is_recognised(tmp_path, error):
     def write():
         with atomic_file(tmp_path / "a.bin") as part:
             part.write_bytes(b"half")

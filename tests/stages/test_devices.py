@@ -100,7 +100,7 @@ def test_a_run_keeps_its_number_of_devices(config, tmp_path):
         ({"trainer": {"accelerator": "cpu", "num_nodes": 2}}, "num_nodes: 2: this process cannot"),
     ],
 )
-def test_devices_that_cannot_take_part(config, tmp_path, changes, says):
+def test_impossible_devices_are_refused(config, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
         posttrain.run(config | changes, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -109,7 +109,7 @@ def test_devices_that_cannot_take_part(config, tmp_path, changes, says):
 # ---- slow: processes that end, and what else goes in parts
 
 
-OF_WHOM = '''
+COUNTING = '''
 import os
 def chain(smiles: str) -> float:
     """Its length.
@@ -126,7 +126,7 @@ def chain(smiles: str) -> float:
 
 
 def counting(folder, fails=""):
-    (folder / "own.py").write_text(OF_WHOM.format(path=str(folder / "asked.txt"), fails=fails))
+    (folder / "own.py").write_text(COUNTING.format(path=str(folder / "asked.txt"), fails=fails))
     of_file = {"kind": "python_function", "parameters": {"function": f"{folder / 'own.py'}:chain"}}
     return {"components": [of_file | {"transform": {"kind": "sigmoid", "low": 0, "high": 1}}]}
 
@@ -167,7 +167,7 @@ def test_each_process_scores_a_share_and_no_molecule_twice(config, tmp_path):
     ],
     ids=["msc", "trajectory_balance", "prior", "shaper", "cut", "memory", "stages", "curriculum"],
 )  # fmt: skip
-def test_so_do_other_kinds_of_run(as_one, changes):
+def test_other_kinds_of_run_equal_those_of_one_process(as_one, changes):
     as_one(changes)
 
 
@@ -238,7 +238,7 @@ def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_pa
     ],
     ids=["learning", "scoring", "end"],
 )
-def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path, does, code, says):
+def test_an_error_in_one_process_ends_all(start, tmp_path, does, code, says):
     process = start(tmp_path / "run", reward=counting(tmp_path, does))
     second = further(process)
     output = process.communicate()[1].decode()
@@ -248,7 +248,7 @@ def test_what_goes_wrong_in_one_process_ends_all(start, tmp_path, does, code, sa
 
 
 @pytest.mark.slow
-def test_a_process_that_does_not_come_to_its_start_is_not_waited_for(start, tmp_path):
+def test_a_process_killed_at_its_start_is_not_waited_for(start, tmp_path):
     began = time.monotonic()
     process = start(tmp_path / "run")
     os.kill(further(process), signal.SIGKILL)

@@ -1,3 +1,5 @@
+"""The evaluate stage: tables of runs, files, prompts and priors, and refused input."""
+
 import json
 import shutil
 from itertools import count
@@ -15,6 +17,7 @@ from chemkl.stages import evaluate
 from chemkl.stages.registry import STAGES
 from chemkl.stages.runs import run_names
 
+no_warnings = pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
 GOOD = [[("Cc1ccccc1", 0.9), ("CCO", 0.3)], [("CC1CCCCC1", 0.85), ("C1CC", 0.0)]]
 POOR = [[("CCN", 0.1)]]
 
@@ -109,10 +112,8 @@ def test_a_file_with_rewards_has_the_numbers_of_a_run(runs, tmp_path, form):
     elif form == "rows.parquet":
         rows.to_parquet(path)
     else:
-        message = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
-        message.assign(SMILES_state=[1, 1, 1, 0]).to_csv(
-            path, index=False
-        )  # 0: invalid, as REINVENT
+        theirs = rows.rename(columns={"smiles": "SMILES", "reward": "Score"})
+        theirs.assign(SMILES_state=[1, 1, 1, 0]).to_csv(path, index=False)  # 0: invalid
     common = {"thresholds": [0.5, 0.86], "every": 1, "into_runs": False}
     evaluate.run({"runs": [str(run)], **common}, tmp_path / "of_run")
     evaluate.run({"samples": [str(path)], **common}, tmp_path / "of_file")
@@ -149,16 +150,12 @@ def test_mistakes_in_the_config_are_named(runs, tmp_path, monkeypatch, config, m
 
 @pytest.fixture
 def everything(tmp_path):
-    """Settings that compute whatever there is to compute."""
-    (tmp_path / "theirs.smi").write_text("Cc1ccccc1\nCCO\nc1ccc2ccccc2c1\n")
-    (tmp_path / "prior.csv").write_text("smiles,reward\nCc1ccccc1,0.9\nC1CCCC1,0.95\n")
-    return {
-        "every": 1,
-        "prior": str(tmp_path / "prior.csv"),
-        "reference": str(tmp_path / "theirs.smi"),
-        "corpus": str(tmp_path / "theirs.smi"),
-        "metrics": {"uniqueness_at": [1, 10]},
-    }
+    """Settings that compute all there is."""
+    theirs, prior = tmp_path / "theirs.smi", tmp_path / "prior.csv"
+    theirs.write_text("Cc1ccccc1\nCCO\nc1ccc2ccccc2c1\n")
+    prior.write_text("smiles,reward\nCc1ccccc1,0.9\nC1CCCC1,0.95\n")
+    files = {"prior": str(prior), "reference": str(theirs), "corpus": str(theirs)}
+    return files | {"every": 1, "metrics": {"uniqueness_at": [1, 10]}}
 
 
 DEFINED_WITHOUT_A_HIT = {
@@ -169,7 +166,7 @@ DEFINED_WITHOUT_A_HIT = {
 OF_THE_RUN = ("n_", "validity", "uniqueness", "late_", "auc_", "run", "threshold")
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@no_warnings
 def test_a_run_without_hits_has_zeros_and_nulls(tmp_path, write_run, everything):
     run = write_run(tmp_path / "poor", POOR)
     table = evaluate.run({**everything, "runs": [str(run)]}, tmp_path / "out")
@@ -181,7 +178,7 @@ def test_a_run_without_hits_has_zeros_and_nulls(tmp_path, write_run, everything)
     assert json_of(tmp_path / "out" / "manifest.json")["status"] == "complete"
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@no_warnings
 @pytest.mark.parametrize("smiles", ["CC1CCCCC1", "CCO"])
 def test_a_run_of_one_molecule_is_evaluated(tmp_path, write_run, everything, smiles):
     run = write_run(tmp_path / "one", [[(smiles, 0.9)]])
@@ -199,7 +196,7 @@ def test_a_run_of_one_molecule_is_evaluated(tmp_path, write_run, everything, smi
     assert row[of_scaffolds].fillna(-1).tolist() == ([0, 1, 1, 0] if ring else [-1] * 4)
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning", "error::UserWarning")
+@no_warnings
 @pytest.mark.parametrize("steps", [[], [[("C1CC", 0.0)]]], ids=["no row", "nothing valid"])
 def test_an_empty_trace_is_evaluated(tmp_path, write_run, everything, steps):
     run = write_run(tmp_path / "empty", steps or POOR)
@@ -230,7 +227,7 @@ def test_every_run_that_cannot_be_read_is_named_before_anything_is_written(runs,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path, capsys):
+def test_a_sample_of_the_prior_shows_the_families_that_moved(runs, tmp_path, capsys):
     prior = tmp_path / "prior.parquet"
     smiles = ["Cc1ccccc1", "Oc1ccccc1", "C1CCCC1", "CCO"]
     pq.write_table(pa.table({"smiles": smiles, "reward": [0.9, 0.1, 0.95, 0.2]}), prior)
@@ -267,7 +264,7 @@ def test_a_sample_of_the_prior_shows_what_moved_and_what_was_lost(runs, tmp_path
     assert not (tmp_path / "without" / "families.parquet").exists()
 
 
-def test_runs_of_one_name_are_told_apart(tmp_path, write_run):
+def test_runs_of_one_name_get_unique_names(tmp_path, write_run):
     folders = [write_run(tmp_path / arm / "seed0", POOR) for arm in ("mara", "gibbs")]
     assert run_names(folders) == ["mara/seed0", "gibbs/seed0"]
     assert run_names(folders[:1]) == ["seed0"]
@@ -277,39 +274,35 @@ def test_runs_of_one_name_are_told_apart(tmp_path, write_run):
     assert table["run"].unique().tolist() == ["mara/seed0", "gibbs/seed0"]
 
 
-def test_a_pattern_accepts_runs_that_an_earlier_job_will_have_made(tmp_path, write_run):
-    out = tmp_path / "out"
+def test_a_pattern_matches_runs_of_earlier_jobs(tmp_path, write_run):
+    out, configs = tmp_path / "out", tmp_path / "configs"
     promised = [out / "mara", out / "gibbs", out / "samples", tmp_path / "prior"]
     write_run(out / "gibbs", POOR)
-    (out / "samples").mkdir()  # made already, and no run
-    (tmp_path / "configs").mkdir()
-    config = load_config(
-        EvaluateConfig, {"runs": "../out/*"}, folder=tmp_path / "configs", promised=promised
-    )
-    assert config.runs == [out / "gibbs", out / "mara"]
-    config = load_config(
-        EvaluateConfig, {"runs": "new/x/*"}, folder=tmp_path, promised=[tmp_path / "new"]
-    )
-    (run,) = config.runs
+    (out / "samples").mkdir()  # exists, and is no run
+    configs.mkdir()
+
+    def runs_of(pattern, **places):
+        return load_config(EvaluateConfig, {"runs": pattern}, **places).runs
+
+    assert runs_of("../out/*", folder=configs, promised=promised) == [out / "gibbs", out / "mara"]
+    (run,) = runs_of("new/x/*", folder=tmp_path, promised=[tmp_path / "new"])
     assert run.is_relative_to(tmp_path / "new" / "x")
     assert not run.exists()
 
 
 def test_fcd_is_checked_before_the_run(monkeypatch, tmp_path):
-    (tmp_path / "a.smi").write_text("CCO\n")
-    config = load_config(
-        EvaluateConfig,
-        {"samples": [str(tmp_path / "a.smi")], "reference": str(tmp_path / "a.smi"), "fcd": True},
-    )
+    file = tmp_path / "a.smi"
+    file.write_text("CCO\n")
+    settings = {"samples": [str(file)], "reference": str(file), "fcd": True}
+    config = load_config(EvaluateConfig, settings)
     monkeypatch.setattr("chemkl.evaluation.reference.find_spec", lambda _: None)
     with pytest.raises(InputError, match="pip install 'fcd_torch"):
         STAGES["evaluate"].check(config)
     with pytest.raises(InputError, match="treshold: not a known key") as caught:
         evaluate.run({"runs": "nowhere", "fcd": True, "treshold": 1}, tmp_path / "out")
-    lines = str(caught.value).splitlines()
-    assert len(lines) == 3
-    assert "no such file or folder" in lines[0]
-    assert lines[2].startswith("settings: fcd: true: FCD needs the package fcd_torch")
+    first, _, last = str(caught.value).splitlines()
+    assert "no such file or folder" in first
+    assert last.startswith("settings: fcd: true: FCD needs the package fcd_torch")
 
 
 def test_references_by_name_and_by_kind(tmp_path):
@@ -328,7 +321,7 @@ def test_references_by_name_and_by_kind(tmp_path):
         load("moses_tset")
 
 
-def test_what_rdkit_cannot_read_back_is_counted_as_invalid(tmp_path, write_run, capsys):
+def test_molecules_that_rdkit_cannot_read_back_count_as_invalid(tmp_path, write_run, capsys):
     bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
     folder = write_run(tmp_path / "old", [[("CCO", 0.9), (bad, 0.9)], [("CC", 0.2), (bad, 0.9)]])
     settings = {"runs": [str(folder)], "thresholds": [0.8], "every": 2}
@@ -354,7 +347,7 @@ def prompt_runs(tmp_path, write_text_run):
     return tmp_path / "runs"
 
 
-def words_shown(capsys):
+def printed_words(capsys):
     return [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
 
 
@@ -377,7 +370,7 @@ def test_a_row_for_each_run_prompt_and_threshold(prompt_runs, tmp_path, capsys):
     assert all(description_of(field) for field in schema)
     expected = pd.read_parquet(prompt_runs / "mara" / "evaluation" / "by_prompt.parquet")
     pd.testing.assert_frame_equal(expected, table[table["run"] == "mara"].reset_index(drop=True))
-    lines = words_shown(capsys)
+    lines = printed_words(capsys)
     assert "OB counts the distinct molecules of that prompt" in " ".join(map(" ".join, lines))
     titles = [
         number for number, words in enumerate(lines) if words[:2] == ["By", "prompt:"]
@@ -399,7 +392,7 @@ def test_many_prompts_are_shown_in_part_and_long_ones_are_cut(tmp_path, write_te
     texts = [f"prompt {n} asks for a molecule\nof kind {n}" for n in range(12)]
     run = write_text_run(tmp_path / "many", [[(t, "C", "C", 0.1) for t in texts]], molecules=True)
     evaluate.run({"runs": [str(run)], "by_prompt": True, "thresholds": []}, tmp_path / "out")
-    lines = words_shown(capsys)
+    lines = printed_words(capsys)
     assert ["By", "prompt", "(the", "first", "10", "of", "12", "prompts)"] in lines
     cut = [line for line in lines if any("…" in word for word in line)]
     assert len(cut) == 10
@@ -414,22 +407,17 @@ def test_without_the_setting_or_a_row_there_is_no_such_table(prompt_runs, tmp_pa
     pq.write_table(pq.read_table(part).slice(0, 0), part)
     evaluate.run({"runs": [str(prompt_runs / "mara")], "by_prompt": True}, tmp_path / "empty")
     assert len(pd.read_parquet(tmp_path / "empty" / "by_prompt.parquet")) == 0
-    assert "By" not in [words[0] for words in words_shown(capsys)]
+    assert "By" not in [words[0] for words in printed_words(capsys)]
 
 
 def test_runs_without_prompts_are_named(prompt_runs, tmp_path, write_run):
-    for name in ("smiles", "strings"):
-        write_run(prompt_runs / name, [[("CCO", 0.1)]])
+    without = [write_run(prompt_runs / name, [[("CCO", 0.1)]]) for name in ("smiles", "strings")]
     config = {"runs": f"{prompt_runs}/*", "by_prompt": True}
     with pytest.raises(InputError, match=r"by_prompt: true, but .* group and prompt") as caught:
         evaluate.run(config, tmp_path / "out")
-    assert f"the trace of {prompt_runs}/smiles, {prompt_runs}/strings has no prompts" in str(
-        caught.value
-    )
+    assert f"the trace of {without[0]}, {without[1]} has no prompts" in str(caught.value)
     assert not (tmp_path / "out").exists()
     settings = load_config(EvaluateConfig, config)
     with pytest.raises(InputError, match=r"runs of posttrain_llm have them\. Remove by_prompt"):
         STAGES["evaluate"].check(settings)
-    STAGES["evaluate"].check(
-        settings, pending=[prompt_runs / "smiles", prompt_runs / "strings"]
-    )  # made anew by an earlier job
+    STAGES["evaluate"].check(settings, pending=without)  # made anew by an earlier job

@@ -1,4 +1,4 @@
-"""Runs that explore: what is paid for beside the samples, how it counts, and what is refused."""
+"""Runs with exploration: its calls and rows, resuming, and refused settings."""
 
 import sys
 import threading
@@ -35,7 +35,7 @@ CONFIG = PLAIN | EXPLORES
 
 
 def explored_in(trace):
-    """The rows that exploration has made, in the step in which it made them."""
+    """The rows of proposals, without their replays."""
     return trace[~trace["origin"].isin(["policy", "seed"]) & ~trace["is_replay"]]
 
 
@@ -75,7 +75,7 @@ def test_rows_stand_in_order_and_say_who_proposed_them(trace):
     assert trace["origin"].notna().all()
 
 
-def test_the_policy_learns_from_them_and_the_filter_counts_them(trace):
+def test_the_policy_learns_from_proposals_and_the_filter_counts_them(trace):
     explored = explored_in(trace)
     assert explored["log_target"].notna().all()
     assert (explored["hit"] == (explored["reward_filtered"] >= TAU)).all()
@@ -87,7 +87,7 @@ def test_the_policy_learns_from_them_and_the_filter_counts_them(trace):
     assert used_up.sum() <= 5  # only what other proposals of its step have used up
 
 
-def test_they_are_results_of_the_run_and_no_samples_of_the_policy(finished, trace):
+def test_proposals_are_results_of_the_run_and_no_samples(finished, trace):
     sampled = sampled_rows(trace)
     assert {*sampled["origin"]} == {"policy"}
     whole, settings = count(trace, TAU), count(sampled, TAU)
@@ -115,9 +115,7 @@ def test_they_are_results_of_the_run_and_no_samples_of_the_policy(finished, trac
 
 
 @pytest.mark.parametrize("screen", ["none", "prior", "surrogate"])
-def test_a_run_goes_on_to_the_bit_when_it_is_killed_and_made_longer(
-    config, tmp_path, monkeypatch, screen
-):
+def test_a_run_that_explores_resumes_exactly(config, tmp_path, monkeypatch, screen):
     config["exploration"] = config["exploration"] | {"screen": screen}
     run, whole = tmp_path / "run", tmp_path / "whole"
     posttrain.run(config, whole)
@@ -137,7 +135,7 @@ def test_a_run_goes_on_to_the_bit_when_it_is_killed_and_made_longer(
     assert explored["counts"]["proposed"] > 0
 
 
-def test_what_the_reward_does_not_read_is_not_proposed(config, tmp_path):
+def test_molecules_too_large_for_the_reward_are_not_proposed(config, tmp_path):
     config["reward"] = config["reward"] | {"max_atoms": 9}
     posttrain.run(config | {"budget": 60}, tmp_path)
     explored = explored_in(read_trace(tmp_path))
@@ -166,7 +164,7 @@ def test_the_prior_is_not_asked_by_two_threads_at_once(config, tmp_path, monkeyp
     assert any(answered)
 
 
-def test_it_starts_when_it_is_told_to(config, tmp_path):
+def test_exploration_starts_at_its_call(config, tmp_path):
     shares = {"crossover": 0, "mutation": 1, "neighbour": 0}
     config["exploration"] = config["exploration"] | {"start": 60, "calls": 2, "shares": shares}
     posttrain.run(config, tmp_path)
@@ -176,7 +174,7 @@ def test_it_starts_when_it_is_told_to(config, tmp_path):
     assert explored.groupby("step").size().max() == 2
 
 
-def test_it_explores_every_so_many_steps_and_goes_on_so_when_it_is_resumed(config, tmp_path):
+def test_exploration_every_few_steps_resumes_exactly(config, tmp_path):
     config["exploration"] = config["exploration"] | {"every": 3}
     posttrain.run(config, tmp_path / "whole")
     trace = read_trace(tmp_path / "whole")
@@ -214,7 +212,7 @@ def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_pat
     same_run(tmp_path / "parts", tmp_path / "whole")
 
 
-def test_it_is_logged_and_shown(finished, trace, chemkl, capsys):
+def test_exploration_is_logged_and_shown(finished, trace, chemkl, capsys):
     (file,) = finished.rglob("metrics.csv")
     logged = pd.read_csv(file).iloc[-1]
     explored = explored_in(trace[trace["step"] <= logged["step"]])
@@ -238,7 +236,7 @@ STAGES = [
 ]
 
 
-def test_each_stage_explores_by_its_own_reward(config, tmp_path):
+def test_each_stage_explores_with_its_reward(config, tmp_path):
     config |= {"stages": STAGES, "budget": 130}
     posttrain.run(config, tmp_path / "whole")
     trace = read_trace(tmp_path / "whole")
@@ -282,7 +280,7 @@ def test_seeds_are_parents(config, tmp_path):
         ({"exploration": {}}, "exploration.screen: the screen surrogate needs scikit-learn: pip"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_one_clear_error(config, refusal, monkeypatch, changes, says):
+def test_impossible_settings_are_one_clear_error(config, refusal, monkeypatch, changes, says):
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
     config["exploration"] = config["exploration"] | {"screen": "prior"}
     assert says in refusal(config | changes)

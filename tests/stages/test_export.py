@@ -1,4 +1,4 @@
-"""`chemkl export`: other programs read the files, and nothing is written by half or over others."""
+"""`chemkl export` and `chemkl convert` of tables: the files, and what is refused."""
 
 import gzip
 
@@ -61,7 +61,7 @@ def identity_of(run):
     return {name: metadata[name.encode()].decode() for name in ("run_id", "config_hash")}
 
 
-def test_an_sd_file_holds_molecules_with_everything_that_is_known(run, tmp_path):
+def test_an_sd_file_holds_molecules_with_all_their_values(run, tmp_path):
     assert export(run, sdf=tmp_path / "a.sdf") == 5
     mols = list(Chem.SDMolSupplier(str(tmp_path / "a.sdf")))
     assert [Chem.MolToSmiles(mol) for mol in mols] == BY_CALL
@@ -78,13 +78,20 @@ def test_an_sd_file_holds_molecules_with_everything_that_is_known(run, tmp_path)
         assert mol.GetConformer().GetPositions().any()
 
 
-def test_a_smiles_file_holds_smiles_and_names(run, tmp_path):
-    export(run, smi=tmp_path / "a.smi")
+def test_smiles_and_csv_files_hold_the_molecules(run, tmp_path):
+    export(run, smi=tmp_path / "a.smi", csv=tmp_path / "a.csv")
     run_id = identity_of(run)["run_id"]
     lines = (tmp_path / "a.smi").read_text().splitlines()
     assert lines == [f"{smiles} {run_id}_{n}" for n, smiles in enumerate(BY_CALL, start=1)]
     supplier = Chem.SmilesMolSupplier(str(tmp_path / "a.smi"), titleLine=False)
     assert [mol.GetProp("_Name")[-2:] for mol in supplier] == ["_1", "_2", "_3", "_4", "_5"]
+    table, trace = pd.read_csv(tmp_path / "a.csv"), read_trace(run)
+    assert list(table) == [c for c in trace.columns if c not in ("valid", "repeat", "is_replay")]
+    assert table["canonical_smiles"].tolist() == BY_CALL
+    assert table["call"].tolist() == [1, 2, 3, 4, 5]
+    assert table["reward"].tolist() == [0.9, 0.3, 0.95, 0.8, 0.85]
+    assert table["reason"].isna().all()
+    assert not any(line.startswith("#") for line in (tmp_path / "a.csv").read_text().splitlines())
 
 
 def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_path):
@@ -94,18 +101,6 @@ def test_gz_endings_are_compressed_and_equal_content_is_equal_bytes(run, tmp_pat
         packed = (tmp_path / f"one.{ending}.gz").read_bytes()
         assert gzip.decompress(packed) == (tmp_path / f"one.{ending}").read_bytes()
         assert packed == (tmp_path / f"two.{ending}.gz").read_bytes()
-
-
-def test_a_csv_holds_the_columns_of_the_trace(run, tmp_path):
-    export(run, csv=tmp_path / "a.csv")
-    table = pd.read_csv(tmp_path / "a.csv")
-    trace = read_trace(run)
-    assert list(table) == [c for c in trace.columns if c not in ("valid", "repeat", "is_replay")]
-    assert table["canonical_smiles"].tolist() == BY_CALL
-    assert table["call"].tolist() == [1, 2, 3, 4, 5]
-    assert table["reward"].tolist() == [0.9, 0.3, 0.95, 0.8, 0.85]
-    assert table["reason"].isna().all()
-    assert not any(line.startswith("#") for line in (tmp_path / "a.csv").read_text().splitlines())
 
 
 def test_numbers_are_written_to_their_last_digit(run, tmp_path):
@@ -139,8 +134,8 @@ def test_all_rows_of_the_trace_as_csv(run, tmp_path):
 
 
 def test_choices(run, tmp_path, write_run):
-    def chosen(of=run, **how):
-        return select(read_trace(of), **how)["canonical_smiles"].tolist()
+    def chosen(folder=run, **options):
+        return select(read_trace(folder), **options)["canonical_smiles"].tolist()
 
     assert chosen() == BY_CALL
     assert chosen(threshold=0.85) == ["Cc1ccccc1", "CCc1ccccc1", "C[C@H](N)C(=O)O"]
@@ -157,7 +152,7 @@ def test_choices(run, tmp_path, write_run):
 # ---- mistakes
 
 
-def test_nothing_that_is_there_is_replaced_without_force(run, tmp_path):
+def test_files_are_replaced_only_with_force(run, tmp_path):
     file = tmp_path / "a.smi"
     file.write_text("mine")
     with pytest.raises(InputError, match=r"--smi \S+a.smi: exists\. .*--force"):
@@ -168,7 +163,7 @@ def test_nothing_that_is_there_is_replaced_without_force(run, tmp_path):
     assert smiles_in(file) == BY_CALL
 
 
-def test_every_problem_with_the_outputs_is_told_at_once(run, tmp_path):
+def test_every_problem_with_the_outputs_is_named_at_once(run, tmp_path):
     (tmp_path / "folder.csv").mkdir()
     with pytest.raises(InputError) as caught:
         export(run, sdf=tmp_path / "a.mol", csv=tmp_path / "folder.csv", smi=run / "trace/a.smi")
@@ -189,20 +184,18 @@ def test_every_problem_with_the_outputs_is_told_at_once(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "nothing to write: give --sdf, --csv, --smi"),
+        ({}, "nothing to write: give one or more of --sdf, --csv, --smi"),
         ({"smi": "a.smi", "all_rows": True}, "--all-rows is for --csv only, not for --smi"),
-        (
-            {"csv": "a.csv", "all_rows": True, "threshold": 0.0, "top": 3},
-            "--all-rows and --threshold, --top contradict",
-        ),
+        ({"csv": "a.csv", "all_rows": True, "threshold": 0.0, "top": 3},
+         "--all-rows and --threshold, --top contradict"),
         ({"csv": "a.csv", "top": 0}, "--top 0: expected a whole number from 1"),
         ({"csv": "a.csv", "per_scaffold": -1}, "--per-scaffold -1: expected"),
         ({"csv": "a.csv", "threshold": 0.96}, r"no hits: the largest reward in \S+ is 0\.95;"),
         ({"csv": "a.csv", "threshold": float("nan")}, "no hits: the largest reward"),
         ({"csv": "run/a.csv/b.csv", "sdf": "a.txt"}, "a.txt: unknown ending"),
     ],
-)
-def test_options_that_cannot_be_followed(run, tmp_path, monkeypatch, options, says):
+)  # fmt: skip
+def test_invalid_options_are_refused(run, tmp_path, monkeypatch, options, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=says):
         export(run, **options)
@@ -302,7 +295,7 @@ def test_to_smiles_and_csv(file, tmp_path):
     assert text == "C[C@H](N)O samples_1\nCCO samples_4\n"
     assert convert(file, tmp_path / "a.csv") == "4 rows"
     table = pd.read_csv(tmp_path / "a.csv")
-    assert table["smiles"].astype(object).where(table["smiles"].notna(), None).tolist() == SMILES
+    assert table["smiles"].fillna("").tolist() == [smiles or "" for smiles in SMILES]
     assert table["n"].dropna().tolist() == [1, 2, 3]
     assert table["logp"].tolist()[0] == -1.1
 

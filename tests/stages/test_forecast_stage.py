@@ -108,7 +108,7 @@ def test_the_seed_decides(config, forecasted, tmp_path, quiet):
     assert not rows["mean_reward"].equals(changed["mean_reward"])
 
 
-def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
+def test_training_ends_where_the_forecast_said(config, tmp_path, quiet, tiny_prior):
     """A gibbs run with a mild beta, trained until it stands still, is where the forecast said.
 
     500 late samples know a share to 2 points (one standard error); training adds its own.
@@ -125,13 +125,13 @@ def test_training_beside_its_forecast(config, tmp_path, quiet, tiny_prior):
     settings = config | {"n": 4000, "runs": [str(run)], "late_samples": 500}
     forecast.run(settings, tmp_path / "forecast", console=quiet)
     rows = json.loads((tmp_path / "forecast" / "forecast.json").read_text())["runs"]
-    prior, foretold, trained = rows
+    prior, predicted, trained = rows
     assert [row["source"] for row in rows] == ["prior", "forecast", "trained"]
     assert [row["run"] for row in rows] == ["run"] * 3
-    assert foretold["trusted"] is True
-    assert foretold["mean_reward"] - prior["mean_reward"] > 0.1  # else nothing is foretold
-    assert trained["mean_reward"] == pytest.approx(foretold["mean_reward"], abs=0.06)
-    assert trained["top_share"] == pytest.approx(foretold["top_share"], abs=0.15)
+    assert predicted["trusted"] is True
+    assert predicted["mean_reward"] - prior["mean_reward"] > 0.1  # else the forecast is trivial
+    assert trained["mean_reward"] == pytest.approx(predicted["mean_reward"], abs=0.06)
+    assert trained["top_share"] == pytest.approx(predicted["top_share"], abs=0.15)
 
 
 def test_runs_with_another_reward_or_prior_are_named_in_one_line(config, tmp_path, quiet):

@@ -18,36 +18,20 @@ from chemkl.stages.show import show
 
 MOSES = "data/priors/moses.safetensors"
 SCAFFOLDS = [
-    "*c1ccccc1",
-    "*c1ccc2[nH]ccc2c1",
-    "*C1CCN(c2ncccn2)CC1",
-    "*N1CCN(*)CC1",
-    "*C(=O)N1CCC(*)CC1",
-    "*NC(=O)c1ccc(*)cc1",
-    "*c1nc(*)c2ccccc2n1",
-    "*c1ccc(Oc2ccc(*)cc2)cc1",
-    "*c1cc(*)nc(*)n1",
+    "*c1ccccc1", "*c1ccc2[nH]ccc2c1", "*C1CCN(c2ncccn2)CC1", "*N1CCN(*)CC1", "*C(=O)N1CCC(*)CC1",
+    "*NC(=O)c1ccc(*)cc1", "*c1nc(*)c2ccccc2n1", "*c1ccc(Oc2ccc(*)cc2)cc1", "*c1cc(*)nc(*)n1",
     "*n1cc(*)c(*)n1",
-]
+]  # fmt: skip
 PAIRS = [
-    ("*c1ccccc1", "*c1ccncc1"),
-    ("*N1CCOCC1", "*c1ccc(F)cc1"),
-    ("*c1nccs1", "*C1CCCC1"),
-    ("*NC(C)=O", "*c1ccc2[nH]ccc2c1"),
-    ("*N1CCCCC1", "*c1cccc(Cl)c1"),
-]
+    ("*c1ccccc1", "*c1ccncc1"), ("*N1CCOCC1", "*c1ccc(F)cc1"), ("*c1nccs1", "*C1CCCC1"),
+    ("*NC(C)=O", "*c1ccc2[nH]ccc2c1"), ("*N1CCCCC1", "*c1cccc(Cl)c1"),
+]  # fmt: skip
 SEEDS = [
-    "CC(=O)Nc1ccc(O)cc1",
-    "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
-    "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
-    "CCOC(=O)c1ccc(N)cc1",
-    "O=C(Nc1ccccc1)c1ccccc1Cl",
-    "COc1ccc(CCNC(C)=O)cc1",
-    "Cc1ccc(S(=O)(=O)N2CCOCC2)cc1",
-    "CC(C)NCC(O)COc1ccccc1",
-    "O=C1CCc2ccccc2N1",
+    "CC(=O)Nc1ccc(O)cc1", "CC(C)Cc1ccc(C(C)C(=O)O)cc1", "Cn1cnc2c1c(=O)n(C)c(=O)n2C",
+    "CCOC(=O)c1ccc(N)cc1", "O=C(Nc1ccccc1)c1ccccc1Cl", "COc1ccc(CCNC(C)=O)cc1",
+    "Cc1ccc(S(=O)(=O)N2CCOCC2)cc1", "CC(C)NCC(O)COc1ccccc1", "O=C1CCc2ccccc2N1",
     "Clc1ccc(CN2CCNCC2)cc1",
-]
+]  # fmt: skip
 GENERATORS = {
     "decorate": {"kind": "decorate", "scaffolds": SCAFFOLDS},
     "link": {"kind": "link", "fragments": [list(pair) for pair in PAIRS]},
@@ -186,50 +170,31 @@ def test_samples_of_a_generator_say_the_same(tiny_prior, tmp_path):
         assert Scaffold(row.prompt).problem(None, row.smiles) is None
 
 
-BAD = {
-    "no attachment point": (
-        {"kind": "decorate", "scaffolds": ["*CC", "c1ccccc1"]},
-        r"generator\.scaffolds\.1: scaffold 'c1ccccc1' has no attachment point; write \*",
-    ),
-    "a token the prior does not know": (
-        {"kind": "decorate", "scaffolds": ["*CCBr"]},
-        r"generator\.scaffolds\.0: \*CCBr: '.*': token 'Br' at position .* Known: 1 C N O",
-    ),
-    "a pair of one fragment": (
-        {"kind": "link", "fragments": [["*CC"]]},
-        r"generator\.fragments\.0: \*CC: 1 fragment, not a pair; give two, as in \[\*c1ccccc1, ",
-    ),
-    "an invalid SMILES": (
-        {"kind": "analogues", "molecules": ["C1CC"]},
-        r"generator\.molecules\.0: molecule 'C1CC': not parsable: unclosed ring 1 opened at",
-    ),
-    "a part twice": (
-        {"kind": "decorate", "scaffolds": ["*CC", "*CC"]},
-        r"generator\.scaffolds\.1: \*CC stands twice",
-    ),
-    "more parts than rows": (
-        {"kind": "analogues", "molecules": ["C" * n for n in range(2, 12)]},
-        r"batch_size: 16 rows for 10 parts of a step: .* Take 20 or more, or set generator\.per",
-    ),
-    "shares out of order": (
-        {"kind": "analogues", "molecules": ["CCO"], "keep": [0.9, 0.5]},
-        r"keep: \[0\.9, 0\.5\] is not 0 < smallest <= largest < 1",
-    ),
-    "no such file": (
-        {"kind": "decorate", "scaffolds": "scaffolds.smi"},
-        "scaffolds.*no such file or folder",
-    ),
-    "a folder in place of the file": (
-        {"kind": "decorate", "scaffolds": "data"},
-        r"^generator\.scaffolds: \S+: this is a folder; expected a file$",
-    ),
-    "an unknown kind": ({"kind": "decorat"}, "'decorat' is not known; did you mean 'decorate'"),
-}
+BAD = [
+    ({"kind": "decorate", "scaffolds": ["*CC", "c1ccccc1"]},
+     r"generator\.scaffolds\.1: scaffold 'c1ccccc1' has no attachment point; write \*"),
+    ({"kind": "decorate", "scaffolds": ["*CCBr"]},
+     r"generator\.scaffolds\.0: \*CCBr: '.*': token 'Br' at position .* Known: 1 C N O"),
+    ({"kind": "link", "fragments": [["*CC"]]},
+     r"generator\.fragments\.0: \*CC: 1 fragment, not a pair; give two, as in \[\*c1ccccc1, "),
+    ({"kind": "analogues", "molecules": ["C1CC"]},
+     r"generator\.molecules\.0: molecule 'C1CC': not parsable: unclosed ring 1 opened at"),
+    ({"kind": "decorate", "scaffolds": ["*CC", "*CC"]}, r"scaffolds\.1: \*CC stands twice"),
+    ({"kind": "analogues", "molecules": ["C" * n for n in range(2, 12)]},
+     r"batch_size: 16 rows for 10 parts of a step: .* Take 20 or more, or set generator\.per"),
+    ({"kind": "analogues", "molecules": ["CCO"], "keep": [0.9, 0.5]},
+     r"keep: \[0\.9, 0\.5\] is not 0 < smallest <= largest < 1"),
+    ({"kind": "decorate", "scaffolds": "scaffolds.smi"}, "scaffolds.*no such file or folder"),
+    ({"kind": "decorate", "scaffolds": "data"},
+     r"^generator\.scaffolds: \S+: this is a folder; expected a file$"),
+    ({"kind": "decorat"}, "'decorat' is not known; did you mean 'decorate'"),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_a_bad_part_is_one_clear_error_before_anything_is_written(what, config, tmp_path):
-    generator, message = BAD[what]
+@pytest.mark.parametrize(("generator", "message"), BAD)
+def test_a_bad_part_is_one_clear_error_before_anything_is_written(
+    config, tmp_path, generator, message
+):
     with pytest.raises(InputError, match=message) as raised:
         posttrain.run(config | {"generator": generator}, tmp_path / "out")
     assert len(str(raised.value).splitlines()) == 1

@@ -245,7 +245,7 @@ same_but_logs = partial(
 def test_posttrain_finishes_its_step_and_goes_on_from_there(
     posttrain_config, whole_of, tmp_path, chemkl, capsys, monkeypatch, name
 ):
-    config, out = write_config(tmp_path, posttrain_config), tmp_path / "told"
+    config, out = write_config(tmp_path, posttrain_config), tmp_path / "stopped"
     with monkeypatch.context() as patch:
         send_at(patch, Posttrain, 3, getattr(signal, name))
         assert chemkl("posttrain", config, "--out", out) == CODES[name]
@@ -290,7 +290,7 @@ def slow(*values):
 def test_pretrain_finishes_its_step_and_goes_on(
     whole_of, tmp_path, chemkl, monkeypatch, changes, at, step
 ):
-    config, out = write_config(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "told"
+    config, out = write_config(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "stopped"
     with monkeypatch.context() as patch:
         send_at(patch, Pretrain, at, signal.SIGTERM)
         assert chemkl("pretrain", config, "--out", out) == 143
@@ -331,7 +331,7 @@ def test_a_pipeline_stops_behind_its_job(pipeline, tmp_path, chemkl, capsys, mon
         same_but_logs(job, tmp_path / "whole" / job.name)
 
 
-def test_a_pipeline_is_told_to_end_before_its_first_job(
+def test_a_pipeline_is_stopped_before_its_first_job(
     pipeline, tmp_path, chemkl, capsys, monkeypatch
 ):
     from chemkl.stages import pipeline as stage
@@ -359,8 +359,8 @@ def command_of(stage, config, out):
 @pytest.mark.parametrize(
     ("stage", "name"), [("posttrain", "SIGTERM"), ("pretrain", "SIGUSR1"), ("run", "SIGHUP")]
 )
-def test_a_process_is_told_to_end_and_goes_on(posttrain_config, pipeline, tmp_path, stage, name):
-    out, srun = tmp_path / "told", tmp_path / "srun"
+def test_a_process_is_stopped_and_resumes(posttrain_config, pipeline, tmp_path, stage, name):
+    out, srun = tmp_path / "stopped", tmp_path / "srun"
     srun.write_text("#!/bin/sh\nexit 1\n")
     srun.chmod(0o755)
     slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}
@@ -407,7 +407,7 @@ def wait_for_group(group):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [0.3, 1.0, 2.0, 3.0, 4.0])
-def test_no_signal_while_a_command_starts_comes_to_exit_code_0(posttrain_config, tmp_path, at):
+def test_a_signal_at_the_start_of_a_command_is_no_exit_code_0(posttrain_config, tmp_path, at):
     config = write_config(tmp_path, posttrain_config | {"max_samples": 16 * 300})
     process = subprocess.Popen(
         command_of("posttrain", config, tmp_path / "out"), stderr=subprocess.PIPE, text=True

@@ -1,5 +1,6 @@
-"""Runs with a memory: what the trace says of replayed rows, that they are free, what is refused."""
+"""Runs with a memory: replayed rows in the trace, seeds, resuming, and refused settings."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ SAMPLE = str(Path(__file__).parents[2] / "data" / "moses_sample.smi")
 CONFIG = PLAIN | MEMORY
 
 
-def test_replayed_rows_stand_behind_the_sampled_ones_and_cost_nothing(finished):
+def test_replayed_rows_follow_the_sampled_ones_and_cost_nothing(finished):
     trace = read_trace(finished)
     assert trace["call"].dropna().tolist() == list(range(1, 151))
     for step, rows in trace.groupby("step"):
@@ -53,19 +54,18 @@ def test_replayed_rows_stand_behind_the_sampled_ones_and_cost_nothing(finished):
     assert (spelled["step"].to_numpy() < replayed["step"]).all()
     assert not replayed.duplicated(["step", "canonical_smiles"]).any()
     assert manifest_of(finished)["results"]["samples"] == len(sampled)
+    counts = count(trace, 0.5)
+    assert counts == count(sampled, 0.5)
+    assert (counts.rows, counts.calls) == (len(sampled), 150)
 
 
 def test_replayed_rows_are_paid_what_the_filter_pays_today(finished):
-    trace = read_trace(finished)
-    counts = {}
-    for _, rows in trace.groupby("step"):
-        sampled = rows[~rows["is_replay"]]
-        for scaffold in sampled.loc[sampled["reward"] >= 0.3, "scaffold"]:
-            counts[scaffold] = counts.get(scaffold, 0) + 1
+    counts = Counter()
+    for _, rows in read_trace(finished).groupby("step"):
+        counts.update(rows.loc[~rows["is_replay"] & (rows["reward"] >= 0.3), "scaffold"])
         for row in rows[rows["is_replay"]].itertuples():
-            used_up = row.reward >= 0.3 and counts[row.scaffold] > 8
-            assert row.reward_filtered == (0 if used_up else row.reward)
-            assert not used_up  # what is paid nothing is not drawn
+            assert row.reward_filtered == row.reward
+            assert row.reward < 0.3 or counts[row.scaffold] <= 8  # else it is paid 0: not drawn
     assert max(counts.values()) > 8
 
 
@@ -82,14 +82,6 @@ def test_without_repeats_what_the_policy_has_sampled_again_is_not_replayed(
     posttrain.run(config | {"memory": config["memory"] | {"repeats": False}}, tmp_path)
     assert share_of_repeats(read_trace(finished)) > 0.05
     assert share_of_repeats(read_trace(tmp_path)) == 0
-
-
-def test_what_is_measured_of_a_run_leaves_replayed_rows_out(finished):
-    trace = read_trace(finished)
-    sampled = trace[~trace["is_replay"]]
-    counts = count(trace, 0.5)
-    assert counts == count(sampled, 0.5)
-    assert (counts.rows, counts.calls) == (len(sampled), 150)
 
 
 def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path):
@@ -128,7 +120,7 @@ def test_a_run_with_a_memory_differs_from_one_without(config, finished, tmp_path
         ({"memory": {"draw": "best"}}, "memory.draw: 'best' is not allowed. Known: hits, rank"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_replayed_is_one_clear_error(config, refusal, changes, says):
+def test_an_impossible_memory_is_one_clear_error(config, refusal, changes, says):
     assert says in refusal(config | changes)
 
 
@@ -161,7 +153,7 @@ def test_old_rows_are_weighed_by_the_policy_that_sampled_them(
             assert torch.equal(again.logp_behaviour, update.logp_behaviour)
 
 
-def test_a_shaper_that_goes_by_log_p_alone_shapes_replayed_rows_too(config, tmp_path):
+def test_a_shaper_of_log_p_shapes_replayed_rows_too(config, tmp_path):
     traces = []
     for shaper in (None, "entropy", "differential_smoothing", "ucpo"):
         changes = {"estimator": "rloo", "shaper": shaper, "budget": 60}
@@ -175,9 +167,7 @@ WEIGHED = MEMORY | {"estimator": "rloo", "updates_per_batch": 2}
 
 
 @pytest.mark.parametrize("settings", [ALL_ON, WEIGHED], ids=["all", "weighed"])
-def test_a_run_with_all_on_goes_on_when_it_is_killed_and_made_longer(
-    config, tmp_path, monkeypatch, settings
-):
+def test_a_run_with_everything_on_resumes_exactly(config, tmp_path, monkeypatch, settings):
     config |= settings
     n, run, whole = settings["updates_per_batch"], tmp_path / "run", tmp_path / "whole"
     posttrain.run(config, whole)
@@ -215,9 +205,7 @@ def seeded(config, tmp_path):
 SEED = "SMILES,activity\nOCC,0.7\nC1CC1,0.2\nCCO,0.9\nCCBr,0.4\nNCCO,0\n"
 
 
-def test_seeds_with_rewards_cost_no_call_and_what_is_wrong_with_them_is_told(
-    seeded, tmp_path, capsys
-):
+def test_seeds_with_rewards_cost_no_call_and_their_problems_are_printed(seeded, tmp_path, capsys):
     run = tmp_path / "run"
     posttrain.run(seeded(SEED, reward="activity"), run)
     trace = read_trace(run)
@@ -290,7 +278,7 @@ def test_check_names_the_line_of_the_seed(seeded, tmp_path, chemkl, capsys):
     assert "seed.csv: line 2: no molecule" in line
 
 
-def test_hits_are_those_of_the_tau_that_a_schedule_has_come_to(seeded, tmp_path):
+def test_hits_are_those_of_the_current_tau(seeded, tmp_path):
     config = seeded("SMILES,activity\nCCO,0.5\nC1CC1,0.6\nNCCO,0.9\n", reward="activity")
     config["memory"] |= {"draw": "hits", "capacity": 60}
     stairs = {"kind": "staircase", "by": "steps", "at": [2], "values": [0.8]}

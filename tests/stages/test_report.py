@@ -1,3 +1,5 @@
+"""The report stage: a self-contained page of runs and methods, and refused input."""
+
 import io
 import re
 from html.parser import HTMLParser
@@ -115,7 +117,7 @@ def test_the_page_shows_what_the_runs_did(page):
     assert "batch_size" in section(page, "settings")
 
 
-def test_every_section_is_there_and_in_the_contents(page, report_sections):
+def test_every_section_is_in_the_contents(page, report_sections):
     ids = re.findall(r'<section id="([^"]*)">', page)
     assert ids == report_sections
     assert [f"#{name}" for name in ids] == [link for link in Page(page).links if link[1:] in ids]
@@ -174,17 +176,17 @@ def test_parts_can_be_switched_off_and_the_manifest_may_be_gone(runs, reported):
     assert "<script" not in text
 
 
-def test_the_size_is_said_and_a_large_page_is_warned_of(runs, tmp_path, monkeypatch):
-    def sentence(out):
+def test_the_size_is_printed_with_a_warning_for_a_large_page(runs, tmp_path, monkeypatch):
+    def size_and_text(out):
         console = Console(file=io.StringIO(), width=200)
         page = report.run({"runs": [str(runs[0])]}, tmp_path / out, console=console)
         return page.stat().st_size, console.file.getvalue()
 
-    size, text = sentence("small")
+    size, text = size_and_text("small")
     assert f"report.html: {size / 1e6:.1f} MB about 1 run, " in text
     assert "warning" not in text
     monkeypatch.setattr(report, "LARGE", 1000)
-    assert "Lower n_top, n_molecules, n_scaffolds or n_map" in sentence("large")[1]
+    assert "Lower n_top, n_molecules, n_scaffolds or n_map" in size_and_text("large")[1]
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_tables_show_means_and_each_run(methods, reported):
     assert text.count("(2 runs)") == 1
 
 
-def test_the_prior_is_the_ground_of_the_families(methods, reported, tmp_path):
+def test_families_are_compared_with_the_prior(methods, reported, tmp_path):
     prior = tmp_path / "prior.smi"
     prior.write_text("Cc1ccccc1\nCC1CCCC1\nCCC1CCCC1\nCCO\nnonsense\n")
     text = reported(methods=methods, prior=str(prior))
@@ -304,7 +306,7 @@ def test_the_verdict_of_a_comparison_enters_the_summary(methods, reported, tmp_p
             reported(methods=in_order, comparison=str(tmp_path / name))
 
 
-def test_a_method_has_a_name_of_one_line_and_runs_that_differ_in_the_seed_alone(
+def test_a_method_has_a_plain_name_and_runs_that_differ_only_in_the_seed(
     methods, reported, tmp_path, write_run
 ):
     with pytest.raises(InputError, match="methods"):
@@ -342,7 +344,7 @@ def test_hits_are_counted_at_the_tau_of_the_runs(write_run, reported, tmp_path, 
     assert "Hits: R ≥ 0.85" in text
 
 
-def test_without_a_hit_there_is_a_sentence_and_no_empty_table(write_run, reported, tmp_path):
+def test_without_a_hit_a_sentence_replaces_the_table(write_run, reported, tmp_path):
     target = {"kind": "mara", "tau": 0.99, "sigma": 8}
     write_run(tmp_path / "a", [HITS], {"target": target, "budget": 300})
     text = reported(runs=str(tmp_path / "a"))

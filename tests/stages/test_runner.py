@@ -195,7 +195,7 @@ def test_pretraining_cannot_be_made_longer(config_of, run_once):
         STAGES["pretrain"].run(config_of("pretrain") | {"epochs": 2}, folder)
 
 
-def test_what_lies_in_the_folders_of_the_runs_counts_too(config_of, run_once, place, capsys):
+def test_outputs_in_the_folders_of_runs_count_too(config_of, run_once, place, capsys):
     folder, _ = run_once("evaluate")
     gone = place / "few-0" / "evaluation" / "metrics.json"
     before = gone.read_bytes()
@@ -250,7 +250,7 @@ def read(path):
 """
 
 
-def test_a_stage_of_ones_own_is_a_file_and_a_row(tmp_path, monkeypatch, capsys):
+def test_a_new_stage_is_a_file_and_a_row(tmp_path, monkeypatch, capsys):
     (tmp_path / "say.py").write_text(OWN)
     monkeypatch.syspath_prepend(tmp_path)
     row = {"outputs": ("said.txt", "manifest.json"), "result": "said.txt", "code": "say"}
@@ -319,7 +319,7 @@ def test_output_is_moved_to_a_free_name_and_the_user_is_told(tmp_path, capsys):
         pass
 
 
-def test_where_there_is_nothing_nothing_is_said(tmp_path, capsys):
+def test_a_missing_or_empty_folder_is_silent(tmp_path, capsys):
     assert move_aside(tmp_path / "out") is None
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
@@ -345,7 +345,7 @@ def test_a_further_process_of_one_training_moves_nothing(tmp_path, monkeypatch):
     assert names(tmp_path) == ["out", "work"]
 
 
-def test_who_waited_for_the_lock_of_a_moved_folder_gets_the_new_one(tmp_path, monkeypatch):
+def test_a_process_that_waited_for_a_moved_lock_gets_the_new_one(tmp_path, monkeypatch):
     import fcntl
 
     out = output_in(tmp_path / "out")
@@ -397,7 +397,7 @@ def test_files_that_are_read_stay_where_they_are(tmp_path):
     assert move_aside(out) == tmp_path / "out.old-1"
 
 
-def test_the_folder_that_one_works_in_stays(tmp_path, monkeypatch):
+def test_the_working_directory_stays(tmp_path, monkeypatch):
     inner = output_in(tmp_path / "out") / "inner"
     inner.mkdir()
     monkeypatch.chdir(inner)
@@ -408,7 +408,7 @@ def test_the_folder_that_one_works_in_stays(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [None, "{}", '{"stage": "x"}'])
-def test_what_no_stage_has_written_stays_as_it_is(tmp_path, content):
+def test_foreign_files_stay(tmp_path, content):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("of years")

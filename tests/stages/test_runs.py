@@ -64,7 +64,7 @@ def test_runs_and_files_in_any_mixture(place, chemkl):
         (["out/many-*", "plain.smi"], "many-_-and-1-more-evaluation", [0.5]),
     ],
 )
-def test_where_it_goes_and_which_are_hits(place, arguments, name, thresholds):
+def test_folder_name_and_thresholds(place, arguments, name, thresholds):
     result = sort_arguments("evaluate", arguments)
     assert result.name == name
     assert result.source.get("thresholds") == thresholds
@@ -86,13 +86,13 @@ def test_a_threshold_of_the_user_comes_first(place, chemkl):
         (["nowhere"], "nowhere", "nowhere"),
     ],
 )
-def test_a_config_file_is_what_it_was(place, arguments, source, name):
+def test_a_config_file_is_passed_on(place, arguments, source, name):
     result = sort_arguments("evaluate", arguments)
     assert (result.source, result.name, [*result.overrides]) == (source, name, arguments[1:])
     assert sort_arguments("compare", arguments).name == f"{name}-compared"
 
 
-def test_what_is_no_file_or_no_setting_by_its_name(place):
+def test_settings_and_pipes_are_recognised(place):
     result = sort_arguments("evaluate", ["out/few-seed=0", "every=5"])
     assert (result.source["runs"], [*result.overrides]) == (["out/few-seed=0"], ["every=5"])
     os.mkfifo("63")  # such as /dev/fd/63, of <(zcat molecules.smi.gz)
@@ -161,6 +161,6 @@ def test_a_folder_that_is_no_run_and_a_file_that_is_gone_are_named(place, chemkl
 
 
 @pytest.mark.parametrize("stage", ["evaluate", "compare", "report"])
-def test_help_tells_it(chemkl, capsys, stage):
+def test_help_names_runs(chemkl, capsys, stage):
     assert chemkl(stage, "--help") == 0
     assert "folders of runs" in " ".join(capsys.readouterr().out.replace("│", "").split())

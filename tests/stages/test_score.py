@@ -255,7 +255,7 @@ def test_options_and_overrides(chemkl):
 
 
 @pytest.mark.parametrize("name", ["s.csv", "s.parquet"])
-def test_what_is_there_is_kept_unless_fresh(chemkl, capsys, name):
+def test_an_existing_table_is_kept_without_fresh(chemkl, capsys, name):
     call = ["score", "mols.smi", "--config", "reward.yaml", "--out", name]
     assert chemkl(*call) == 0
     before = Path(name).read_bytes()
@@ -278,39 +278,32 @@ def test_what_is_there_is_kept_unless_fresh(chemkl, capsys, name):
     assert Path(f"{name}.old-1").exists()
 
 
+REWARD_FILE = ["--config", "reward.yaml"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nowhere.smi", "--config", "reward.yaml"], "nowhere.smi: cannot be read (No such"),
+        (["nowhere.smi", *REWARD_FILE], "nowhere.smi: cannot be read (No such"),
         (["mols.smi", "--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["mols.smi", "--config", "empty.yaml"], "empty.yaml: holds no reward"),
         (["mols.smi", "--config", "bad.yaml"], "bad.yaml:3: components.0.kind: unknown component"),
-        (
-            ["mols.smi", "--config", "reward.yaml", "--out", "s.xlsx"],
-            "Allowed: a folder, or a file",
-        ),
-        (["mols.smi", "--config", "reward.yaml", "--out", "mols.smi"], "unknown format. Allowed: "),
-        (["own.csv", "--config", "reward.yaml", "--out", "own.csv"], "this is the file to be sco"),
-        (["mols.smi", "--config", "reward.yaml", "--column", "x"], "has no header; give a column"),
-        (
-            ["one.smi", "--config", "reward.yaml", "--column", "7", "--out", "n.csv"],
-            "no line has the column 7",
-        ),
+        (["mols.smi", *REWARD_FILE, "--out", "s.xlsx"], "Allowed: a folder, or a file"),
+        (["mols.smi", *REWARD_FILE, "--out", "mols.smi"], "unknown format. Allowed: "),
+        (["own.csv", *REWARD_FILE, "--out", "own.csv"], "this is the file to be scored"),
+        (["mols.smi", *REWARD_FILE, "--column", "x"], "has no header; give a column"),
+        (["one.smi", *REWARD_FILE, "--column", "7", "--out", "n.csv"], "no line has the column 7"),
         (["mols.smi"], "--config"),
-        (["--config", "reward.yaml"], "FILE"),
-        (["empty.smi", "--config", "reward.yaml"], "empty.smi: the file is empty"),
-        (
-            ["mols.smi", "--config", "reward.yaml", "--out", "own.csv/n.csv"],
-            "own.csv/n.csv: cannot be written: ",
-        ),
+        (REWARD_FILE, "FILE"),
+        (["empty.smi", *REWARD_FILE], "empty.smi: the file is empty"),
+        (["mols.smi", *REWARD_FILE, "--out", "own.csv/n.csv"], "own.csv/n.csv: cannot be written"),
     ],
 )
 def test_mistakes_are_exit_code_2_and_write_nothing(chemkl, capsys, arguments, says):
-    Path("empty.yaml").write_text("seed: 1\n")
-    Path("bad.yaml").write_text("# a reward\ncomponents:\n  - kind: qde\n")
-    Path("own.csv").write_text("smiles\nCCO\n")
-    Path("one.smi").write_text("CCO\nCCC\n")
-    Path("empty.smi").write_text("")
+    files = {"empty.yaml": "seed: 1\n", "bad.yaml": "# a reward\ncomponents:\n  - kind: qde\n"}
+    files |= {"own.csv": "smiles\nCCO\n", "one.smi": "CCO\nCCC\n", "empty.smi": ""}
+    for name, text in files.items():
+        Path(name).write_text(text)
     before = sorted(Path().rglob("*"))
     assert chemkl("score", *arguments) == 2
     out, err = capsys.readouterr()

@@ -96,13 +96,13 @@ def test_one_job_alone_is_run_without_a_look_at_the_others(mixed, chemkl):
     ("threads", "n_jobs", "expected"),
     [("", 2, 4), ("3", 2, 3), ("", 3, 2), ("", 20, 1), ("0", 2, 1)],
 )
-def test_each_has_its_share_of_the_cores(monkeypatch, threads, n_jobs, expected):
+def test_each_job_has_its_share_of_the_cores(monkeypatch, threads, n_jobs, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     assert pipeline.n_threads(n_jobs) == expected
 
 
-def test_a_script_that_guards_nothing_is_not_run_again_by_its_jobs(mixed):
+def test_an_unguarded_script_is_not_run_again_by_its_jobs(mixed):
     Path("mine.py").write_text(
         "import os\n"
         "from chemkl.stages import pipeline\n"
@@ -119,7 +119,7 @@ def test_a_script_that_guards_nothing_is_not_run_again_by_its_jobs(mixed):
     assert "begins" not in Path("runs/mixed/_logs/good.out").read_text()
 
 
-def test_workers_that_come_behind_jobs_have_the_environment_of_their_starter(mixed):
+def test_workers_after_jobs_have_the_environment_of_their_parent(mixed):
     Path("both.py").write_text(
         "import os, sys\n"
         "from chemkl.rewards.pool import Pool\n"
@@ -167,7 +167,7 @@ def same(first, second, names):
     pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
-def test_they_are_those_of_one_job_at_a_time(grid, tmp_path, monkeypatch):
+def test_jobs_side_by_side_equal_one_job_at_a_time(grid, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     data = yaml.safe_load(Path("p.yaml").read_text())
     data["stages"][0]["config"]["max_samples"] = 40

@@ -95,7 +95,7 @@ def test_a_dry_run_prints_a_script_that_submits_the_same(pipeline, capsys):
     assert {path.name: path.read_text() for path in Path().glob("call*")} == calls
 
 
-def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, chemkl, capsys):
+def test_queued_jobs_are_left_and_lost_jobs_are_submitted_again(pipeline, chemkl, capsys):
     submit("p.yaml")
     numbers = [f"100_{n}" for n in range(4)] + [f"{n}_0" for n in range(101, 106)]
     Path("queue").write_text("".join(f"{n}|PENDING|Priority\n" for n in numbers))
@@ -138,7 +138,7 @@ def test_what_is_queued_is_left_and_what_has_left_is_submitted_again(pipeline, c
         (["--template", "p.yaml"], r"^--template p\.yaml: lacks {{ jobs }}, so it would"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_submitted_is_one_line(pipeline, chemkl, capsys, arguments, message):
+def test_a_refused_submission_is_one_line(pipeline, chemkl, capsys, arguments, message):
     assert chemkl("submit", "p.yaml", *arguments) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not Path("runs/demo/_logs/slurm.json").exists()
@@ -169,7 +169,7 @@ def test_two_submissions_at_once(pipeline):
     assert not Path("call0.args").exists()
 
 
-def test_what_slurm_says_beside_its_answer_is_no_job(pipeline, chemkl, capsys):
+def test_messages_of_slurm_are_no_jobs(pipeline, chemkl, capsys):
     submit("p.yaml")
     Path("queue").write_text("slurm is tired\n100_0|RUNNING|None\n")
     assert status(["p.yaml"])[0].state == "running"
