@@ -1,9 +1,9 @@
-"""Write down what the stages give today, as text, so that a rebuilding can be held against it.
+"""Record the output of the stages as text, to compare it before and after a refactoring.
 
-``python tests/characterisation/record.py FOLDER`` runs the pipeline beside this file and writes
-FOLDER/recorded/: traces to the bit, tables, metrics, the report's words, and what the commands
-print. With ``--against EARLIER`` it compares with an earlier folder of the same machine and ends
-with code 1 where they differ. What changes from run to run (times, identities) is left out.
+``python tests/characterisation/record.py FOLDER`` runs the pipeline in this folder and writes
+FOLDER/recorded/: traces to the bit, tables, metrics, the report's words, and the output of the
+commands. ``--against EARLIER`` compares with an earlier folder of the same machine and exits with
+code 1 if they differ. What changes from run to run (times, identities) is replaced.
 """
 
 import argparse
@@ -35,7 +35,7 @@ WIDE = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DE
 
 
 def steady(text: str, folder: Path) -> str:
-    """Return a text without what changes from run to run."""
+    """Replace what changes from run to run."""
     text = text.replace(str(folder.resolve()), "<folder>").replace(str(HERE.parents[1]), "<home>")
     for pattern, name in VOLATILE:
         text = pattern.sub(name, text)
@@ -43,7 +43,7 @@ def steady(text: str, folder: Path) -> str:
 
 
 def chemkl(folder: Path, *arguments: str) -> str:
-    """Run a command in a folder and return what it prints, and how it ended."""
+    """Run a command in a folder; return its output and exit code."""
     ended = subprocess.run(
         [sys.executable, "-m", "chemkl", *arguments],
         cwd=folder, env=WIDE, capture_output=True, encoding="utf-8", check=False,
@@ -51,75 +51,68 @@ def chemkl(folder: Path, *arguments: str) -> str:
     return f"exit code {ended.returncode}\n{ended.stdout}\n{ended.stderr}"
 
 
-def table_text(path: Path) -> str:
-    """Return a Parquet file as JSON lines, floats to the last bit, with its columns' types."""
-    table = pq.read_table(path)
-    kinds = "\n".join(f"{field.name}: {field.type}" for field in table.schema)
-    return kinds + "\n" + "\n".join(json.dumps(row, default=str) for row in table.to_pylist())
+def table_text(table: pa.Table) -> str:
+    """Return a table as JSON lines, floats to the last bit, with the types of its columns."""
+    types = "\n".join(f"{field.name}: {field.type}" for field in table.schema)
+    return types + "\n" + "\n".join(json.dumps(row, default=str) for row in table.to_pylist())
 
 
 def record(folder: Path) -> Path:
-    """Run everything in a folder and write it down.
-
-    Returns:
-        The folder with the texts.
-    """
-    kept = folder / "recorded"
-    kept.mkdir(parents=True)
-    said = {"run": chemkl(folder, "run", str(HERE / "pipeline.yaml"), "--out", "runs")}
-    said["run again"] = chemkl(folder, "run", str(HERE / "pipeline.yaml"), "--out", "runs")
-    overview = chemkl(folder, "--help")
-    said["help"] = overview
-    for name in re.findall(r"^│ (\w+)  ", overview, flags=re.MULTILINE):
-        said[f"help {name}"] = chemkl(folder, name, "--help")
-    for what in ("rewards", "transforms", "runs/plain-seed=0", "runs/language_mara"):
-        said[f"show {what}"] = chemkl(folder, "show", what)
+    """Run everything in a folder and return the folder of the recorded texts."""
+    recorded = folder / "recorded"
+    recorded.mkdir(parents=True)
+    pipeline = ("run", str(HERE / "pipeline.yaml"), "--out", "runs")
+    texts = {name: chemkl(folder, *pipeline) for name in ("run", "run again")}
+    texts["help"] = chemkl(folder, "--help")
+    for name in re.findall(r"^│ (\w+)  ", texts["help"], flags=re.MULTILINE):
+        texts[f"help {name}"] = chemkl(folder, name, "--help")
+    for name in ("rewards", "transforms", "runs/plain-seed=0", "runs/language_mara"):
+        texts[f"show {name}"] = chemkl(folder, "show", name)
     for path in sorted((folder / "runs").rglob("*")):
         name = str(path.relative_to(folder))
         if path.suffix == ".parquet" and "trace" not in path.parts:
-            said[name] = table_text(path)
+            texts[name] = table_text(pq.read_table(path))
         elif path.name == "trace":
             parts = [pq.read_table(part) for part in sorted(path.glob("*.parquet"))]
-            pq.write_table(pa.concat_tables(parts), folder / "joined.parquet")
-            said[name] = table_text(folder / "joined.parquet")
+            texts[name] = table_text(pa.concat_tables(parts))
         elif path.name == "manifest.json":
-            results = json.loads(path.read_text(encoding="utf-8"))
-            said[name] = json.dumps(
-                {key: results[key] for key in ("config", "ended_by", "results", "status")}, indent=1
-            )
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            keys = ("config", "ended_by", "results", "status")
+            texts[name] = json.dumps({key: manifest[key] for key in keys}, indent=1)
         elif path.suffix in {".json", ".md", ".tex", ".html", ".csv"}:
-            said[name] = path.read_text(encoding="utf-8")
-    for name, text in said.items():
-        (kept / f"{name.replace('/', '.')}.txt").write_text(steady(text, folder), encoding="utf-8")
-    return kept
+            texts[name] = path.read_text(encoding="utf-8")
+    for name, text in texts.items():
+        path = recorded / f"{name.replace('/', '.')}.txt"
+        path.write_text(steady(text, folder), encoding="utf-8")
+    return recorded
 
 
 def differences(before: Path, after: Path, most: int = 20) -> list[str]:
-    """Return the first lines that differ, file by file."""
-    names = sorted({path.name for folder in (before, after) for path in folder.glob("*.txt")})
+    """Return the first lines that differ in each file."""
     lines = []
-    for name in names:
+    for name in sorted({path.name for folder in (before, after) for path in folder.glob("*.txt")}):
+        files = [folder / name for folder in (before, after)]
+        missing = "<no such file>"
         texts = [
-            (folder / name).read_text(encoding="utf-8").splitlines()
-            if (folder / name).exists() else ["<no such file>"]
-            for folder in (before, after)
-        ]  # fmt: skip
-        found = list(difflib.unified_diff(*texts, "before", "after", lineterm="", n=0))
-        if found:
-            lines += [f"== {name}", *(line[:200] for line in found[:most])]
+            (file.read_text(encoding="utf-8") if file.exists() else missing).splitlines()
+            for file in files
+        ]
+        diff = list(difflib.unified_diff(*texts, "before", "after", lineterm="", n=0))
+        if diff:
+            lines += [f"== {name}", *(line[:200] for line in diff[:most])]
     return lines
 
 
 def main() -> int:
-    """Record, compare if asked to, and return the exit code."""
+    """Record, compare with an earlier folder if there is one, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--against", type=Path)
-    asked = parser.parse_args()
-    kept = record(asked.folder)
-    found = differences(asked.against / "recorded", kept) if asked.against else []
-    print("\n".join(found) if found else f"{kept}: {len(list(kept.iterdir()))} texts")
-    return 1 if found else 0
+    options = parser.parse_args()
+    recorded = record(options.folder)
+    lines = differences(options.against / "recorded", recorded) if options.against else []
+    print("\n".join(lines) if lines else f"{recorded}: {len(list(recorded.iterdir()))} texts")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

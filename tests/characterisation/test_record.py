@@ -1,4 +1,4 @@
-"""What the stages give is what it gave: on this machine, to the bit."""
+"""The output of the stages is the same as before, to the bit, on this machine."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ BEFORE = os.environ.get("CHEMKL_RECORDED_BEFORE")
 
 
 @pytest.mark.slow
-def test_the_stages_give_what_they_gave(tmp_path):
+def test_the_output_of_the_stages_is_unchanged(tmp_path):
     """CHEMKL_RECORDED_BEFORE names a folder of record.py; without it, two runs are compared."""
     before = Path(BEFORE) / "recorded" if BEFORE else record(tmp_path / "before")
     after = record(tmp_path / "after")

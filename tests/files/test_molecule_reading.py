@@ -1,4 +1,4 @@
-"""Files of molecules of every kind: what is read, what is said, and what is refused in one line."""
+"""Files of molecules of every kind: what is read, reported, and refused in one line."""
 
 import bz2
 import gzip
@@ -28,7 +28,7 @@ PACKERS = {
 
 
 class Packed(bytes):
-    """Bytes that are in the file as they are."""
+    """Bytes that `write` does not compress."""
 
 
 def write(folder, name, content):
@@ -43,7 +43,7 @@ def write(folder, name, content):
     return path
 
 
-def read(path, column=None):
+def numbered(path, column=None):
     return [(line.number, line.smiles) for line in MoleculeFile(path, column)]
 
 
@@ -51,7 +51,7 @@ def smiles(path, column=None):
     return [line.smiles for line in MoleculeFile(path, column)]
 
 
-def rows(path, column=None):
+def named(path, column=None):
     return [(line.smiles, line.name) for line in MoleculeFile(path, column)]
 
 
@@ -62,8 +62,8 @@ def rows(path, column=None):
 @pytest.mark.parametrize("packing", ["", ".gz", ".GZ", ".bz2", ".xz", ".zst"])
 def test_blank_separated_files(tmp_path, name, packing):
     path = write(tmp_path, name + packing, "CCO ethanol\nC\tmethane\n\nN\n")
-    assert read(path) == [(1, "CCO"), (2, "C"), (3, ""), (4, "N")]
-    assert read(path, 1) == [(1, "ethanol"), (2, "methane"), (3, ""), (4, None)]
+    assert numbered(path) == [(1, "CCO"), (2, "C"), (3, ""), (4, "N")]
+    assert numbered(path, 1) == [(1, "ethanol"), (2, "methane"), (3, ""), (4, None)]
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,19 @@ def test_delimited_files(tmp_path, ending, d):
     text = "name,SMILES,x\na,CCO,1\nb,,2\nc\n\ne, N ,\n".replace(",", d)
     path = write(tmp_path, f"a.{ending}", text)
     expected = [(2, "CCO"), (3, ""), (4, None), (5, ""), (6, "N")]
-    assert read(path) == expected
-    assert read(path, "SMILES") == expected
-    assert read(path, "name") == [(2, "a"), (3, "b"), (4, "c"), (5, ""), (6, "e")]
-    assert read(path, 1) == expected  # by number, a word of a header is none of the molecules
+    assert numbered(path) == expected
+    assert numbered(path, "SMILES") == expected
+    assert numbered(path, "name") == [(2, "a"), (3, "b"), (4, "c"), (5, ""), (6, "e")]
+    assert numbered(path, 1) == expected  # by number the header is skipped too
 
 
 def test_parquet_files(tmp_path):
     path = write(tmp_path, "a.parquet", {"id": [1, 2], "Smiles": [" N ", None], "x": ["a", ""]})
-    assert read(path) == read(path, 1) == [(1, "N"), (2, None)]
-    assert read(path, "x") == [(1, "a"), (2, "")]
-    assert read(path, "id") == [(1, "1"), (2, "2")]
+    assert numbered(path) == numbered(path, 1) == [(1, "N"), (2, None)]
+    assert (numbered(path, "x"), numbered(path, "id")) == (
+        [(1, "a"), (2, "")],
+        [(1, "1"), (2, "2")],
+    )
     assert [line.reason for line in MoleculeFile(path)] == [None, "missing: the cell is null"]
 
 
@@ -95,34 +97,33 @@ def test_parquet_files(tmp_path):
 )  # fmt: skip
 def test_text_of_any_arrow_type(tmp_path, kind):
     table = pa.table({"smiles": pa.array(["CC", "O", None, "CC"]).cast(kind)})
-    assert read(write(tmp_path, "a.parquet", table)) == [(1, "CC"), (2, "O"), (3, None), (4, "CC")]
+    assert smiles(write(tmp_path, "a.parquet", table)) == ["CC", "O", None, "CC"]
 
 
 def test_json_lines(tmp_path):
     text = '{"id": 1, "smiles": "CCO"}\n\nnot\n[1]\n{"smiles": null}\n{"x": 1}\n'
     lines = list(MoleculeFile(write(tmp_path, "a.jsonl", text)))
-    assert [(line.number, line.smiles, line.name) for line in lines] == [
-        (1, "CCO", "1"), *((n, None, None) for n in (3, 4, 5, 6))
-    ]  # fmt: skip
+    assert [line[:2] for line in lines] == [(1, "CCO"), (3, None), (4, None), (5, None), (6, None)]
+    assert [line.name for line in lines] == ["1", None, None, None, None]
     whys = ("not JSON", "expected an object", "missing: the cell is null", "missing: the line has")
     assert all(line.reason.startswith(why) for line, why in zip(lines[1:], whys, strict=True))
 
 
 @pytest.mark.parametrize("ending", PACKERS)
-def test_packed_files_are_told_by_content_and_read_through_all_members(tmp_path, capsys, ending):
+def test_compressed_files_are_recognised_and_read_to_the_end(tmp_path, capsys, ending):
     path = tmp_path / "a.smi"
     path.write_bytes(PACKERS[ending](b"CCO ethanol\nCC\n") + PACKERS[ending](b"N\n"))
-    assert rows(path) == [("CCO", "ethanol"), ("CC", None), ("N", None)]
+    assert named(path) == [("CCO", "ethanol"), ("CC", None), ("N", None)]
     assert "decompressed with" in capsys.readouterr().err
 
 
-# ---- what is read of a text by its name and content, and what is said of it
+# ---- texts: what is read by name and content, and what is reported
 
 
 LONG = "C" * 200_000
 FAR = "\n".join(['"CN,open', *["CC,x"] * 30, 'CO,"closed"'])
 READINGS = {
-    # (name, content), (line, SMILES, name) of each molecule, a piece of what is said
+    # name, content, (line, SMILES, name) of each molecule, part of the report
     "the only column": ("a.csv", "ligands\nCC\nO\n", [(2, "CC", None), (3, "O", None)],
         "line 1, 'ligands', is read as the header"),
     "zero bytes": ("a.smi", b"C\0C\nN\n", [(1, "C\0C", None), (2, "N", None)], ""),
@@ -180,34 +181,30 @@ READINGS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "content", "lines", "said"), READINGS.values(), ids=[*READINGS])
-def test_what_is_read_and_said(tmp_path, capsys, name, content, lines, said):
+@pytest.mark.parametrize(("name", "content", "lines", "report"), READINGS.values(), ids=[*READINGS])
+def test_texts_are_read_with_a_report(tmp_path, capsys, name, content, lines, report):
     path = write(tmp_path, name, content)
-    found = [(line.number, line.smiles, line.name) for line in MoleculeFile(path)]
-    assert found == lines
+    assert [(line.number, line.smiles, line.name) for line in MoleculeFile(path)] == lines
     err = capsys.readouterr().err
-    assert said in err
-    assert bool(err) == bool(said)
-    assert err.count(said or "?") == (1 if said else 0)
+    assert bool(err) == bool(report)
+    assert err.count(report or "?") == bool(report)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".txt", ".smi", ".dat", ""])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_a_delimiter_is_seen_whatever_the_ending(tmp_path, capsys, ending, delimiter):
+def test_the_delimiter_is_recognised_whatever_the_ending(tmp_path, capsys, ending, delimiter):
     lines = [("name", "SMILES", "pIC50, nM"), ("ethanol", "CCO", "5,1"), ("x", "CC", "6,3")]
-    quote = '"{}"' if delimiter == "," else "{}"
-    text = "".join(
-        delimiter.join(quote.format(each) if "," in each else each for each in line) + "\r\n"
-        for line in lines
-    )
-    assert rows(write(tmp_path, f"a{ending}", text)) == [("CCO", "ethanol"), ("CC", "x")]
+    if delimiter == ",":
+        lines = [[f'"{cell}"' if "," in cell else cell for cell in line] for line in lines]
+    text = "".join(delimiter.join(line) + "\r\n" for line in lines)
+    assert named(write(tmp_path, f"a{ending}", text)) == [("CCO", "ethanol"), ("CC", "x")]
     usual = {".csv": ","}.get(ending, "\t")
     assert ("columns separated by" in capsys.readouterr().err) == (delimiter != usual)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
 @pytest.mark.parametrize("first", ["CCO", "C", '"C"', "CCO "])
-def test_a_first_molecule_is_no_header_unless_it_is_named(tmp_path, capsys, name, first):
+def test_a_first_molecule_is_not_a_header_unless_it_is_named(tmp_path, capsys, name, first):
     path = write(tmp_path, name, f"{first}\nCC\n")
     plain = first.strip(' "')
     assert smiles(path) == smiles(path, 0) == [plain, "CC"]
@@ -218,8 +215,8 @@ def test_a_first_molecule_is_no_header_unless_it_is_named(tmp_path, capsys, name
 @pytest.mark.parametrize(
     "header", ["smiles", "Smiles", "SMILES ", '"SMILES"', "canonical_smiles", "Canonical SMILES"]
 )
-def test_a_header_is_known_by_its_words(tmp_path, capsys, header):
-    assert rows(write(tmp_path, "a.csv", f"{header},name\nCCO,x\n")) == [("CCO", "x")]
+def test_a_header_is_recognised_by_its_words(tmp_path, capsys, header):
+    assert named(write(tmp_path, "a.csv", f"{header},name\nCCO,x\n")) == [("CCO", "x")]
     assert smiles(write(tmp_path, "b.csv", f"{header}\nCCO\n")) == ["CCO"]
     assert capsys.readouterr().err == ""
 
@@ -240,13 +237,13 @@ def test_a_cell_has_a_smiles_an_extension_and_a_name_everywhere(tmp_path, cell, 
         "c.csv": f"smiles,x\n{cell},1\n", "a.parquet": {"smiles": [cell]},
     }  # fmt: skip
     for name, content in texts.items():
-        assert rows(write(tmp_path, name, content)) == [expected]
+        assert named(write(tmp_path, name, content)) == [expected]
 
 
-# ---- columns that are kept
+# ---- further columns
 
 
-def test_columns_are_kept_in_order(tmp_path):
+def test_further_columns_are_read_in_order(tmp_path):
     path = write(tmp_path, "a.csv", "id,smiles,Name,x\n7,CCO,ethanol,0.50\n8,CC\n")
     file = MoleculeFile(path, keep=True)
     assert list(file.types.items()) == [(name, pa.string()) for name in ("id", "Name", "x")]
@@ -254,8 +251,7 @@ def test_columns_are_kept_in_order(tmp_path):
         Line(2, "CCO", name="ethanol", values={"id": "7", "Name": "ethanol", "x": "0.50"}),
         Line(3, "CC", values={"id": "8", "Name": None, "x": None}),
     ]
-    (one, _) = MoleculeFile(path, keep=["X"])
-    assert one.values == {"x": "0.50"}
+    assert next(iter(MoleculeFile(path, keep=["X"]))).values == {"x": "0.50"}
     with pytest.raises(InputError, match=r"no column 'Nam'; did you mean 'Name'"):
         MoleculeFile(path, keep=["Nam"])
     path = write(tmp_path, "a.parquet", {"n": [1, 2], "smiles": ["C", "N"]})
@@ -269,18 +265,18 @@ def test_columns_are_kept_in_order(tmp_path):
 def test_encodings_are_understood(tmp_path, encoding, name):
     text = "CCO\tä€1\nO Groß\n" if name == "a.smi" else "smiles,name\nCCO,ä€1\nO,Groß\n"
     path = write(tmp_path, name, text.encode(encoding))
-    assert rows(path) == [("CCO", "ä€1"), ("O", "Groß")]
+    assert named(path) == [("CCO", "ä€1"), ("O", "Groß")]
     column = pa.array([b"CC", b"C\xff"]).cast(pa.string(), safe=False)
     assert smiles(write(tmp_path, "a.parquet", {"smiles": column})) == ["CC", "C\ufffd"]
 
 
-def test_a_file_gives_no_split_of_its_own_and_columns_need_not_be_exact(tmp_path):
+def test_the_default_split_and_inexact_columns(tmp_path):
     assert list(MoleculeFile(write(tmp_path, "a.smi", "C\n"))) == [Line(1, "C", "train")]
     assert smiles(write(tmp_path, "a.csv", "id, Product \n1,CC\n"), "product") == ["CC"]
     assert smiles(write(tmp_path, "a.csv", "CCO,CC\nCN,CO\n"), 1) == ["CC", "CO"]
     assert smiles(write(tmp_path, "a.csv", "smiles,SMILES\nCCO,CC\n"), 1) == ["CC"]
-    # in text the lines need not be equally long, so each one without the cell is a bad line
-    assert read(write(tmp_path, "a.smi", "CC\n"), 1) == [(1, None)]
+    # lines of text differ in length, so each one without the cell is a bad line
+    assert numbered(write(tmp_path, "a.smi", "CC\n"), 1) == [(1, None)]
 
 
 # ---- a file that cannot be read is one clear error
@@ -298,7 +294,7 @@ GZIP = gzip.compress(b"smiles\n" + b"".join(b"C" * i + b"\n" for i in range(1, 3
 WRONG_CHECKSUM = Packed(GZIP[:-6] + bytes([GZIP[-6] ^ 0xFF]) + GZIP[-5:])
 TABLE = "structure,id\nCC,1\n"
 REFUSED = {
-    # name, content, column, what is said
+    # name, content, column, message
     "no format": ("a.yaml", "kind: posttrain\nseed: 1\n", None,
         r"a\.yaml: neither its name .* \.smi, .*\.parquet.*\.zst"),
     "twice compressed": ("a.smi.gz", bz2.compress(b"CCO\n"), None, "compressed twice"),
@@ -343,10 +339,10 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "content", "column", "why"), REFUSED.values(), ids=[*REFUSED])
-def test_what_cannot_be_read_is_refused(tmp_path, name, content, column, why):
+def test_unreadable_files_are_refused(tmp_path, name, content, column, why):
     path = write(tmp_path, name, content)
     with pytest.raises(InputError, match=why) as caught:
-        read(path, column)
+        numbered(path, column)
     assert str(path) in str(caught.value)
 
 
@@ -366,36 +362,36 @@ def test_what_cannot_be_read_is_refused(tmp_path, name, content, column, why):
 def test_files_of_other_programs_are_named(tmp_path, content, what):
     for name in ("a.xlsx", "a.csv", "a", "a.smi.gz"):
         with pytest.raises(InputError, match=what):
-            read(write(tmp_path, name, content))
+            numbered(write(tmp_path, name, content))
 
 
 @pytest.mark.parametrize("name", ["a.smi", "a.csv.gz", "a.parquet"])
 def test_missing_files_and_folders_are_refused(tmp_path, name):
     with pytest.raises(InputError, match=rf"{name}: cannot be read .*[Nn]o such"):
-        read(tmp_path / name)
+        numbered(tmp_path / name)
     (tmp_path / name).mkdir()
     with pytest.raises(InputError, match=rf"{name}: this is a folder; expected a file"):
-        read(tmp_path / name)
+        numbered(tmp_path / name)
 
 
-# ---- damaged and very long archives
+# ---- damaged and very long compressed files
 
 
 @pytest.mark.parametrize("ending", PACKERS)
-def test_truncated_and_foreign_archives(tmp_path, ending):
+def test_truncated_and_foreign_compressed_files(tmp_path, ending):
     lines = "".join(f"C{'N' * (i % 37)}{i}\n" for i in range(3000))
     path = write(tmp_path, f"a.smi{ending}", lines)
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"damaged \w+ file .*Copy it again"):
-        read(path)
+        numbered(path)
     path.write_bytes(b"CCO\n")
     with pytest.raises(InputError, match=r"damaged \w+ file .*is not .* correct its end"):
-        read(path)
+        numbered(path)
 
 
 @pytest.mark.parametrize("opener", [gzip.open, lzma.open], ids=["gz", "xz"])
-def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
-    """A line has no end before the file has; 70 MB are more than a line may have."""
+def test_a_compressed_file_of_one_line_takes_little_memory(tmp_path, opener):
+    """The line ends with the file; 70 MB are more than a line may have."""
     short = write(tmp_path, "a.smi.gz", "CCO\n" + "C" * (2**20 + 5) + "\nN\n")
     first, long, last = MoleculeFile(short)
     assert (first.smiles, long.smiles, last.smiles, last.number) == ("CCO", None, "N", 3)
@@ -407,7 +403,7 @@ def test_an_archive_of_one_line_takes_little_memory(tmp_path, opener):
     tracemalloc.start()
     try:
         with pytest.raises(InputError, match=r"smi:1: the line has more than 64 million"):
-            read(path)
+            numbered(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -469,8 +465,8 @@ def test_sd_files(tmp_path, capsys, name):
     path = write(tmp_path, name, good + "no record\n$$$$\n" + pentavalent + sd_file(("C", "", {})))
     file = MoleculeFile(path, keep=True)
     assert list(file.types) == ["pIC50", "note"]
-    by_content = "read as an SD file, because of its content" in capsys.readouterr().err
-    assert by_content is (name in ("a.dat", "a.smi"))
+    report = "read as an SD file, because of its content"
+    assert (report in capsys.readouterr().err) is (name in ("a.dat", "a.smi"))
     ethanol, broken, insane, methane = file
     assert ethanol == Line(1, "CCO", name="ethanol", values={"pIC50": "5.5", "note": "two\nlines"})
     assert (broken.smiles, broken.reason) == (None, "not parsable: RDKit cannot read this record")
@@ -483,7 +479,7 @@ def test_sd_files(tmp_path, capsys, name):
     assert (line.values, line.name) == ({"note": "one\n\n>10 uM\n\ntwo", "ID": "9"}, "9")
     assert smiles(path, "parent") == ["CC"]
     with pytest.raises(InputError, match=r"no column 'parnt'; did you mean 'Parent'"):
-        read(path, "parnt")
+        numbered(path, "parnt")
 
 
 # ---- standard input
@@ -503,7 +499,7 @@ def test_standard_input_is_read_by_its_content(monkeypatch, content, expected):
     monkeypatch.setattr(paths, "_copies", {})
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert smiles(Path("-")) == expected
-    assert smiles(Path("-")) == expected  # what is read once can be read again
+    assert smiles(Path("-")) == expected  # it can be read again
 
 
 def test_devices_are_refused_and_pipes_are_read_more_than_once(tmp_path, monkeypatch):
@@ -512,13 +508,13 @@ def test_devices_are_refused_and_pipes_are_read_more_than_once(tmp_path, monkeyp
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_bytes, args=(b"CCO a\n",))
     writer.start()
-    assert rows(pipe) == [("CCO", "a")]
+    assert named(pipe) == [("CCO", "a")]
     writer.join()
-    assert rows(pipe) == [("CCO", "a")]
+    assert named(pipe) == [("CCO", "a")]
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stdin", terminal)
     with pytest.raises(InputError, match="standard input is closed or a terminal; pipe"):
         smiles(Path("-"))
     with pytest.raises(InputError, match="/dev/zero: this is a device"):
-        read(Path("/dev/zero"))
+        numbered(Path("/dev/zero"))
