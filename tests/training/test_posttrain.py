@@ -36,6 +36,7 @@ REWARD = {
 GIBBS = {"target": "gibbs", "sigma": 20.0}
 MARA = {"target": "mara", "sigma": 20.0, "tau": 0.5}
 ESTIMATORS = ["reinvent", "rloo", "log_variance"]
+SIZES = {"embedding_size": 8, "hidden_size": 16, "max_length": 8}
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def weights(policy):
 
 
 def inputs_of(module, monkeypatch):
-    """What the objective is given, batch by batch, once the module is trained."""
+    """A list that receives the inputs of the objective, batch by batch."""
     seen, original = [], module._builder.build
     monkeypatch.setattr(
         module._builder, "build", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
@@ -99,22 +100,18 @@ def unchanged(before, policy):
 # ---- steps
 
 
-def test_the_loader_knows_where_it_stands():
-    loader = StepLoader(5)
-    assert len(loader) == 5
+def test_a_loader_resumes_where_it_stood():
+    loader, other = StepLoader(5), StepLoader(5)
     steps = iter(loader)
     assert [next(steps), next(steps)] == [0, 1]
-    other = StepLoader(5)
     other.load_state_dict(loader.state_dict())
     assert list(other) == [2, 3, 4]
     assert list(other) == []
-    assert len(other) == 5
+    assert len(loader) == len(other) == 5
 
 
 @pytest.mark.parametrize(("most", "is_cut"), [(32, False), (24, True)])
-def test_what_is_loaded_and_saved_again_tells_as_before_whether_a_step_was_cut(
-    make_module, fit, most, is_cut
-):
+def test_a_checkpoint_knows_whether_its_last_step_was_cut_short(make_module, fit, most, is_cut):
     module, saved, again = make_module(most_samples=most), {}, {}
     fit(module, 2)
     module.on_save_checkpoint(saved)
@@ -156,21 +153,18 @@ def test_one_step_is_the_gradient_of_the_formula_and_one_update_of_adam(
         torch.testing.assert_close(module.policy.state_dict()[name], value, rtol=0, atol=1e-5)
 
 
-def test_a_step_changes_every_weight_of_the_policy_and_none_of_the_prior(make_module, fit):
+@pytest.mark.parametrize(
+    "precision", ["32-true", pytest.param("bf16-mixed", marks=pytest.mark.bf16)]
+)
+def test_a_step_changes_every_weight_of_the_policy_and_none_of_the_prior(
+    make_module, fit, precision
+):
     module = make_module()
     before = weights(module.policy)
-    fit(module, 1)
+    trace = fit(module, 1, precision=precision)
     assert unchanged(before, module.policy) == []
     assert len(unchanged(before, module.reference)) == len(before)
     assert not any(p.requires_grad for p in module.reference.parameters())
-
-
-@pytest.mark.bf16
-def test_in_bf16_every_weight_learns_too_and_log_probabilities_are_float32(make_module, fit):
-    module = make_module()
-    before = weights(module.policy)
-    trace = fit(module, 1, precision="bf16-mixed")
-    assert unchanged(before, module.policy) == []
     assert trace["logp_ref"].dtype == np.float32
     exact = module.reference.logp(trace["smiles"][trace["valid"]].tolist()).numpy()
     assert np.abs(trace["logp_ref"][trace["valid"]] - exact).max() < 0.5  # 8 bits, 16 tokens
@@ -188,24 +182,22 @@ def test_the_state_is_the_policy_and_a_learned_log_z_is_a_group_of_its_own(
     assert [len(group["params"]) for group in groups] == [len(own), *learnt]
 
 
-def test_the_memory_of_adam_goes_where_its_parameter_is():
-    """As after a resume on a GPU, for a parameter that is elsewhere; meta stands for elsewhere."""
-    here, away = (torch.zeros(3, device=d, requires_grad=True) for d in ("cpu", "meta"))
-    optimizer = torch.optim.Adam([{"params": [here]}, {"params": [away]}])
-    memory = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
-    for parameter in (here, away):
-        optimizer.state[parameter] = dict(memory)
+def test_the_state_of_adam_moves_to_the_device_of_its_parameter():
+    """As after a resume on a GPU, for a parameter on another device; meta stands for that."""
+    cpu, meta = (torch.zeros(3, device=d, requires_grad=True) for d in ("cpu", "meta"))
+    optimizer = torch.optim.Adam([{"params": [cpu]}, {"params": [meta]}])
+    state = {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}
+    optimizer.state |= {parameter: dict(state) for parameter in (cpu, meta)}
     move_state_to_parameters(optimizer)
-    assert {str(v.device) for v in optimizer.state[here].values()} == {"cpu"}
-    assert optimizer.state[here]["exp_avg"] is memory["exp_avg"]
-    devices = {name: str(v.device) for name, v in optimizer.state[away].items()}
+    assert {str(v.device) for v in optimizer.state[cpu].values()} == {"cpu"}
+    assert optimizer.state[cpu]["exp_avg"] is state["exp_avg"]
+    devices = {name: str(v.device) for name, v in optimizer.state[meta].items()}
     assert devices == {"step": "cpu", "exp_avg": "meta", "exp_avg_sq": "meta"}
 
 
-def test_dropout_of_the_prior_plays_no_part(make_module, fit):
+def test_dropout_is_switched_off(make_module, fit):
     torch.manual_seed(0)
-    sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 8}
-    policies = [RnnPolicy(Vocabulary.of("CNO"), **sizes, dropout=0.5) for _ in range(2)]
+    policies = [RnnPolicy(Vocabulary.of("CNO"), **SIZES, n_layers=2, dropout=0.5) for _ in "ab"]
     policies[1].load_state_dict(policies[0].state_dict())
     module = make_module(policies=policies)
     trace = fit(module, 1)
@@ -215,8 +207,7 @@ def test_dropout_of_the_prior_plays_no_part(make_module, fit):
 
 
 def test_a_batch_without_a_valid_molecule_is_a_normal_step(make_module, fit):
-    sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 1, "max_length": 8}
-    policies = [RnnPolicy(Vocabulary.of("C1"), **sizes) for _ in range(2)]
+    policies = [RnnPolicy(Vocabulary.of("C1"), **SIZES, n_layers=1) for _ in "ab"]
     for policy in policies:
         policy.linear.bias.data[:] = torch.tensor([5.0, -30.0, 5.0, -30.0])  # "$" and "1" alone
     before = weights(policies[0])
@@ -235,17 +226,16 @@ def test_a_batch_without_a_valid_molecule_is_a_normal_step(make_module, fit):
 # ---- what the target sees
 
 
-def test_a_molecule_that_the_filter_no_longer_pays_is_neither_hit_nor_anchor(make_module, fit):
+def test_a_molecule_without_filtered_reward_is_neither_hit_nor_anchor(make_module, fit):
     twice = build_filter(MurckoFilterConfig(kind="murcko", bucket=2, min_score=0))
     module = make_module({**MARA, "estimator": "log_variance"}, diversity_filter=twice)
     trace = fit(module, 6)
-    withdrawn = (trace["reward"] >= 0.5) & (trace["reward_filtered"] == 0)
-    assert withdrawn.sum() > 5
+    withheld = (trace["reward"] >= 0.5) & (trace["reward_filtered"] == 0)
+    assert withheld.sum() > 5
     assert trace["hit"].sum() > 5
-    assert not trace["hit"][withdrawn].any()
-    assert not trace["anchor"][withdrawn].any()
+    assert not trace.loc[withheld, ["hit", "anchor"]].any(axis=None)
     likeliest = trace["logp_ref"].where(trace["reward"] >= 0.5).groupby(trace["step"]).idxmax()
-    assert withdrawn[likeliest].any()  # one would have been the anchor without the filter
+    assert withheld[likeliest].any()  # one would have been the anchor without the filter
 
 
 def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
@@ -257,7 +247,7 @@ def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
     assert seen[0].duplicate.tolist() == trace["smiles"].duplicated().tolist()
 
 
-# ---- what only some estimators and shapers ask for
+# ---- what only some estimators and shapers need
 
 
 @pytest.mark.parametrize("estimator", sorted(LOSSES))
@@ -281,7 +271,7 @@ def test_log_z_is_learned_beside_the_policy(make_module, fit):
     assert 100 * log_z.item() != pytest.approx(start, abs=0.01)
 
 
-def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch):
+def test_msc_carries_one_row_to_the_next_batch(make_module, fit, monkeypatch):
     module = make_module({**MARA, "estimator": "msc"})
     seen = inputs_of(module, monkeypatch)
     trace = fit(module, 3)
@@ -296,7 +286,7 @@ def test_msc_has_one_row_of_the_batch_before_again(make_module, fit, monkeypatch
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_the_prior_is_asked_while_workers_score(make_module, fit, tmp_path, precision):
+def test_the_prior_is_evaluated_while_workers_score(make_module, fit, tmp_path, precision):
     seen = []
 
     def trained(workers):
@@ -323,9 +313,7 @@ def test_the_prior_is_asked_while_workers_score(make_module, fit, tmp_path, prec
     assert len({*settings}) == 1
 
 
-def test_fresh_samples_of_the_prior_are_drawn_for_who_asks(
-    make_module, fit, tiny_prior, monkeypatch
-):
+def test_forward_kl_gets_fresh_samples_of_the_prior(make_module, fit, tiny_prior, monkeypatch):
     options = {"estimator": "forward_kl", "estimator_options": {"reference": "prior"}}
     module = make_module({**GIBBS, **options}, seed=3)
     seen = inputs_of(module, monkeypatch)
@@ -378,7 +366,7 @@ GRPO = {"estimator": "grpo", "estimator_options": {"clip": 0.02, "normalise": Fa
 
 
 @pytest.mark.parametrize("estimator", [{"estimator": "log_variance"}, GRPO], ids=["lv", "grpo"])
-def test_further_updates_are_of_the_same_batch_by_the_policy_of_now(
+def test_further_updates_use_the_same_batch_and_the_current_policy(
     make_module, fit, tiny_prior, estimator
 ):
     module = make_module({**GIBBS, **estimator}, seed=5, updates=3, learning_rate=1e-2)
@@ -404,10 +392,8 @@ def test_further_updates_are_of_the_same_batch_by_the_policy_of_now(
         loss.backward()
         optimizer.step()
     # Adam's first step is rate x sign(gradient), also where that is near 0: see above
-    off = [
-        (module.policy.state_dict()[n] - value).abs() for n, value in policy.state_dict().items()
-    ]
-    assert torch.cat([each.flatten() for each in off]).quantile(0.99) < 1e-4
+    off = [(module.policy.state_dict()[n] - w).abs() for n, w in policy.state_dict().items()]
+    assert torch.cat([weight.flatten() for weight in off]).quantile(0.99) < 1e-4
 
 
 def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
@@ -415,7 +401,7 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
 ):
     policy = load_policy(tiny_prior)
 
-    def spell(smiles):  # it knows no branches
+    def spell(smiles):  # it cannot write branches
         return None if {"(", "="} & {*smiles} else policy.vocabulary.encode(smiles)
 
     module = make_module({**MARA, "estimator": "log_variance"}, updates=2, spell=spell)
@@ -453,7 +439,7 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
 
 
 @pytest.mark.parametrize("limit", [{"budget": 40}, {"most_samples": 40}], ids=str)
-def test_the_run_stops_at_its_limit_in_the_middle_of_a_batch(make_module, fit, limit):
+def test_a_run_stops_at_its_limit_in_the_middle_of_a_batch(make_module, fit, limit):
     module = make_module(**limit)
     trace = fit(module, 1000)
     assert (trace["call"].max() if "budget" in limit else len(trace)) == 40
@@ -476,23 +462,23 @@ def test_a_batch_cut_short_is_recorded_with_its_target_and_not_learnt_from(make_
 # ---- metrics
 
 
-class Memory(lightning.pytorch.loggers.logger.DummyLogger):
-    """Keeps what it is given."""
+class Logged(lightning.pytorch.loggers.logger.DummyLogger):
+    """Keeps the logged metrics by step."""
 
     def __init__(self):
         super().__init__()
-        self.kept = {}
+        self.steps = {}
 
     def log_metrics(self, metrics, step=None):
-        self.kept[step] = metrics
+        self.steps[step] = metrics
 
 
-def test_what_is_logged_is_what_the_trace_says(make_module, fit):
-    logger = Memory()
+def test_logged_metrics_agree_with_the_trace(make_module, fit):
+    logger = Logged()
     module = make_module({**MARA, "estimator": "rloo"})
     trace = fit(module, 5, logger=logger, log_every_n_steps=2)
-    assert sorted(logger.kept) == [1, 3]
-    for step, named in logger.kept.items():
+    assert sorted(logger.steps) == [1, 3]
+    for step, named in logger.steps.items():
         rows = trace[trace["step"] == step]
         until = trace[trace["step"] <= step]
         valid, hits = rows[rows["valid"]], rows[rows["hit"]]
@@ -519,13 +505,11 @@ def test_what_is_logged_is_what_the_trace_says(make_module, fit):
 
 
 @pytest.mark.parametrize("every", [1, 0])
-def test_without_hits_their_metrics_are_nan_and_logging_can_be_switched_off(
-    make_module, fit, every
-):
-    logger = Memory()
+def test_metrics_of_hits_are_nan_without_hits_and_logging_is_optional(make_module, fit, every):
+    logger = Logged()
     fit(make_module(), 1, logger=logger, log_every_n_steps=every)  # gibbs has no hit test
-    assert len(logger.kept) == every
-    for named in logger.kept.values():
+    assert len(logger.steps) == every
+    for named in logger.steps.values():
         assert math.isnan(named["hits/sa_score"])
         assert named["objective/hit_rate"] == 0
 

@@ -101,8 +101,8 @@ def test_checkpoints_are_written_when_due_but_not_at_the_end_of_an_epoch(
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
 
 
-def test_no_gradient_is_half_accumulated_in_a_checkpoint(tmp_path, fit):
-    batches = []
+def test_a_checkpoint_is_written_between_updates_and_after_its_trace(tmp_path, fit):
+    path, batches, exists = tmp_path / "checkpoints" / "last.ckpt", [], []
 
     class Counting(Watch):
         def save(self, trainer):
@@ -112,13 +112,9 @@ def test_no_gradient_is_half_accumulated_in_a_checkpoint(tmp_path, fit):
     fit([Counting(tmp_path, 1)], accumulate_grad_batches=3)
     # ten batches an epoch are steps after 3, 6, 9 and 10 batches; the tenth one ends the epoch
     assert batches == [3, 6, 9, 13, 16, 19, 23, 26, 29, 30]
-
-
-def test_what_belongs_to_a_checkpoint_is_written_before_it(tmp_path, fit):
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    there = []
-    fit([Checkpoint(tmp_path, 12, before=lambda: there.append(path.exists()))])
-    assert there == [False, True, True]
+    path.unlink()
+    fit([Checkpoint(tmp_path, 12, before=lambda: exists.append(path.exists()))])
+    assert exists == [False, True, True]
 
 
 def test_a_kill_while_writing_leaves_the_older_checkpoint(tmp_path, fit, monkeypatch):
@@ -138,19 +134,21 @@ def test_a_kill_while_writing_leaves_the_older_checkpoint(tmp_path, fit, monkeyp
     assert torch.load(path, weights_only=True)["global_step"] == 4
 
 
-def test_no_process_goes_on_before_the_checkpoint_is_in_place(tmp_path, fit, monkeypatch):
-    there, path = [], tmp_path / "checkpoints" / "last.ckpt"
-    met = lambda *_: there.append(path.exists() and last_checkpoint(tmp_path) == path)  # noqa: E731
-    monkeypatch.setattr("lightning.pytorch.strategies.SingleDeviceStrategy.barrier", met)
+def test_no_process_continues_before_the_checkpoint_is_in_place(tmp_path, fit, monkeypatch):
+    exists, path = [], tmp_path / "checkpoints" / "last.ckpt"
+
+    def barrier(*_):
+        exists.append(path.exists() and last_checkpoint(tmp_path) == path)
 
     class Then(Checkpoint):
         def save(self, trainer):
-            there.clear()
+            exists.clear()
             super().save(trainer)
-            assert there[-1], "the last time that processes wait for each other"
+            assert exists[-1], "the last time that processes wait for each other"
 
+    monkeypatch.setattr("lightning.pytorch.strategies.SingleDeviceStrategy.barrier", barrier)
     fit([Then(tmp_path, 100)])
-    assert there
+    assert exists
 
 
 class Bomb:
@@ -158,37 +156,36 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_an_error_without_a_message_is_named_by_its_kind(tmp_path, monkeypatch):
-    def fails(*_, **__):
-        raise EOFError
+DAMAGES = {
+    "empty": lambda _: b"",
+    "truncated": lambda whole: whole[:-300],
+    "text": lambda _: b"text",
+    "pickle": {"state_dict": Bomb()},
+    "foreign": {"a": 1},
+    "tensor": torch.ones(3),
+    "no weights": {"state_dict": 1, "loops": {}, "optimizer_states": []},
+}
 
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"x")
-    monkeypatch.setattr(torch, "load", fails)
-    with pytest.raises(InputError, match=r"not a usable checkpoint \(EOFError\)"):
-        last_checkpoint(tmp_path)
 
-
-@pytest.mark.parametrize(
-    "damage", ["empty", "truncated", "text", "pickle", "foreign", "tensor", "no weights"]
-)
-def test_a_checkpoint_that_cannot_be_used_is_named_and_nothing_is_run(
-    tmp_path, fit, damage, monkeypatch
-):
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_unusable_checkpoint_is_named_and_not_executed(tmp_path, fit, damage, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit([Checkpoint(tmp_path, 100)])
-    path = tmp_path / "checkpoints" / "last.ckpt"
-    if damage in ("empty", "truncated", "text"):
-        whole = path.read_bytes()
-        path.write_bytes({"empty": b"", "truncated": whole[:-300], "text": b"text"}[damage])
+    path, content = tmp_path / "checkpoints" / "last.ckpt", DAMAGES[damage]
+    if callable(content):
+        path.write_bytes(content(path.read_bytes()))
     else:
-        no_weights = {"state_dict": 1, "loops": {}, "optimizer_states": []}
-        content = {"pickle": {"state_dict": Bomb()}, "foreign": {"a": 1}, "tensor": torch.ones(3)}
-        content["no weights"] = no_weights
-        torch.save(content[damage], path)
+        torch.save(content, path)
     with pytest.raises(InputError, match=r"last\.ckpt: not a usable checkpoint \(.*\)\. Delete it"):
         last_checkpoint(tmp_path)
     assert not (tmp_path / "exploded").exists()
+
+    def fails(*_, **__):
+        raise EOFError
+
+    monkeypatch.setattr(torch, "load", fails)  # an error without a message
+    with pytest.raises(InputError, match=r"not a usable checkpoint \(EOFError\)"):
+        last_checkpoint(tmp_path)
 
 
 # ---- settings
@@ -215,26 +212,20 @@ def test_arguments_that_the_trainer_does_not_take(settings, message):
         check_trainer(settings)
 
 
-@pytest.mark.parametrize(
-    ("logger", "says"),
-    [
-        ({"kind": "mlflow", "run": "x"}, "mlflow has no option 'run'; did you mean 'run_id'"),
-        ("wandb", "wandb is not installed: pip install"),
-    ],
-)
-def test_a_further_logger_must_be_there_and_take_its_options(monkeypatch, logger, says):
-    found = {"mlflow": True}
-    monkeypatch.setattr("chemkl.training.trainer.find_spec", found.get)
-    with pytest.raises(InputError, match=says):
-        check_trainer({"logger": logger})
+def test_a_logger_must_be_installed_and_take_its_options(monkeypatch):
+    monkeypatch.setattr("chemkl.training.trainer.find_spec", {"mlflow": True}.get)
+    with pytest.raises(InputError, match="mlflow has no option 'run'; did you mean 'run_id'"):
+        check_trainer({"logger": {"kind": "mlflow", "run": "x"}})
+    with pytest.raises(InputError, match="wandb is not installed: pip install"):
+        check_trainer({"logger": "wandb"})
     check_trainer({"logger": {"kind": "mlflow", "tracking_uri": "http://here:5000"}})
-    check_trainer({"logger": ["mlflow"]})  # the schema tells
+    check_trainer({"logger": ["mlflow"]})  # the schema reports it
 
 
 def test_every_wrong_argument_has_its_line():
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as error:
         check_trainer({"lr": 1, "min_steps": "x", "devices": 1, "stratgy": "ddp"})
-    assert [line.split("'")[0] for line in str(caught.value).splitlines()] == [
+    assert [line.split("'")[0] for line in str(error.value).splitlines()] == [
         "trainer: unknown argument ", "trainer: min_steps: ", "trainer: unknown argument ",
     ]  # fmt: skip
 
@@ -265,29 +256,24 @@ def test_good_arguments_pass(settings):
         ({"limit_train_batches": -1}, r"refuses its settings: .*-1 for limit_train_batches"),
     ],
 )
-def test_what_only_lightning_finds_is_an_input_error_and_makes_no_folder(
-    tmp_path, settings, message
-):
+def test_what_lightning_refuses_is_an_input_error_and_makes_no_folder(tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         build_trainer(tmp_path / "out", settings, [], max_epochs=1)
     assert not (tmp_path / "out").exists()
 
 
-def test_the_users_settings_stand_above_the_defaults_and_below_the_stages(tmp_path):
-    given = {"accelerator": "cpu", "log_every_n_steps": 3, "max_steps": 7}
-    trainer = build_trainer(tmp_path, given, [], max_epochs=5, precision="bf16-mixed")
+def test_settings_override_defaults_and_the_stage_overrides_settings(tmp_path):
+    settings = {"accelerator": "cpu", "log_every_n_steps": 3, "max_steps": 7}
+    trainer = build_trainer(tmp_path, settings, [], max_epochs=5, precision="bf16-mixed")
     assert (trainer.log_every_n_steps, trainer.max_steps, trainer.max_epochs) == (3, 7, 5)
     assert trainer.precision == "bf16-mixed"
-    assert build_trainer(tmp_path, {"accelerator": "cpu"}, []).log_every_n_steps == 10
-
-
-def test_no_progress_bar_where_the_user_wants_none(tmp_path):
     bar, saving = callbacks = [StepsBar("pretrain"), Checkpoint(tmp_path, 1)]
-    settings = {"accelerator": "cpu", "enable_progress_bar": False}
-    assert {bar, saving} & set(build_trainer(tmp_path, settings, callbacks).callbacks) == {saving}
     trainer = build_trainer(tmp_path, {"accelerator": "cpu"}, callbacks)
+    assert trainer.log_every_n_steps == 10
     assert {bar, saving} <= set(trainer.callbacks)
     assert trainer.progress_bar_callback is None  # Lightning's own
+    settings = {"accelerator": "cpu", "enable_progress_bar": False}
+    assert {bar, saving} & set(build_trainer(tmp_path, settings, callbacks).callbacks) == {saving}
 
 
 # ---- signals and Slurm
@@ -331,14 +317,14 @@ def test_slurm_starts_processes_only_where_a_run_has_several_and_requeues_nothin
 ):
     srun(**variables)
     trainer = build_trainer(tmp_path, {"accelerator": "cpu"} | settings, [])
-    found = trainer._accelerator_connector.cluster_environment
-    assert type(found) is environment
-    assert not getattr(found, "auto_requeue", False)
+    detected = trainer._accelerator_connector.cluster_environment
+    assert type(detected) is environment
+    assert not getattr(detected, "auto_requeue", False)
 
 
 def test_a_thread_that_cannot_write_logs_leaves_no_traceback(monkeypatch):
-    told = []
-    monkeypatch.setattr(threading, "excepthook", lambda args: told.append(args.exc_type))
+    reported = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args.exc_type))
 
     def fail(error):
         raise error
@@ -348,7 +334,7 @@ def test_a_thread_that_cannot_write_logs_leaves_no_traceback(monkeypatch):
             thread = threading.Thread(target=fail, args=[error])
             thread.start()
             thread.join()
-    assert told == [ZeroDivisionError]
+    assert reported == [ZeroDivisionError]
 
 
 @pytest.mark.parametrize("settings", [{"devices": 1}, {}])
@@ -392,7 +378,7 @@ def test_a_fit_leaves_the_handlers_of_signals_alone(tmp_path, srun, fit, name):
     assert not list(tmp_path.rglob("hpc_ckpt*"))
 
 
-def test_a_fit_puts_back_what_ctrl_c_did(fit):
+def test_a_fit_restores_the_handler_of_ctrl_c(fit):
     class Interrupts(Callback):
         def on_train_batch_end(self, *_):
             raise KeyboardInterrupt
@@ -417,7 +403,7 @@ def test_why_a_fit_ended(fit, settings, reason):
     assert why_ended(fit([], **settings)) == reason
 
 
-def test_each_start_logs_into_files_of_its_own(tmp_path, fit):
+def test_each_start_has_its_own_log_files(tmp_path, fit):
     fit([])
     fit([])
     folders = sorted(p.name for p in (tmp_path / "logs" / "csv").iterdir())
@@ -505,7 +491,7 @@ def lines_of(capsys):
         # without an end a line comes every thousand steps
         (20, [trainer_at(n, total=float("inf")) for n in range(0, 2500, 20)],
          [f"{n:,} steps, epoch 1" for n in (0, 1000, 2000)]),
-        # one process of several speaks
+        # only one process of several prints
         (1, [trainer_at(n, is_global_zero=False) for n in range(41)], []),
     ],
 )  # fmt: skip
@@ -514,11 +500,11 @@ def test_the_lines_of_a_log_file(capsys, every, trainers, lines):
     assert lines_of(capsys) == [f"pretrain: {line}" for line in lines]
 
 
-def test_the_last_epoch_is_the_one_that_was_trained_in(capsys):
+def test_the_bar_ends_with_the_epoch_that_was_trained(capsys):
     bar = StepsBar("pretrain")
     bar.on_train_start(trainer_at(0, total=1), None)
     bar.on_train_batch_end(trainer_at(1, total=1), None, None, None, 0)
-    bar.on_train_end(trainer_at(1, total=1, epoch=1), None)  # Lightning has counted it by then
+    bar.on_train_end(trainer_at(1, total=1, epoch=1), None)  # Lightning counts one epoch more
     assert lines_of(capsys) == [f"pretrain: {n} of 1 steps, epoch 1" for n in (0, 1)]
 
 
@@ -530,7 +516,9 @@ def test_the_last_epoch_is_the_one_that_was_trained_in(capsys):
     ],
 )
 @pytest.mark.parametrize("tau", [None, 0.7])
-def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, first, second, tau):
+def test_the_bar_of_posttraining_counts_calls_or_samples_hits_and_scaffolds(
+    capsys, budget, first, second, tau
+):
     ledger = SimpleNamespace(n_calls=250, n_samples=320)
     bar = CallsBar(ledger, budget, 640, tau)
     columns = ["call", "hit", "scaffold", "canonical_smiles", "reward"]
@@ -542,13 +530,13 @@ def test_posttraining_counts_calls_or_samples_and_what_it_found(capsys, budget, 
     rows["is_replay"] = False
     bar.on_train_start(trainer_at(0), None)
     ledger.n_calls, ledger.n_samples = 300, 400
-    further = SimpleNamespace(recorded=rows.head(0))  # an update of the same step is to come
+    further = SimpleNamespace(recorded=rows.head(0))  # not the last update of the step
     bar.on_train_batch_end(trainer_at(1), further, None, None, 0)
     bar.on_train_batch_end(trainer_at(1), SimpleNamespace(recorded=rows), None, None, 0)
     bar.on_train_end(trainer_at(1), None)
-    n_hits = (2, 3) if tau is None else (3, 4)  # the filter has withdrawn the reward of c
-    found = [f"{n} hits, 1 scaffold" for n in n_hits]  # that of b and the like is none
+    n_hits = (2, 3) if tau is None else (3, 4)  # the filter has withheld the reward of c
+    hits = [f"{n} hits, 1 scaffold" for n in n_hits]  # an acyclic molecule has none
     assert lines_of(capsys) == [
-        f"posttrain: {first}, {found[0]}",
-        f"posttrain: {second}, {found[1]}",
+        f"posttrain: {first}, {hits[0]}",
+        f"posttrain: {second}, {hits[1]}",
     ]
