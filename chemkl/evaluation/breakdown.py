@@ -33,16 +33,7 @@ import pyarrow as pa
 from chemkl.chem.fingerprints import tanimoto_sums
 from chemkl.config import InputError
 from chemkl.config.evaluate import MetricOptions
-from chemkl.evaluation import diversity
-from chemkl.evaluation.metrics import (
-    AUC_SIZES,
-    IDENTITY,
-    OB_SIZES,
-    evaluate,
-    metric_of,
-    metrics_schema,
-    window_at,
-)
+from chemkl.evaluation import diversity, metrics
 from chemkl.evaluation.reference import Comparisons
 from chemkl.evaluation.samples import Molecule, Samples, moses_bits, pairs_bits, sample
 from chemkl.processes import n_cores
@@ -55,9 +46,9 @@ from chemkl.results.trace import list_parts, read_part_schema
 
 _TOP = "".join(
     f"top_{k} double: Mean of the {k} best rewards so far. Null with a threshold.\n"
-    for k in AUC_SIZES
+    for k in metrics.AUC_SIZES
 )
-_COLUMNS: dict[str, tuple[pa.DataType, str]] = IDENTITY | columns_of(f"""
+_COLUMNS: dict[str, tuple[pa.DataType, str]] = metrics.IDENTITY | columns_of(f"""
 call int64: Oracle calls so far (distinct molecules, in a file of samples). Each row is about the
   molecules first scored up to here: all of them, or the hits at the threshold.
 n_molecules int64: Distinct molecules: with a threshold, Yield.
@@ -106,7 +97,7 @@ def over_time(
     parts = (
         _cumulative(samples.molecules, points, options),
         _rewards(samples.molecules, points),
-        (window_at(samples, end, options.late_samples) for end in ends),
+        (metrics.window_at(samples, end, options.late_samples) for end in ends),
     )
     rows = [so_far | new | late for so_far, new, late in zip(*parts, strict=True)]
     for threshold in thresholds if samples.is_scored else ():
@@ -160,10 +151,10 @@ def _rewards(molecules: Sequence[Molecule], points: Sequence[int]) -> Iterator[d
     best: list[float] = []
     for group in _new_molecules(molecules, points):
         new = [r for m in group if (r := m.reward) is not None and not math.isnan(r)]
-        best = sorted([*best, *new], reverse=True)[: max(AUC_SIZES)]
+        best = sorted([*best, *new], reverse=True)[: max(metrics.AUC_SIZES)]
         yield {
             "mean_reward": float(np.mean(new)) if new else None,
-            **{f"top_{k}": float(np.mean(best[:k])) if best else None for k in AUC_SIZES},
+            **{f"top_{k}": float(np.mean(best[:k])) if best else None for k in metrics.AUC_SIZES},
         }
 
 
@@ -275,12 +266,12 @@ _MEANINGS = {
     **{
         f"ob{n}": f"Number (1-based) of hit number {n} among the distinct molecules of this "
         "prompt: the oracle calls that it alone would have needed. Null: fewer hits."
-        for n in OB_SIZES
+        for n in metrics.OB_SIZES
     },
     **{
         f"ob{n}_scaffolds": f"The same of the hit that brings scaffold number {n}. Null: fewer "
         "scaffolds."
-        for n in OB_SIZES
+        for n in metrics.OB_SIZES
     },
 }
 """Definitions of columns that differ from those in the table of runs."""
@@ -308,11 +299,11 @@ run string: Name of the run.
 group int64: Number of the prompt in the run, from 0.
 prompt string: The prompt.
 """)
-    for field in metrics_schema(options):
+    for field in metrics.metrics_schema(options):
         if new := _INSERT_BEFORE.get(field.name):
             kind, text = _PROMPT_ONLY[new]
             columns[new] = kind, text.format(**options.model_dump())
-        metric = metric_of(field.name)
+        metric = metrics.metric_of(field.name)
         run_only = metric and metric.needs in ("prior", "reference", "calls")
         if not run_only and field.name not in columns:
             columns[field.name] = field.type, _MEANINGS.get(field.name, description_of(field))
@@ -355,9 +346,9 @@ def prompt_rows(
             "prompt": str(sampled["prompt"].iloc[0]),
             "n_calls": int(sampled["call"].notna().sum()),
             "n_late": n_late,
-            **window_at(part, len(smiles), n_late),
+            **metrics.window_at(part, len(smiles), n_late),
         }
-        for row in evaluate(part, thresholds, options, Comparisons(corpus=corpus)):
+        for row in metrics.evaluate(part, thresholds, options, Comparisons(corpus=corpus)):
             values = row | prompt_values
             rows.append({name: values[name] for name in names})
     return rows

@@ -20,13 +20,7 @@ from scipy import special
 
 from chemkl.config.evaluate import EvaluateTextConfig, TextOptions
 from chemkl.display import cell, is_missing, plain_table, table
-from chemkl.evaluation.diversity import (
-    NgramCounts,
-    semantic_diversity,
-    text_clusters,
-    tokens_of,
-    vendi_score,
-)
+from chemkl.evaluation import diversity
 from chemkl.evaluation.metrics import RUN, Metric, key_of
 from chemkl.evaluation.samples import sample
 from chemkl.evaluation.text_samples import (
@@ -119,12 +113,12 @@ class TextSet:
     @cached_property
     def tokens(self) -> list[list[str]]:
         """Tokens of each measured text."""
-        return [tokens_of(text, self.options.tokens) for text in self.chosen[COMPLETION]]
+        return [diversity.tokens_of(text, self.options.tokens) for text in self.chosen[COMPLETION]]
 
     @cached_property
-    def ngrams(self) -> dict[int, NgramCounts]:
+    def ngrams(self) -> dict[int, diversity.NgramCounts]:
         """Counts of n-grams by n."""
-        return {n: NgramCounts.of(self.tokens, n) for n in self.options.ngrams}
+        return {n: diversity.NgramCounts.of(self.tokens, n) for n in self.options.ngrams}
 
     @cached_property
     def embedded(self) -> np.ndarray | None:
@@ -139,7 +133,7 @@ class TextSet:
         if self.embedded is None:
             return None
         distance, linkage = self.options.cluster_distance, self.options.linkage
-        return np.bincount(text_clusters(self.embedded, distance, linkage))
+        return np.bincount(diversity.text_clusters(self.embedded, distance, linkage))
 
     @cached_property
     def answers(self) -> Sequence[str | None]:
@@ -260,7 +254,7 @@ _ROWS = (
         "Mean cosine distance over all pairs of texts, embedded by all-MiniLM-L6-v2. Null: fewer "
         "than 2 texts.",
         "distance", "higher", "text",
-        lambda s: None if s.embedded is None else semantic_diversity(s.embedded), _TEXTS,
+        lambda s: None if s.embedded is None else diversity.semantic_diversity(s.embedded), _TEXTS,
         brief="mean cosine distance of sentence embeddings", needs="embedding",
     ),
     Metric(
@@ -281,7 +275,7 @@ _ROWS = (
         "text_vendi", "Vendi", ".1f",
         "Vendi score of the embeddings' cosines: the effective number of different texts.",
         "texts", "higher", "text",
-        lambda s: None if s.embedded is None else vendi_score(s.embedded @ s.embedded.T), _TEXTS,
+        lambda s: None if (v := s.embedded) is None else diversity.vendi_score(v @ v.T), _TEXTS,
         brief="effective number of different texts", needs="embedding",
     ),
     Metric(

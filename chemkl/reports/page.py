@@ -11,15 +11,7 @@ from markupsafe import Markup
 from chemkl import __version__
 from chemkl.config.loading import dump
 from chemkl.display import MISSING, Column, cell, is_missing, span
-from chemkl.reports.curves import (
-    DOTS,
-    any_hit,
-    collapse_panels,
-    learning_panels,
-    likelihood_panels,
-    rank_panels,
-    yield_panels,
-)
+from chemkl.reports import curves
 from chemkl.reports.figures import HOW_TO_READ_BANDS, Panel, colour, dash
 from chemkl.reports.molecules import family_blocks, render_top_table, scaffold_blocks
 from chemkl.reports.space_map import space_panels
@@ -177,7 +169,7 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
     values = {
         "smoothing": options.smoothing,
         "faint": "; faint lines: single steps" if 1 in sizes else "",
-        "dots": DOTS,
+        "dots": curves.DOTS,
         "window": options.window,
         "start": options.start_of_families,
     }
@@ -204,8 +196,8 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
     threshold, window, seed = options.threshold, options.window, options.seed
     n_families = options.n_scaffolds + MORE_FAMILIES
     map_options = methods, options.prior, options.n_map, seed
-    learning = partial(learning_panels, runs, methods, threshold, options.smoothing)
-    likelihoods = partial(likelihood_panels, runs, methods, threshold, window, seed)
+    learning = partial(curves.learning_panels, runs, methods, threshold, options.smoothing)
+    likelihoods = partial(curves.likelihood_panels, runs, methods, threshold, window, seed)
     top = None if missing["top"] else render_top_table(runs, threshold, options.n_top)
     families = family_blocks(runs, methods, n_families)
     scaffolds = scaffold_blocks(runs, methods, options)
@@ -213,9 +205,9 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
         section("summary", "words", sentences=sentences),
         section("tables", "tables", means),
         panels("learning", learning, bands, columns=3),
-        panels("yield", partial(yield_panels, runs, methods, threshold), bands),
-        panels("collapse", partial(collapse_panels, runs, methods), bands),
-        panels("rank", partial(rank_panels, runs, methods, threshold), bands),
+        panels("yield", partial(curves.yield_panels, runs, methods, threshold), bands),
+        panels("collapse", partial(curves.collapse_panels, runs, methods), bands),
+        panels("rank", partial(curves.rank_panels, runs, methods, threshold), bands),
         panels("anchors", likelihoods),
         section("families", "families", blocks=families),
         panels("map", partial(space_panels, runs, threshold, *map_options), columns=3),
@@ -230,7 +222,7 @@ def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
     windows = [collapse_config(run.manifest).window for run in runs]
     has_window = any(len(valid_rows(run.trace)) >= n for run, n in zip(runs, windows, strict=True))
     no_sample = "" if any(len(run.trace) for run in runs) else "No run has a sample yet."
-    no_molecule = "" if any_hit(runs) else "No run has a valid molecule yet."
+    no_molecule = "" if curves.any_hit(runs) else "No run has a valid molecule yet."
     no_hit = f"No run has a hit: none with R ≥ {options.threshold:g}."
     no_window = "valid samples, which the collapse alarm needs."
     no_family = "" if any(run.families for run in runs) else "No molecule has a ring."
@@ -239,7 +231,7 @@ def _missing(runs: Sequence[RunView], options: PageOptions) -> dict[str, str]:
         "yield": no_molecule,
         "collapse": no_molecule
         or ("" if has_window else f"No run has {span(windows)} {no_window}"),
-        "rank": "" if any_hit(runs, options.threshold) else no_hit,
+        "rank": "" if curves.any_hit(runs, options.threshold) else no_hit,
         "anchors": no_molecule,
         "families": no_family or ("" if options.n_scaffolds else OFF),
         "map": no_molecule or ("" if options.n_map else OFF),

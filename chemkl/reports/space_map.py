@@ -65,15 +65,11 @@ def space_panels(
     if not any(cloud.smiles for cloud in all_clouds):
         return []
     prints = [[_fingerprint(smiles) for smiles in cloud.smiles] for cloud in all_clouds]
-    half = LANDMARKS // 2
-    sizes = [half, *[half // max(1, len(clouds))] * len(clouds)]
-    axes = find_axes(
-        [
-            group[i]
-            for group, size in zip(prints, sizes, strict=True)
-            for i in _choose(len(group), size, rng)
-        ]
-    )
+    half, landmarks = LANDMARKS // 2, list[ExplicitBitVect]()
+    for number, group in enumerate(prints):
+        size = half // len(clouds) if number else half
+        landmarks += [group[i] for i in _choose(len(group), size, rng)]
+    axes = find_axes(landmarks)
     # pixels count downwards; all panels have the same scale, with all points centred
     points = [axes.place(group) * [1, -1] for group in prints]
     all_points = np.concatenate(points)
