@@ -51,9 +51,6 @@ def epoch(loader, vocabulary):
     return [decoded(batch, vocabulary) for batch in loader]
 
 
-# ---- the order of an epoch
-
-
 @pytest.mark.parametrize("batch_size", [1, 16, 100, 1003, 5000])
 def test_every_row_is_in_one_batch_of_an_epoch(batch_size):
     found = epoch_batches(LENGTHS, batch_size, seed=0, epoch=0)
@@ -64,7 +61,7 @@ def test_every_row_is_in_one_batch_of_an_epoch(batch_size):
     assert sizes[0] == (1003 % batch_size or batch_size)
 
 
-def test_the_order_depends_on_seed_and_epoch_alone():
+def test_the_order_depends_on_seed_and_epoch_alone(monkeypatch):
     def order(seed, epoch):
         return np.concatenate(epoch_batches(LENGTHS, 16, seed, epoch)).tolist()
 
@@ -72,9 +69,7 @@ def test_the_order_depends_on_seed_and_epoch_alone():
     first = order(0, 0)
     assert order(0, 0) == first
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
-
-
-def test_rows_of_like_length_share_a_batch_and_batches_are_shuffled(monkeypatch):
+    # rows of similar length share a batch
     found = epoch_batches(LENGTHS, 16, seed=0, epoch=0)
     padding = sum(len(b) * LENGTHS[b].max() - LENGTHS[b].sum() for b in found) / LENGTHS.sum()
     assert padding < 0.05  # 70 % in a random order
@@ -85,9 +80,6 @@ def test_rows_of_like_length_share_a_batch_and_batches_are_shuffled(monkeypatch)
     chunk_of = {row: i // 20 for i, row in enumerate(order)}
     for batch in epoch_batches(LENGTHS, 10, seed=0, epoch=0):
         assert len({chunk_of[row] for row in batch}) == 1
-
-
-# ---- the loader
 
 
 def test_a_batch_is_padded_rows_of_ids(make_loader, vocabulary):
@@ -145,9 +137,6 @@ def test_the_processes_share_every_batch(make_loader, vocabulary, monkeypatch, w
     assert (smallest.shape == (0, 2)) == (world == 4)
 
 
-# ---- other spellings
-
-
 def test_spellings_depend_on_seed_epoch_and_molecule_alone(make_loader, smiles, vocabulary):
     def spellings(n_epochs=1, randomise_seed=5, **how):
         loader = make_loader(randomise_seed=randomise_seed, **how)
@@ -173,9 +162,15 @@ def test_a_spelling_with_tokens_of_its_own_gives_way_to_the_canonical_one():
     assert any("2" in s for s in spellings)
     found = {Vocabulary.of("C1()").decode(dataset[0, n]) for n in range(40)}
     assert found == {s for s in spellings if "2" not in s} | set(smiles)
-
-
-# ---- the data module
+    # RDKit cannot spell a molecule
+    # a corpus of an earlier version may hold the first
+    smiles = ["CC1=c2c(nc(C)n2C)C=C1", "CCOCCN"]
+    vocabulary = Vocabulary.of(token for each in smiles for token in tokenize(each))
+    dataset = TokenDataset(smiles, vocabulary, randomise_seed=1)
+    spelled = [{vocabulary.decode(dataset[row, n]) for n in range(20)} for row in (0, 1)]
+    assert spelled[0] == {smiles[0]}
+    assert len(spelled[1]) > 5
+    assert {Chem.CanonSmiles(each) for each in spelled[1]} == {"CCOCCN"}
 
 
 def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
@@ -187,9 +182,16 @@ def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
     assert epoch(data.val_dataloader(), vocabulary) == found
     first = epoch(data.train_dataloader(), vocabulary)
     assert epoch(data.train_dataloader(), vocabulary) != first  # asked for again: the next epoch
-
-
-def test_a_token_outside_the_vocabulary_is_named_with_its_line():
+    # a prepared folder
+    folder = Path(__file__).parents[2] / "data" / "moses_sample"
+    train, valid = read_datasets(folder, "train", "valid", 50)
+    assert train.vocabulary == valid.vocabulary == read_vocabulary(folder)
+    data = TokenDataModule(train, valid, batch_size=100, seed=0)
+    assert sum(len(b) for b in data.val_dataloader()) == len(valid) == 50
+    assert sum(len(b) for b in data.train_dataloader()) == len(train) > 6000
+    with pytest.raises(InputError, match=r"both 'valid': choose two"):
+        read_datasets(folder, "valid", "valid", 50)
+    # unknown tokens, and no molecules
     with pytest.raises(UnknownTokenError, match=r"^line 3: 'CI': token 'I' at position 2"):
         TokenDataset(["C", "CC", "CI"], Vocabulary.of("C"))
     with pytest.raises(InputError, match="no molecules"):
@@ -202,25 +204,3 @@ def test_many_tokens_are_stored_without_loss(n_tokens):
     vocabulary = Vocabulary.of(tokens)
     dataset = TokenDataset(tokens, vocabulary)
     assert [vocabulary.decode(dataset[row, 0]) for row in range(n_tokens)] == tokens
-
-
-def test_a_prepared_folder_is_read():
-    folder = Path(__file__).parents[2] / "data" / "moses_sample"
-    train, valid = read_datasets(folder, "train", "valid", 50)
-    assert train.vocabulary == valid.vocabulary == read_vocabulary(folder)
-    data = TokenDataModule(train, valid, batch_size=100, seed=0)
-    assert sum(len(b) for b in data.val_dataloader()) == len(valid) == 50
-    assert sum(len(b) for b in data.train_dataloader()) == len(train) > 6000
-    with pytest.raises(InputError, match=r"both 'valid': choose two"):
-        read_datasets(folder, "valid", "valid", 50)
-
-
-def test_a_molecule_that_rdkit_cannot_spell_is_learnt_as_it_stands():
-    # a corpus of an earlier version may hold the first
-    smiles = ["CC1=c2c(nc(C)n2C)C=C1", "CCOCCN"]
-    vocabulary = Vocabulary.of(token for each in smiles for token in tokenize(each))
-    dataset = TokenDataset(smiles, vocabulary, randomise_seed=1)
-    spelled = [{vocabulary.decode(dataset[row, n]) for n in range(20)} for row in (0, 1)]
-    assert spelled[0] == {smiles[0]}
-    assert len(spelled[1]) > 5
-    assert {Chem.CanonSmiles(each) for each in spelled[1]} == {"CCOCCN"}

@@ -101,9 +101,6 @@ def test_a_molecule_that_has_no_scaffold_costs_its_line_only(monkeypatch):
     assert found[1].smiles == "CCC"
 
 
-# ---- in parallel
-
-
 def lines_of(smiles):
     return [Line(i, s, "train") for i, s in enumerate(smiles, 1)]
 
@@ -173,8 +170,6 @@ def test_a_worker_has_the_environment_of_the_process_that_starts_it(monkeypatch,
     (chunk,) = clean_lines(lines_of(["CC"]), Environment(config(n_workers=2)))
     assert chunk[0].reason == value
 
-
-# ---- splits
 
 RANDOM = HashSplit(kind="random", test=0.2, valid=0.1, seed=3)
 KEYS = [f"molecule {i}" for i in range(20_000)]

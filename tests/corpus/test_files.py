@@ -94,8 +94,6 @@ def test_a_table_of_a_failed_run_leaves_nothing_and_touches_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.parquet"]
 
 
-# ---- where SMILES come from
-
 SPLITS = {
     "train": ["SMILES,SPLIT", "CCO,train", "CC,train"],
     "test": ["SMILES", "CCN"],

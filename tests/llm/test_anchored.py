@@ -32,11 +32,14 @@ def test_algorithm_1_by_hand():
     logp_ref, group = rows(-2.0, -5.0, -1.0, -3.0, -7.0, -1.0), rows(0, 0, 0, 0, 1, 1)
     rbar, _ = anchored(reward, logp_ref, group, beta=0.1, tau=1.0)
     torch.testing.assert_close(rbar, rows(1.0, 1.3, 0.0, 1.1, 1.0, 0.5).double())
-
-
-def test_without_groups_all_rows_share_an_anchor():
+    # without groups all rows share an anchor
     rbar, _ = anchored(rows(1.0, 1.0), rows(-2.0, -4.0), beta=0.5, tau=1.0)
     torch.testing.assert_close(rbar, rows(1.0, 2.0).double())
+    # log-probabilities of hundreds of nats
+    # in fp32 alone 700 + 1e-4 would be off by 6e-5
+    logp_ref = torch.tensor([-700.0, -700.0001], dtype=torch.float64)
+    rbar, _ = anchored(rows(1.0, 1.0), logp_ref, beta=0.05, tau=1.0)
+    assert rbar[1].item() == pytest.approx(1 + 0.05 * 1e-4, abs=1e-10)
 
 
 # row 0 has no token left in its mask: a log-probability of 0, the likeliest that there is; or no
@@ -59,23 +62,12 @@ def test_rows_that_cannot_be_hits_have_no_part_in_the_quantile():
     complete = rows(True, True, False, True, True)
     rbar, _ = anchored(reward, logp_ref, complete=complete, **options)
     torch.testing.assert_close(rbar[[0, 1, 2, 4]], rows(0.8, 0.6, 3.0, 1.0).double())
-
-
-def test_nothing_to_anchor_changes_nothing():
+    # without scored rows nothing changes
     _, given = anchored(rows(NAN, NAN), rows(-1.0, -2.0), beta=0.1, tau=1.0)
     assert given.bonus.tolist() == [0.0, 0.0]
     assert given.hit.tolist() == [False, False]
     assert given.anchor_logp_ref.isnan().all()
 
-
-def test_log_probabilities_of_hundreds_of_nats_lose_nothing():
-    # in fp32 alone 700 + 1e-4 would be off by 6e-5
-    logp_ref = torch.tensor([-700.0, -700.0001], dtype=torch.float64)
-    rbar, _ = anchored(rows(1.0, 1.0), logp_ref, beta=0.05, tau=1.0)
-    assert rbar[1].item() == pytest.approx(1 + 0.05 * 1e-4, abs=1e-10)
-
-
-# ---- the recipe for verl in chemkl/llm/README.md, on a record of the same fields
 
 README = Path(__file__).parents[2] / "chemkl" / "llm" / "README.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
@@ -131,10 +123,8 @@ def test_the_bonus_goes_on_the_last_token(data):
     plain, _ = apply_kl_penalty(data, FixedController())
     before = plain.batch["token_level_rewards"].clone()
     scores = data.batch["token_level_scores"].clone()
-
     wrapped = anchored_kl_penalty(apply_kl_penalty, tau=1.0, max_response_length=4)
     out, metrics = wrapped(data, kl_ctrl=FixedController(), kl_penalty="kl")
-
     # log pi_ref: b: -2 (row 0), -4 (row 4), row 3 is cut off; a: -6 (row 1), -3 (row 2)
     # bonus = .1 (lr(z) - lr): row 4: .1 (-2 + 4) = .2, at token 2; row 1: .1 (-3 + 6) = .3, token 2
     bonus = torch.zeros(5, 4)
@@ -156,9 +146,7 @@ def test_hits_at_the_target_have_one_total(data):
     total = (out.batch["token_level_rewards"] * mask).sum(dim=1)
     assert total[0].item() == pytest.approx(total[4].item(), abs=1e-6)
     assert total[1].item() == pytest.approx(total[2].item(), abs=1e-6)
-
-
-def test_another_kl_is_refused(data):
+    # another KL is refused
     wrapped = anchored_kl_penalty(apply_kl_penalty, tau=1.0, max_response_length=4)
     with pytest.raises(ValueError, match=r"kl_penalty is 'low_var_kl': MARA needs 'kl'"):
         wrapped(data, FixedController(), kl_penalty="low_var_kl")

@@ -40,8 +40,7 @@ def test_only_molecules_are_watched_without_being_asked_for(config):
     some = {"callbacks": {"collapse": {"top_share": 0.9, "duplicate_rate": None}}}
     assert loaded(config, **some).collapse == CollapseConfig(top_share=0.9, duplicate_rate=None)
 
-
-def test_what_is_counted_and_advised(config):
+    # the message
     def alarm(**changes):
         watched = {"callbacks": {"collapse": {"duplicate_rate": None, "top_share": 0.9}}}
         told = []
@@ -120,7 +119,6 @@ def test_a_run_is_warned_or_ended_at_the_step_that_the_trace_says(config, tmp_pa
     warned = Manifest.load(tmp_path / "warned")
     assert (warned.ended_by, warned.results["collapse_step"]) == ("max_steps", step)
     assert f"collapsed at step {step}, call" in capsys.readouterr().err
-
     stopping = watching(config, **limits, action="stop")
     posttrain_llm.run(stopping, tmp_path / "stopped")
     stopped = Manifest.load(tmp_path / "stopped")
@@ -129,7 +127,6 @@ def test_a_run_is_warned_or_ended_at_the_step_that_the_trace_says(config, tmp_pa
     kept = read_trace(tmp_path / "stopped")
     assert kept.equals(trace[trace["step"] <= step])  # the same samples up to there
     assert "The run ends here" in capsys.readouterr().err
-
     # what was killed after its last checkpoint is brought to its end without another step
     shutil.copytree(tmp_path / "stopped", tmp_path / "killed")
     killed = Manifest.load(tmp_path / "killed")

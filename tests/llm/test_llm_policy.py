@@ -60,18 +60,13 @@ def with_adapter(make_policy, tiny):
     return make_policy(*PROMPTS, model=model)
 
 
-# ---- log-probabilities
-
-
-def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy):
+def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy, with_adapter):
     policy = make_policy(*PROMPTS, dtype=torch.float64)
     found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert_same(gradients_of(policy, found), gradients_of(policy, expected))
-
-
-def test_so_are_they_in_float32_and_with_adapters(with_adapter):
+    # in float32 and with adapters too
     found, expected = with_adapter.logp_tokens(ROWS), plain_logp(with_adapter)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     grads = gradients_of(with_adapter, found)
@@ -167,9 +162,6 @@ def test_several_micro_batches_are_read_once_more_for_the_gradient_alone(make_po
     assert sum(map(len, calls["logp_after"])) == 16
 
 
-# ---- sampling
-
-
 def test_frequencies_are_the_exact_distribution(make_policy, tiny):
     # all completions of at most two tokens over a vocabulary of 24, against 20,000 draws
     policy = make_policy("pick 1 2", model=tiny.llama(sharpness=30.0), max_new_tokens=2)
@@ -201,6 +193,13 @@ def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_pol
         written = ids[:n] if truncated else ids[: n - 1]
         assert text == " ".join(word[i] for i in written)
         assert truncated == (END not in ids)
+    # a text is scored as the tokenizer splits it
+    policy = make_policy(*PROMPTS)
+    found = policy.logp(["1 2", "", "C O N"], prompt=1)
+    rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in ("1 2", "", "C O N")]
+    expected = torch.cat([plain_logp(policy, torch.tensor([row])) for row in rows])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert policy.decode(policy.encode(["1 2", ""], 1)) == ["1 2", ""]
 
 
 def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(make_policy):
@@ -210,6 +209,14 @@ def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(mak
     assert more.smiles[20:30] == three.smiles[10:20]
     one = make_policy(PROMPTS[0]).sample(10, torch.Generator().manual_seed(5))
     assert one.smiles == three.smiles[:10]
+    # the prompts of a step are drawn at random
+    policy = make_policy(*PROMPTS, prompts_per_step=2)
+    draws = [policy.sample(4, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert {tuple(drawn.group.tolist()) for drawn in draws} == {
+        (0, 0, 1, 1),
+        (0, 0, 2, 2),
+        (1, 1, 2, 2),
+    }
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -223,7 +230,7 @@ def test_the_parts_of_a_batch_are_its_rows(make_policy, size):
     torch.testing.assert_close(torch.cat([p.logp for p in parts]), whole.logp, rtol=0, atol=1e-4)
 
 
-def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy):
+def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy, calls):
     def draw(rows):
         policy = make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=rows)
         return policy.sample(30, torch.Generator().manual_seed(7))
@@ -233,36 +240,13 @@ def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_pol
         assert drawn.tokens.tolist() == draws[0].tokens.tolist()
         assert drawn.truncated.tolist() == draws[0].truncated.tolist()
         torch.testing.assert_close(drawn.logp, draws[0].logp, rtol=0, atol=1e-6)
-
-
-def test_the_model_is_called_once_a_token_however_many_prompts_there_are(make_policy, calls):
+    # the model is called once a token
+    calls["read"].clear()
     make_policy(*PROMPTS, max_new_tokens=4).sample(30, torch.Generator().manual_seed(7))
     first, *later = calls["read"]
     assert first == (3, 5)  # three prompts, the longest of five tokens
     assert len(later) == 3
     assert all(width == 1 for _, width in later)
-
-
-def test_prompts_of_a_step_are_drawn_at_random_and_all_of_them_come(make_policy):
-    policy = make_policy(*PROMPTS, prompts_per_step=2)
-    draws = [policy.sample(4, torch.Generator().manual_seed(seed)) for seed in range(20)]
-    assert {tuple(drawn.group.tolist()) for drawn in draws} == {
-        (0, 0, 1, 1),
-        (0, 0, 2, 2),
-        (1, 1, 2, 2),
-    }
-
-
-def test_a_text_is_scored_as_the_tokenizer_cuts_it(make_policy, tiny):
-    policy = make_policy(*PROMPTS)
-    found = policy.logp(["1 2", "", "C O N"], prompt=1)
-    rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in ("1 2", "", "C O N")]
-    expected = torch.cat([plain_logp(policy, torch.tensor([row])) for row in rows])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    assert policy.decode(policy.encode(["1 2", ""], 1)) == ["1 2", ""]
-
-
-# ---- the reference
 
 
 def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_policy):
@@ -280,7 +264,7 @@ def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_poli
     assert drawn[0].smiles == drawn[1].smiles
 
 
-def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypatch):
+def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypatch, make_policy):
     reference = Reference(with_adapter)
     asked = []
     whole = HfPolicy.logp_tokens
@@ -294,6 +278,11 @@ def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypa
     wide = torch.cat([ROWS, torch.full((len(ROWS), 2), END)], dim=1)[[0, 2, 3, 4, 6, 7]]
     assert reference.logp_tokens(wide).tolist() == first[[0, 2, 3, 4, 6, 7]].tolist()
     assert asked == [7]  # one row stands twice
+    # without adapters it is a frozen copy
+    policy = make_policy(*PROMPTS)
+    reference = Reference(policy)
+    assert not any(weight.requires_grad for weight in reference.parameters())
+    torch.testing.assert_close(reference.logp_tokens(ROWS), plain_logp(policy), rtol=0, atol=1e-5)
 
 
 def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
@@ -304,24 +293,12 @@ def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
     assert kept["length"].tolist() == [4, 3]
     assert kept["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
     assert Reference(with_adapter, cache_size=0).logp_tokens(ROWS).shape == (len(ROWS),)
-
-
-def test_a_restored_memory_gives_the_same_values_to_the_bit(with_adapter):
+    # a restored memory gives the same values
     first, second = Reference(with_adapter), Reference(with_adapter)
     expected = first.logp_tokens(ROWS)
     second.restore_memory(first.memory())
     assert second.logp_tokens(ROWS).tolist() == expected.tolist()
     assert second.memory().keys() == first.memory().keys()
-
-
-def test_a_copy_is_frozen(make_policy):
-    policy = make_policy(*PROMPTS)
-    reference = Reference(policy)
-    assert not any(weight.requires_grad for weight in reference.parameters())
-    torch.testing.assert_close(reference.logp_tokens(ROWS), plain_logp(policy), rtol=0, atol=1e-5)
-
-
-# ---- the state
 
 
 def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_policy, tiny):
@@ -336,16 +313,11 @@ def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_poli
         with_adapter.load_state_dict({**state, "other": torch.zeros(1)})
     whole = make_policy().state_dict()
     assert whole.keys() == {f"model.{name}" for name, _ in tiny.llama().named_parameters()}
-
-
-def test_dropout_stays_off_in_training_mode(make_policy, tiny):
+    # dropout stays off in training mode
     policy = make_policy(*PROMPTS, model=tiny.llama(attention_dropout=0.9))
     expected = policy.logp_tokens(ROWS)
     assert torch.equal(policy.train().logp_tokens(ROWS), expected)
     assert policy.training
-
-
-# ---- what it says to what it cannot do
 
 
 def test_no_completions_are_a_rollout_without_rows(make_policy):
@@ -371,22 +343,16 @@ DEALT = "completions cannot be dealt evenly to 3 prompts; give a multiple of 3$"
     [
         (lambda policy: policy.sample(-3), ValueError, f"^-3 {DEALT}"),
         (lambda policy: policy.sample(7), ValueError, f"^7 {DEALT}"),
-        (
-            lambda policy: policy.logp(["1"], prompt=3),
-            ValueError,
-            "^prompt = 3, but .* from 0 to 2",
-        ),
+        (lambda policy: policy.logp(["1"], prompt=3), ValueError,
+         "^prompt = 3, but .* from 0 to 2"),
         (lambda policy: policy.logp(["1"], prompt=-1), ValueError, "^prompt = -1, but prompts are"),
         # one string is not taken for its characters
         (lambda policy: policy.logp("12"), TypeError, r"^expected several texts: write \['12'\]$"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_asked_is_refused(make_policy, ask, raised, message):
     with pytest.raises(raised, match=message):
         ask(make_policy(*PROMPTS))
-
-
-# ---- what the objective is given
 
 
 def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):

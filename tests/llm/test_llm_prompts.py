@@ -24,13 +24,17 @@ def test_messages_go_through_the_tokenizers_own_template(tiny):
     assert list(prompt.token_ids) == by_it
     assert prompt.rendered == "<s> C <s> O </s> <s> pick 1 "
     assert (prompt.number, prompt.text) == (0, "pick 1")
-
-
-def test_an_assistants_last_turn_is_the_beginning_of_the_completion(tiny):
+    # an assistant's last message is the beginning of the completion
     template = "{% for m in messages %}<s>{{ m['content'] }}</s>{% endfor %}"
     talk = messages(("user", "pick"), ("assistant", "1 2"))
     (prompt,) = render_prompts([talk], tiny.tokenizer(template))
     assert prompt.rendered == "<s>pick</s><s>1 2"
+    # prompts that end alike have all of their text
+    talks = [messages(("user", "C"), ("user", "pick")), messages(("user", "O"), ("user", "pick")),
+             messages(("user", "N"))]  # fmt: skip
+    prompts = render_prompts(talks, tiny.tokenizer())
+    assert [p.text for p in prompts] == ["<s> C <s> pick ", "<s> O <s> pick ", "N"]
+    assert [p.number for p in prompts] == [0, 1, 2]
 
 
 def test_plain_text_is_left_as_it_is_and_a_file_may_be_the_template(tiny, tmp_path):
@@ -41,14 +45,6 @@ def test_plain_text_is_left_as_it_is_and_a_file_may_be_the_template(tiny, tmp_pa
     talk, template = [messages(("user", "C"))], tmp_path / "t.jinja"
     (prompt,) = render_prompts(talk, tiny.tokenizer(None), template=template)
     assert prompt.token_ids == (tiny.vocabulary["C"], tiny.vocabulary["("])
-
-
-def test_prompts_that_end_alike_are_told_apart_by_all_of_their_text(tiny):
-    talks = [messages(("user", "C"), ("user", "pick")), messages(("user", "O"), ("user", "pick")),
-             messages(("user", "N"))]  # fmt: skip
-    prompts = render_prompts(talks, tiny.tokenizer())
-    assert [p.text for p in prompts] == ["<s> C <s> pick ", "<s> O <s> pick ", "N"]
-    assert [p.number for p in prompts] == [0, 1, 2]
 
 
 def test_every_problem_is_said_at_once(tiny):
@@ -65,6 +61,21 @@ def test_every_problem_is_said_at_once(tiny):
         "20; shorten one of the two"
     )
     assert second.startswith("prompts.1: the chat template refuses it: TemplateError: no system")
+    # one line for several prompts
+    talks = [messages(("user", "C"))] + [messages(("system", text)) for text in "NO1"]
+    with pytest.raises(InputError) as caught:
+        render_prompts(talks, tiny.tokenizer())
+    assert str(caught.value) == (
+        "prompts.1: the chat template refuses it (and 2 more prompts): TemplateError: no system"
+    )
+    # a prompt needs known tokens
+    with pytest.raises(
+        InputError, match=r"prompts.0: 'C <logp_hgih>' has a part for which .* '<unk>'"
+    ):
+        render_prompts([messages(("user", "C <logp_hgih>"))], tiny.tokenizer(None), template="none")
+    talk = [messages(("user", "C <unk>"))]  # written as such, it is meant
+    (prompt,) = render_prompts(talk, tiny.tokenizer(None), template="none")
+    assert prompt.token_ids[-1] == tiny.vocabulary["<unk>"]
 
 
 @pytest.mark.parametrize(
@@ -79,19 +90,6 @@ def test_what_no_model_can_go_on_with_is_refused(tiny, talk, template, message):
         render_prompts([messages(talk)], tiny.tokenizer(None), template=template)
 
 
-def test_a_prompt_that_the_model_has_no_token_for_is_refused(tiny):
-    with pytest.raises(
-        InputError, match=r"prompts.0: 'C <logp_hgih>' has a part for which .* '<unk>'"
-    ):
-        render_prompts([messages(("user", "C <logp_hgih>"))], tiny.tokenizer(None), template="none")
-    talk = [messages(("user", "C <unk>"))]  # written as such, it is meant
-    (prompt,) = render_prompts(talk, tiny.tokenizer(None), template="none")
-    assert prompt.token_ids[-1] == tiny.vocabulary["<unk>"]
-
-
-# ---- what a tokenizer adds by itself
-
-
 def test_a_chat_prompt_and_a_completion_begin_no_second_text(tiny):
     tokenizer = tiny.tokenizer(around="<s> $A")
     begin, c, one = (tiny.vocabulary[word] for word in ("<s>", "C", "1"))
@@ -101,6 +99,10 @@ def test_a_chat_prompt_and_a_completion_begin_no_second_text(tiny):
     assert prompt.token_ids == (begin, c)
     policy = HfPolicy(tiny.llama(), tokenizer, [prompt], end_id=tiny.end, max_new_tokens=4)
     assert policy.encode(["1"]).tolist() == [[0, one, tiny.end]]
+    # one token for begin and end stays in front
+    tokenizer = tiny.tokenizer(None, eos="<s>", around="<s> $A <s>")
+    (prompt,) = render_prompts([messages(("user", "C"))], tokenizer, template="none")
+    assert prompt.token_ids == (tiny.vocabulary["<s>"], tiny.vocabulary["C"])
 
 
 @pytest.mark.parametrize(
@@ -118,15 +120,6 @@ def test_a_plain_text_does_not_end_where_the_model_goes_on(tiny, around, text, r
     tokenizer = tiny.tokenizer(None, around=around)
     (prompt,) = render_prompts([messages(("user", text))], tokenizer, template="none")
     assert prompt.token_ids == tuple(tiny.vocabulary[word] for word in read)
-
-
-def test_one_token_for_begin_and_end_is_left_in_front(tiny):
-    tokenizer = tiny.tokenizer(None, eos="<s>", around="<s> $A <s>")
-    (prompt,) = render_prompts([messages(("user", "C"))], tokenizer, template="none")
-    assert prompt.token_ids == (tiny.vocabulary["<s>"], tiny.vocabulary["C"])
-
-
-# ---- templates that are none
 
 
 def test_a_template_that_cannot_be_read_is_named(tiny, tmp_path):
@@ -151,17 +144,6 @@ def test_a_template_that_is_no_jinja_is_named_once_with_its_line(tiny, tmp_path,
     with pytest.raises(InputError, match="template: the tokenizer's own, line 2: not a Jinja"):
         render_prompts(talks, tiny.tokenizer(f"<s>\n{wrong}"))
 
-
-def test_what_a_template_has_against_several_prompts_is_said_once(tiny):
-    talks = [messages(("user", "C"))] + [messages(("system", text)) for text in "NO1"]
-    with pytest.raises(InputError) as caught:
-        render_prompts(talks, tiny.tokenizer())
-    assert str(caught.value) == (
-        "prompts.1: the chat template refuses it (and 2 more prompts): TemplateError: no system"
-    )
-
-
-# ---- kept with a run
 
 KEPT = (
     Prompt(0, "zw\u00f6lf", '<|user|>\n"zw\u00f6lf"\n', (3, 1, 4)),

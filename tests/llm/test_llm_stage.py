@@ -53,9 +53,6 @@ def entropy(p):
     return float(-(share * np.log(share)).sum())
 
 
-# ---- where it ends
-
-
 @pytest.mark.parametrize(
     ("kind", "adapter"),
     [
@@ -90,9 +87,6 @@ def test_a_run_ends_at_the_optimum_of_its_target(config, tmp_path, kind, adapter
         assert entropy(shares) > 0.97 * np.log(3)  # the reference has 0.73 of it
 
 
-# ---- what it leaves
-
-
 @pytest.fixture(scope="module")
 def finished(tracked_run, tmp_path_factory):
     """One finished run with two prompts that several tests look at."""
@@ -119,7 +113,9 @@ def test_every_row_has_its_group_and_anchors_are_per_prompt(finished):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls what transformers has renamed
-def test_what_was_trained_is_loaded_again_with_its_prompts(finished, taught_model):
+def test_what_was_trained_is_loaded_again_with_its_prompts(finished, tmp_path):
+    with pytest.raises(InputError, match=r"Give the folder of a finished posttrain_llm run"):
+        llm.load(tmp_path)
     policy = llm.load(finished / "checkpoints" / "adapter")
     p, _ = exact(finished)
     found = [policy.logp(ANSWERS, prompt).exp().tolist() for prompt in (0, 1)]
@@ -130,6 +126,18 @@ def test_what_was_trained_is_loaded_again_with_its_prompts(finished, taught_mode
     theirs = AutoPeftModelForCausalLM.from_pretrained(finished / "checkpoints" / "adapter")
     ids = torch.tensor([policy.prompts[0].token_ids])
     torch.testing.assert_close(theirs(ids).logits, policy.model(ids).logits)
+    # by the folder of the run, too; what a killed save left does not matter
+    copy = shutil.copytree(finished, tmp_path / "run")
+    (copy / "checkpoints" / ".adapter.cut").mkdir()
+    (copy / "checkpoints" / ".adapter.cut" / "chemkl.json").write_text("{}")
+    expected = policy.logp(["1", "2"]).tolist()
+    for folder in (finished / "checkpoints", copy):
+        assert llm.load(folder).logp(["1", "2"]).tolist() == expected
+    # prompts that an older version did not save are rendered
+    about = json.loads((copy / "checkpoints" / "adapter" / "chemkl.json").read_text())
+    del about["prompts"]
+    (copy / "checkpoints" / "adapter" / "chemkl.json").write_text(json.dumps(about))
+    assert llm.load(copy / "checkpoints" / "adapter").prompts == policy.prompts
 
 
 def test_a_fully_trained_model_is_one_of_transformers_and_is_loaded_again(config, tmp_path):
@@ -141,19 +149,14 @@ def test_a_fully_trained_model_is_one_of_transformers_and_is_loaded_again(config
     policy = llm.load(folder)
     p, _ = exact(tmp_path / "run")
     np.testing.assert_allclose(policy.logp(ANSWERS).exp().tolist(), p, rtol=1e-4)
+    for place in (folder.parent, tmp_path / "run"):
+        assert llm.load(place).logp(ANSWERS).tolist() == policy.logp(ANSWERS).tolist()
     again = config | {"model": str(folder), "max_steps": 1}
     posttrain_llm.run(again, tmp_path / "again")  # and it is a model to start from
     np.testing.assert_allclose(exact(tmp_path / "again", 0)[1], p, rtol=1e-4)
 
 
-def test_the_checkpoint_holds_nothing_that_is_frozen(finished):
-    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["state_dict"]
-    assert all("lora" in name for name in saved["state_dict"])
-    assert len(saved["optimizer_states"][0]["state"]) == len(saved["state_dict"])
-
-
-def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model):
+def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model, config, tmp_path):
     manifest = Manifest.load(finished)
     assert (manifest.stage, manifest.status, manifest.ended_by) == (
         "posttrain_llm", "complete", "max_steps",
@@ -165,15 +168,30 @@ def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model):
     assert kept["config"] == manifest.config
     for file in (finished / "checkpoints" / "adapter").iterdir():
         assert file.stat().st_mode & 0o044 == 0o044  # others may read it
-
-
-def test_the_exact_distribution_is_written_every_so_many_steps(finished):
+    # the checkpoint has no frozen weights
+    saved = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["state_dict"]
+    assert all("lora" in name for name in saved["state_dict"])
+    assert len(saved["optimizer_states"][0]["state"]) == len(saved["state_dict"])
+    # the exact distribution, every four steps and at the end
     table = pd.read_parquet(finished / "answers.parquet")
     assert table["step"].unique().tolist() == [0, 4, 6]
     assert len(table) == 3 * 2 * 3
     first = table[table["step"] == 0]
     np.testing.assert_allclose(first["logp_policy"], first["logp_ref"], rtol=0, atol=1e-5)
     assert table.groupby(["group", "answer"])["logp_ref"].nunique().eq(1).all()
+    # the stage declares all files
+    patterns = STAGES["posttrain_llm"].outputs
+    for path in finished.rglob("*"):
+        name = path.relative_to(finished).as_posix()
+        if path.is_file() and not name.startswith("."):
+            assert any(fnmatch(name, pattern) for pattern in patterns), name
+    # another config does not continue in the folder
+    shutil.copytree(finished, tmp_path / "run")
+    with pytest.raises(InputError, match="holds a run of stage 'posttrain_llm' with a different"):
+        posttrain_llm.run(config, tmp_path / "run")
+    kept = [(run / "prompts.json").read_text() for run in (finished, tmp_path / "run")]
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize("short", [{"max_steps": 3}, {"budget": 3}], ids=str)
@@ -188,17 +206,6 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_p
     assert {"max_steps": config["max_steps"], "budget": None} | short == {
         key: kept[key] for key in ("max_steps", "budget")
     }
-
-
-def test_all_that_it_writes_is_announced(finished):
-    patterns = STAGES["posttrain_llm"].outputs
-    for path in finished.rglob("*"):
-        name = path.relative_to(finished).as_posix()
-        if path.is_file() and not name.startswith("."):
-            assert any(fnmatch(name, pattern) for pattern in patterns), name
-
-
-# ---- kills
 
 
 def kill(monkeypatch, config, out, kind="between checkpoints"):
@@ -252,7 +259,7 @@ def whole_run(tmp_path_factory):
     return run
 
 
-# other moments, and the signal itself: test_llm_kills.py
+# other moments, and the signal itself: test_llm_interrupted.py
 @pytest.mark.parametrize(
     ("kind", "changes"),
     [
@@ -272,17 +279,6 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     kill(monkeypatch, config, killed, kind)
     posttrain_llm.run(config, killed)
     assert_same_run(killed, whole)
-
-
-def test_a_run_with_another_config_does_not_go_on_in_the_folder(config, finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    with pytest.raises(InputError, match="holds a run of stage 'posttrain_llm' with a different"):
-        posttrain_llm.run(config, tmp_path / "run")
-    kept = [(run / "prompts.json").read_text() for run in (finished, tmp_path / "run")]
-    assert kept[0] == kept[1]
-
-
-# ---- templates that change
 
 
 class Clock:
@@ -353,15 +349,6 @@ def test_a_template_is_an_input_of_its_run(dated, tmp_path, monkeypatch):
     assert llm.load(folder).prompts[0].rendered == rendered
 
 
-def test_what_was_saved_without_its_prompts_has_them_rendered(config, tmp_path):
-    folder = posttrain_llm.run(config | {"max_steps": 2}, tmp_path / "run")
-    expected = llm.load(folder).prompts
-    kept = json.loads((folder / "chemkl.json").read_text())
-    del kept["prompts"]
-    (folder / "chemkl.json").write_text(json.dumps(kept))
-    assert llm.load(folder).prompts == expected
-
-
 def test_a_run_begun_without_kept_prompts_goes_on_and_keeps_them(
     config, tmp_path, monkeypatch, whole_run
 ):
@@ -372,16 +359,11 @@ def test_a_run_begun_without_kept_prompts_goes_on_and_keeps_them(
     assert_same_run(killed, whole)
     texts = [(run / "prompts.json").read_text() for run in (killed, whole)]
     assert texts[0] == texts[1]
-
-
-def test_prompts_of_nobodys_run_are_not_gone_on_with(config, tmp_path):
+    # prompts of no run are replaced
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "prompts.json").write_text("something else")
     posttrain_llm.run(config | {"max_steps": 1}, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "prompts.json").read_text())[0]["text"] == "pick"
-
-
-# ---- other settings
 
 
 @pytest.mark.parametrize("estimator", [{"kind": "forward_kl", "reference": "prior"}, "msc"])
@@ -472,9 +454,6 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
     with pytest.warns(UserWarning, match="mara_bonus_std = .*above the highest reward") as caught:
         posttrain_llm.run(strong, tmp_path / "run")
     assert sum("mara_bonus_std" in str(each.message) for each in caught) == 1
-
-
-# ---- bad input
 
 
 @pytest.mark.parametrize(
@@ -583,23 +562,6 @@ def test_the_example_of_the_room_runs(short_run, tmp_path, monkeypatch):
     assert made["before"].tolist() == pytest.approx(untrained.logp(["May", "June"]).tolist())
     assert made["after"].tolist() != pytest.approx(made["before"].tolist(), abs=1e-6)
 
-
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_run_is_loaded_by_its_folder_too(short_run, tmp_path, kind):
-    config = short_run(adapter=kind, max_steps=1)
-    with pytest.raises(InputError, match=r"Give the folder of a finished posttrain_llm run"):
-        llm.load(tmp_path)
-    weights = posttrain_llm.run(config, tmp_path / "run")
-    expected = llm.load(weights).logp(["1", "2"]).tolist()
-    for place in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
-        assert llm.load(place).logp(["1", "2"]).tolist() == expected
-    half_written = tmp_path / "run" / "checkpoints" / ".adapter.cut"  # of a save that was killed
-    half_written.mkdir()
-    (half_written / "chemkl.json").write_text("{}")
-    assert llm.load(tmp_path / "run").logp(["1", "2"]).tolist() == expected
-
-
-# ---- without the extra
 
 WITHOUT = """
 import sys

@@ -37,18 +37,19 @@ def tiny_policy(*conditions):
     return policy
 
 
-# ---- conditions
-
-
 def test_a_prompt_is_one_tag_of_each_condition():
     assert conditions_of(LOGP).prompts == ["<logp_low>", "<logp_mid>", "<logp_high>"]
     assert conditions_of(LOGP, TPSA).prompts == [
         "<logp_low> <polar_no>", "<logp_low> <polar_yes>", "<logp_mid> <polar_no>",
         "<logp_mid> <polar_yes>", "<logp_high> <polar_no>", "<logp_high> <polar_yes>",
     ]  # fmt: skip
+    # a value at a cut belongs to the level above
+    exact = CalcTPSA(MolFromSmiles("CO"))
+    for cut, level in ((exact, 1), (exact + 1e-9, 0)):
+        assert conditions_of(TPSA | {"cuts": [cut]}).prompts_of(["CO"]).tolist() == [level]
 
 
-def test_molecules_get_the_prompt_that_rdkit_says(real_smiles):
+def test_molecules_get_the_prompt_that_rdkit_says(real_smiles, monkeypatch):
     found = conditions_of(LOGP, TPSA)
     numbers = found.prompts_of(real_smiles[:120])
     for smiles, number in zip(real_smiles[:120], numbers, strict=True):
@@ -57,19 +58,11 @@ def test_molecules_get_the_prompt_that_rdkit_says(real_smiles):
         level = "low" if logp < 2 else "mid" if logp < 3 else "high"
         assert found.prompts[number] == f"<logp_{level}> <polar_{'no' if tpsa < 60 else 'yes'}>"
     assert len(set(numbers)) == 6
-
-
-def test_more_molecules_than_are_taken_at_a_time(real_smiles, monkeypatch):
+    # in chunks
     found = conditions_of(LOGP)
     whole = found.prompts_of(real_smiles[:25])
     monkeypatch.setattr("chemkl.llm.pretrain.CHUNK", 7)
     assert found.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
-
-
-def test_a_value_at_a_cut_belongs_to_the_level_above():
-    exact = CalcTPSA(MolFromSmiles("CO"))
-    for cut, level in ((exact, 1), (exact + 1e-9, 0)):
-        assert conditions_of(TPSA | {"cuts": [cut]}).prompts_of(["CO"]).tolist() == [level]
 
 
 def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
@@ -103,9 +96,7 @@ def test_levels_without_a_molecule_are_named():
         "conditions.1: no molecule is <polar_yes> (60 <= tpsa)",
     ]
     assert found.empty_levels(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
-
-
-def test_components_that_are_not_there_are_all_named():
+    # components that do not exist are all named
     wrong = (LOGP | {"kind": "logg"}, TPSA | {"parameters": {"x": 1}})
     with pytest.raises(InputError) as caught:
         conditions_of(*wrong)
@@ -138,10 +129,7 @@ def test_two_tags_of_one_text_are_refused(tmp_path):
         PretrainLlmConfig(corpus=tmp_path, conditions=[one, other])
 
 
-# ---- tokenizer
-
-
-def test_the_tokenizer_cuts_smiles_as_the_vocabulary_does():
+def test_the_tokenizer_cuts_smiles_as_the_vocabulary_does(tmp_path):
     tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>", "<logp_high>"])
     smiles = "Clc1cc(=O)c[nH]1"
     ids = tokenizer(f"<logp_high> {smiles}")["input_ids"]
@@ -150,15 +138,11 @@ def test_the_tokenizer_cuts_smiles_as_the_vocabulary_does():
     assert tokenizer.decode(ids[1:], clean_up_tokenization_spaces=False) == smiles
     assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 0)
     assert len(tokenizer) == len(VOCABULARY) + 2
-
-
-def test_what_is_neither_tag_nor_token_is_the_unknown_token():
+    # what is neither tag nor token is unknown
     tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>"])
     assert tokenizer("^")["input_ids"] == [tokenizer.unk_token_id] == [1]
     assert set(tokenizer("<logp_lwo>")["input_ids"]) >= {1}
-
-
-def test_a_saved_tokenizer_is_the_same(tmp_path):
+    # a saved tokenizer is the same
     tokenizer = build_tokenizer(VOCABULARY, ["<logp_low>", "<logp_high>"])
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
@@ -167,8 +151,6 @@ def test_a_saved_tokenizer_is_the_same(tmp_path):
     assert again.decode(again(text)["input_ids"]) == "<logp_low>Clc1cc(=O)c[nH]1"
     assert again.eos_token == "<end>"
 
-
-# ---- rows and log-probabilities
 
 MOLECULES = ["Clc1cc(=O)c[nH]1", "CC", "C", "CO", "ClC(Cl)Cl"]
 NUMBERS = np.array([2, 0, 1, 0, 2])
@@ -179,9 +161,7 @@ def test_a_row_is_the_prompts_number_and_the_molecule():
     assert rows[1, 0] == [0, *VOCABULARY.encode("CC")[1:]]
     assert rows[0, 0] == [2, *VOCABULARY.encode(MOLECULES[0])[1:]]
     assert rows.lengths.tolist() == [len(rows[i, 0]) for i in range(5)]
-
-
-def test_another_spelling_keeps_its_prompt():
+    # another spelling keeps its prompt
     rows = TaggedDataset(["CC(=O)CCl"], VOCABULARY, np.array([2]), randomise_seed=0)
     spelled = [rows[0, n] for n in range(8)]
     assert {row[0] for row in spelled} == {2}
@@ -220,9 +200,7 @@ def test_they_and_their_gradients_are_those_of_the_policy_that_is_post_trained()
         (logp_B * weight_B).sum().backward()
         gradients.append((logp_B.detach(), [w.grad.clone() for w in policy.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)
-
-
-def test_samples_are_of_each_prompt_in_turn_and_are_scored_as_sampled():
+    # samples are of each prompt in turn
     policy = tiny_policy()
     drawn = policy.sample(12, torch.Generator().manual_seed(0))
     assert drawn.group.tolist() == [0] * 4 + [1] * 4 + [2] * 4

@@ -176,9 +176,7 @@ def test_rewards_and_advantages_by_hand(scripted):
         for reward, bonus, (_, logp, logp_ref) in zip(REWARD, BONUS, ROWS, strict=True)
     ]
     torch.testing.assert_close(scored.advantages, torch.tensor(leave_one_out(total)))
-
-
-def test_metrics_by_hand(scripted):
+    # the metrics
     metrics = scripted(ROWS, REWARD).metrics
     assert {name for name in metrics if name.startswith("mara/")} == METRICS.keys()
     hits = [0.0, 0.3, -0.9, 0.0, 0.0, -0.3]
@@ -246,16 +244,12 @@ def test_none_and_nan_are_no_hits_and_teach_nothing(scripted):
     torch.testing.assert_close(scored.advantages[:4], torch.tensor(leave_one_out(total)))
     assert scored.metrics["mara/unscored_rate"] == pytest.approx(2 / 8)
     assert scored.metrics["mara/reward_mean"] == pytest.approx(5.0 / 6)
-
-
-def test_a_batch_without_any_reward_is_passed_over(scripted):
+    # a batch without any reward is skipped
     scored = scripted(ROWS, [None] * 8)
     assert scored.advantages.tolist() == [0.0] * 8
     names = ("mara/unscored_rate", "mara/groups_without_hits")
     assert [scored.metrics[name] for name in names] == [1.0, 1.0]
-
-
-def test_an_infinite_reward_names_its_function(scripted):
+    # an infinite reward is refused
     with pytest.raises(InputError, match="reward function paid_1 returned an infinite reward"):
         scripted(ROWS, REWARD, [float("inf"), *REWARD[1:]])
 
@@ -264,9 +258,7 @@ def test_a_bonus_beyond_the_reward_warns(scripted):
     rows = [((7, END), -1.0, -2.0), ((8, END), -1.0, -90.0), *ROWS[2:]]
     with pytest.warns(UserWarning, match=r"mara/bonus_std = .*cap or alpha"):
         scripted(rows, REWARD)
-
-
-def test_a_batch_of_truncated_completions_warns(scripted):
+    # a batch of truncated completions warns too
     cut = [((tokens[0], 7), policy, reference) for tokens, policy, reference in ROWS]
     with pytest.warns(UserWarning, match="no completion of the batch has an end token"):
         scored = scripted(cut, REWARD)
@@ -319,12 +311,23 @@ def test_what_goes_wrong_under_mara_is_refused(tmp_path, changes, options, messa
         MaraRLOOTrainer("no model is looked for", None, args, **{"tau": 1.0} | options)
 
 
-def test_every_problem_is_told_at_once(tmp_path):
+def test_every_problem_is_told_at_once(tmp_path, monkeypatch):
     args = make_args(tmp_path, beta=0.0, num_generations=2, normalize_advantages=True)
     with pytest.raises(InputError) as refused:
         build_target(args)
     problems = [line.split()[0] for line in str(refused.value).splitlines()]
     assert problems == ["beta", "normalize_advantages", "num_generations", "tau"]
+    # other trainers' configs are refused
+    grpo = GRPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True)
+    with pytest.raises(InputError, match=r"given a GRPOConfig.*GRPO divides.*collapses"):
+        MaraRLOOTrainer("no model is looked for", None, grpo, tau=1.0)
+    with pytest.raises(InputError, match=r"given no config: it needs args=trl\.RLOOConfig"):
+        MaraRLOOTrainer("no model is looked for", None, None, tau=1.0)
+    # without trl the extra is named
+    monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, "chemkl.llm.trl")
+    with pytest.raises(InputError, match="language models need trl, not installed here: pip"):
+        import_module("chemkl.llm.trl")
 
 
 def test_a_quantile_that_two_rewards_can_reach_is_accepted(tmp_path):
@@ -335,21 +338,6 @@ def test_a_quantile_that_two_rewards_can_reach_is_accepted(tmp_path):
     assert int(hits.sum()) == 2
     fewer = target(torch.zeros(10), torch.linspace(0.5, 1.0, 10)).hit
     assert int(fewer.sum()) == 0
-
-
-def test_only_rloo_is_accepted(tmp_path):
-    grpo = GRPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True)
-    with pytest.raises(InputError, match=r"given a GRPOConfig.*GRPO divides.*collapses"):
-        MaraRLOOTrainer("no model is looked for", None, grpo, tau=1.0)
-    with pytest.raises(InputError, match=r"given no config: it needs args=trl\.RLOOConfig"):
-        MaraRLOOTrainer("no model is looked for", None, None, tau=1.0)
-
-
-def test_without_trl_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "trl", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "chemkl.llm.trl")
-    with pytest.raises(InputError, match="language models need trl, not installed here: pip"):
-        import_module("chemkl.llm.trl")
 
 
 DROPPED = r"the model has dropout \({}\): trl computes log-probabilities in training mode.* {}"
@@ -370,9 +358,7 @@ def test_dropout_of_an_adapter_is_refused_unless_trl_switches_it_off(reference, 
     trainer = make_trainer(reference, tmp_path, args=off, peft_config=lora)
     dropped = [m.p for m in trainer.model.modules() if isinstance(m, torch.nn.Dropout)]
     assert dropped == [0, 0]
-
-
-def test_dropout_of_the_model_is_refused_where_trl_does_not_switch_it_off(reference, tmp_path):
+    # dropout of the model
     # a Llama drops attention weights without a layer of its own for it
     drops = {"model_init_kwargs": {"attention_dropout": 0.1}}
     where = r"attention_dropout 0\.1 in model\.layers\.0\.self_attn"

@@ -9,13 +9,7 @@ import torch
 from torch.nn import functional
 
 from chemkl.config import InputError
-from chemkl.policies import (
-    ConstrainedPolicy,
-    Constraint,
-    RnnPolicy,
-    TransformerPolicy,
-    Vocabulary,
-)
+from chemkl.policies import ConstrainedPolicy, Constraint, RnnPolicy, TransformerPolicy, Vocabulary
 from chemkl.policies.base import CUT_OFF, stream
 
 KNOWN = Vocabulary.of(["C", "N", "O", "(", ")", "=", "1", "-"])
@@ -120,9 +114,7 @@ def test_nothing_barred_stands_behind_a_prompt_and_its_length_is_that_of_what_wa
         rounds = row.completion.split("|")
         assert all(text[0] in "CNO-" for text in rounds)
         assert n - sum(map(len, rounds)) in (len(rounds), len(rounds) - 1)  # an end token a round
-
-
-def test_processes_draw_between_them_what_one_draws_alone():
+    # processes share a batch
     torch.manual_seed(0)
     policy = lstm()
     constrained = ConstrainedPolicy(policy, Constraint([Rounds(1), Rounds(2)], policy))

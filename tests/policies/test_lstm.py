@@ -72,13 +72,6 @@ def test_in_float32_too_and_whoever_is_beside(monkeypatch):
     torch.testing.assert_close(policy.logp_tokens(ROWS), logp, rtol=1e-6, atol=1e-6)
 
 
-def test_no_rows_have_no_gradient():
-    policy = small(dtype=torch.float32)
-    logp = policy.logp_tokens(ROWS[:0])
-    assert logp.shape == (0,)
-    assert not any(values.any() for values in gradient(policy, logp))
-
-
 def test_what_was_sampled_to_learn_needs_no_second_pass():
     policy = small()
     drawn = policy.sample_to_learn(6, torch.Generator().manual_seed(3))
@@ -88,6 +81,11 @@ def test_what_was_sampled_to_learn_needs_no_second_pass():
     first, second = gradient(policy, drawn.head(4).logp), gradient(policy, again[:4])
     for ours, theirs in zip(first, second, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    # no rows
+    policy = small(dtype=torch.float32)
+    logp = policy.logp_tokens(ROWS[:0])
+    assert logp.shape == (0,)
+    assert not any(values.any() for values in gradient(policy, logp))
 
 
 def test_walks_that_live_at_the_same_time_share_no_memory(monkeypatch):
@@ -117,6 +115,13 @@ def test_weights_that_do_not_learn_may_still_be_replaced():
         policy.logp_tokens(ROWS), by_layers(policy, ROWS).float(), rtol=1e-6, atol=0
     )
     assert policy.logp_tokens(ROWS).tolist() != before.tolist()
+    # only trainable weights get a gradient
+    policy = small()
+    policy.embedding.requires_grad_(requires_grad=False)
+    policy.logp_tokens(ROWS).sum().backward()
+    assert policy.embedding.weight.grad is None
+    assert policy.linear.weight.grad is not None
+    assert policy.rnn.weight_ih_l0.grad is not None
 
 
 def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
@@ -136,9 +141,7 @@ def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
         assert len(made) == laid_out + 3  # turned, for the way back of both
         theirs = by_layers(policy, sampled.tokens).sum() + by_layers(policy, ROWS).sum()
         for weight, value in zip(
-            policy.parameters(),
-            torch.autograd.grad(theirs, list(policy.parameters())),
-            strict=True,
+            policy.parameters(), torch.autograd.grad(theirs, list(policy.parameters())), strict=True
         ):
             torch.testing.assert_close(weight.grad, value, rtol=1e-9, atol=1e-12)
         adam.step()  # while the graph of the step is still there
@@ -147,15 +150,6 @@ def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
     for _ in range(2):  # nobody says that they stay
         policy.logp_tokens(ROWS)
     assert len(made) == 2 * laid_out
-
-
-def test_only_weights_that_learn_get_a_gradient():
-    policy = small()
-    policy.embedding.requires_grad_(requires_grad=False)
-    policy.logp_tokens(ROWS).sum().backward()
-    assert policy.embedding.weight.grad is None
-    assert policy.linear.weight.grad is not None
-    assert policy.rnn.weight_ih_l0.grad is not None
 
 
 @pytest.mark.bf16

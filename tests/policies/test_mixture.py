@@ -141,9 +141,6 @@ def mixed(options, **changes):
     return Mixture(unlike(**changes), WEIGHTS, prior=prior, **options)
 
 
-# ---- the formula, token by token
-
-
 @KINDS
 def test_each_token_is_the_mean_renormalised_there(kind):
     rows, logp_ref, rewards = world()
@@ -164,9 +161,7 @@ def test_a_policy_without_weight_does_not_count():
     with torch.no_grad():
         logp_B = Mixture(policies, {"a": 1, "b": 0}).logp_tokens(token_BT)
         torch.testing.assert_close(logp_B, policies["a"].logp_tokens(token_BT))
-
-
-def test_what_one_policy_forbids_no_positive_weight_allows():
+    # what one policy forbids no positive weight allows
     never = Table({(START,): [0.5, 0.0, 0.5, 0.0]}, 1)
     maybe = Table({(START,): [0.1, 0.2, 0.3, 0.4]}, 1)
     rows = sequences(1)
@@ -178,18 +173,13 @@ def test_what_one_policy_forbids_no_positive_weight_allows():
     assert alone[rows.index((START, 3))] == pytest.approx(0.4, abs=1e-6)
 
 
-# ---- product: the reverse-KL optimum of the weighted reward, but for whole sequences only
-
-
 def test_the_product_of_whole_sequences_is_the_optimum_of_the_weighted_reward():
     _, logp_ref, rewards = world()
     a, b = (reverse_kl_optimum(r, logp_ref, BETA) for r in rewards)
     product = a**0.3 * b**0.7
     wanted = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, BETA)
     torch.testing.assert_close(product / product.sum(), wanted)
-
-
-def test_a_product_by_token_is_not_the_product_of_whole_sequences():
+    # by token it is not
     rows, logp_ref, rewards = world()
     optima = [reverse_kl_optimum(r, logp_ref, 0.1) for r in rewards]
     policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
@@ -228,9 +218,6 @@ def test_where_both_products_agree_also_at_another_beta(longest, weights, scale)
         assert mixture.exponents == pytest.approx((*exponents, 1 - 1 / scale))
 
 
-# ---- harmonic: the forward-KL optimum of the weighted reward, at a beta that is a little larger
-
-
 def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
     rows, logp_ref, rewards = world(1)
     optima = [forward_kl_optimum(r, logp_ref, BETA) for r in rewards]
@@ -248,18 +235,13 @@ def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
     torch.testing.assert_close(decoded, wanted, atol=1e-6, rtol=1e-5)
     at_beta = forward_kl_optimum(weighted, logp_ref, BETA)
     assert (decoded - at_beta).abs().max() > 1e-4
-
-
-def test_harmonic_by_token_is_not_that_of_whole_sequences():
+    # by token it is not
     rows, logp_ref, rewards = world()
     optima = [forward_kl_optimum(r, logp_ref, 0.1) for r in rewards]
     policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
     decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
     whole = 1 / (0.3 / optima[0] + 0.7 / optima[1])
     assert (decoded - whole / whole.sum()).abs().sum() / 2 > 0.05
-
-
-# ---- beta_scale
 
 
 def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_between():
@@ -277,9 +259,6 @@ def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_betwee
     assert (scaled(3) - exact).abs().sum() / 2 > 0.01
     rewarded = [float(scaled(s) @ rewards[0]) for s in (0.5, 1, 2, 8)]
     assert rewarded == sorted(rewarded, reverse=True)
-
-
-# ---- log-probabilities and samples
 
 
 @MIXTURES
@@ -314,9 +293,14 @@ def test_each_member_says_what_it_thinks_alone():
         for name, logp_B in alone.items():
             torch.testing.assert_close(logp_B, mixture.members[name].logp_tokens(token_BT))
     assert mixture.exponents == pytest.approx((0.15, 0.35, 0.5))
+    # the gradient reaches every member
+    mixture = mixed({"kind": "harmonic"})
+    mixture.logp(["CCN"]).sum().backward()
+    for policy in mixture.members.values():
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
 
 
-def test_sampling_leaves_the_mode_of_every_member_alone():
+def test_sampling_leaves_the_mode_of_every_member_alone(tmp_path):
     policies = unlike(dropout=0.5)
     policies["a"].train()
     mixture = Mixture(policies, WEIGHTS)
@@ -326,21 +310,13 @@ def test_sampling_leaves_the_mode_of_every_member_alone():
     assert not policies["b"].training
     policies["a"].eval()
     assert mixture.sample(20, torch.Generator().manual_seed(0)).smiles == first.smiles
-
-
-def test_the_gradient_reaches_every_member():
-    mixture = mixed({"kind": "harmonic"})
-    mixture.logp(["CCN"]).sum().backward()
-    for policy in mixture.members.values():
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in policy.parameters())
-
-
-def test_the_shortest_member_limits_the_length():
+    # the shortest member limits the length
     policies = {"a": small(max_length=5), "b": small(max_length=12)}
     assert Mixture(policies, WEIGHTS).max_length == 5
-
-
-# ---- what is refused
+    # a mixture cannot be saved
+    with pytest.raises(TypeError, match="a mixture has no model file"):
+        save_policy(Mixture(unlike(), WEIGHTS), tmp_path / "mixture.safetensors", {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def of(weights=WEIGHTS, policies=None, prior=None, **options):
@@ -389,12 +365,6 @@ def test_what_cannot_be_mixed_is_refused(says, build):
         build()
 
 
-@pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.3333333, 0.3333333, 0.3333333)])
-def test_thirds_need_seven_digits(weights):
-    of(dict(zip("abc", weights, strict=True)), {name: small() for name in "abc"})()
-
-
-def test_a_mixture_has_no_file_of_its_own(tmp_path):
-    with pytest.raises(TypeError, match="a mixture has no model file"):
-        save_policy(Mixture(unlike(), WEIGHTS), tmp_path / "mixture.safetensors", {})
-    assert list(tmp_path.iterdir()) == []
+def test_thirds_need_seven_digits():
+    for third in (1 / 3, 0.3333333):
+        of(dict.fromkeys("abc", third), {name: small() for name in "abc"})()

@@ -211,14 +211,12 @@ def changed(**parts):
         (changed(network__x=torch.eye(2).to_sparse()), "expected plain tensors"),
         (changed(network__x=torch.eye(2, dtype=torch.complex64)), "expected plain tensors"),
         (changed(network__x=torch.eye(2, device="meta")), "expected plain tensors"),
-        (
-            changed(network__x=torch.zeros(1, dtype=torch.half).expand(10**6, 10**6)),
-            "expected plain tensors",
-        ),  # two bytes that stand for two terabytes
+        (changed(network__x=torch.zeros(1, dtype=torch.half).expand(10**6, 10**6)),
+         "expected plain tensors"),  # two bytes that stand for two terabytes
         (changed(**{"network__linear.bias": torch.zeros(12)}), "under two names"),
         (changed(vocabulary={"tokens": {"$": 0, "^": 1, "": 2}}), r"a\.prior: .*single tokens"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path, change, says):
     content = reinvent_dict(policy_of())
     change(content)
@@ -274,9 +272,7 @@ def test_a_prior_is_a_model_file_like_any_other(tmp_path):
     torch.save(reinvent_dict(policy), tmp_path / "a.prior")
     with pytest.raises(InputError, match=r"a\.prior: the weights linear\.bias"):
         load_policy(tmp_path / "a.prior")
-
-
-def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    # a pipe is refused without waiting
     for name in ("x", "x.prior"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(InputError, match="a device, pipe or socket"):

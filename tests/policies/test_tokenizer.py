@@ -1,4 +1,8 @@
+"""SMILES to tokens and back, and fragments as tokens."""
+
 import re
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -6,6 +10,7 @@ from hypothesis import strategies as st
 
 from chemkl.config import InputError
 from chemkl.policies import UnknownTokenError, Vocabulary, tokenize
+from chemkl.policies.tokenizer import with_fragments
 
 
 def reinvent_split(smiles):
@@ -53,6 +58,10 @@ def test_ids_are_reinvents_end_start_then_sorted():
     assert vocabulary.tokens == ("$", "^", "1", "Br", "C", "[nH]", "c")
     assert len(vocabulary) == 7
     assert vocabulary.encode("Brc1") == [1, 3, 6, 2, 0]
+    # vocabularies compare by their tokens
+    assert Vocabulary(["$", "^", "C"]) == Vocabulary.of("C")
+    assert hash(Vocabulary.of("CO")) == hash(Vocabulary.of("OC"))
+    assert Vocabulary.of("C") != Vocabulary.of("O")
 
 
 def test_encoding_and_decoding_are_a_round_trip(real_smiles):
@@ -63,9 +72,6 @@ def test_encoding_and_decoding_are_a_round_trip(real_smiles):
         assert vocabulary.decode(ids) == smiles
         assert vocabulary.decode([*ids, 0, 0, 5]) == smiles  # nothing counts behind the first end
         assert vocabulary.decode(ids[1:]) == smiles
-
-
-def test_a_sampled_start_token_stays_visible():
     # skipped, the sequence C ^ C would be shown as ethane, whose log p is another one
     assert Vocabulary.of("C").decode([1, 2, 1, 2, 0]) == "C^C"
 
@@ -97,9 +103,6 @@ def test_of_many_tokens_the_nearest_are_named():
     near = r"Nearest: \[12CH3\] (\S+ ){7}\(`chemkl show` of the model lists all 50\)\. Remove"
     with pytest.raises(UnknownTokenError, match=near):
         vocabulary.encode("[12CH3][12cH3]")
-
-
-def test_an_unknown_token_is_a_mistake_of_the_user():
     assert issubclass(UnknownTokenError, InputError)
 
 
@@ -120,7 +123,60 @@ def test_an_impossible_vocabulary_is_refused(tokens, message):
         Vocabulary(tokens)
 
 
-def test_vocabularies_compare_by_their_tokens():
-    assert Vocabulary(["$", "^", "C"]) == Vocabulary.of("C")
-    assert hash(Vocabulary.of("CO")) == hash(Vocabulary.of("OC"))
-    assert Vocabulary.of("C") != Vocabulary.of("O")
+def pair_encoding(texts, n):
+    """Byte-pair encoding with lists, as its paper has it (arXiv 1508.07909, algorithm 1)."""
+    rows, found = [tokenize(text) for text in texts], []
+    while len(found) < n:
+        counts = Counter(pair for row in rows for pair in pairwise(row))
+        (pair, count), *others = counts.most_common(2)
+        assert not others or others[0][1] < count  # no tie, of which either might be taken
+        if "".join(pair) not in found:
+            found.append("".join(pair))
+        for i, row in enumerate(rows):
+            merged = []
+            for token in row:
+                if merged and (merged[-1], token) == pair:
+                    merged[-1] += token
+                else:
+                    merged.append(token)
+            rows[i] = merged
+    return found
+
+
+def test_the_commonest_pairs_become_tokens(real_smiles):
+    single = Vocabulary.of(t for s in real_smiles for t in tokenize(s))
+    both = with_fragments(single, real_smiles, 12)
+    assert both.tokens[: len(single)] == single.tokens
+    assert list(both.tokens[len(single) :]) == pair_encoding(real_smiles, 12)
+    assert both.has_fragments
+    assert not single.has_fragments
+    for smiles in real_smiles:
+        ids = both.encode(smiles)
+        assert both.decode(ids) == smiles
+        assert len(ids) < len(single.encode(smiles))
+    # a run of one token is split into pairs from the left
+    carbon = Vocabulary.of("CO")
+    assert with_fragments(carbon, ["CCCC", "CCCCO"], 2).tokens[4:] == ("CC", "CCCC")
+    # no pair that occurs once becomes a token
+    vocabulary = Vocabulary.of("CNO")
+    assert with_fragments(vocabulary, ["CNO", "OCC"], 50) == vocabulary
+    assert with_fragments(vocabulary, ["CC", "CC"], 0) == vocabulary
+    # an unknown token is named
+    vocabulary = Vocabulary(("$", "^", "C", "CC"))
+    with pytest.raises(InputError, match=r"'CCCF': token 'F' at position 4 is not in the vocab"):
+        vocabulary.encode("CCCF")
+
+
+@pytest.mark.parametrize(
+    ("smiles", "pieces"),
+    [
+        ("CCCCC", ["CCC", "CC"]),  # the longest that fits, from the left
+        ("CCCl", ["CC", "Cl"]),  # never a part of a token
+        ("NCCCl", ["N", "CC", "Cl"]),
+        ("c1ccccc1", ["c1ccccc1"]),
+        ("", []),
+    ],
+)
+def test_a_smiles_has_one_encoding(smiles, pieces):
+    vocabulary = Vocabulary(("$", "^", *"CNc1", "Cl", "CC", "CCC", "c1ccccc1"))
+    assert [vocabulary.tokens[i] for i in vocabulary.encode(smiles)[1:-1]] == pieces

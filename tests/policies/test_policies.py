@@ -1,4 +1,4 @@
-"""Every kind of policy: log-probabilities, sampling, and that the two agree; the RNN's layers."""
+"""Every kind of policy: log-probabilities, sampling, and that the two agree; names of devices."""
 
 import itertools
 import math
@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chemkl.config import InputError
 from chemkl.policies import (
@@ -15,11 +16,14 @@ from chemkl.policies import (
     UnknownTokenError,
     Vocabulary,
     build_policy,
+    check_device,
     tokenize,
 )
-from chemkl.policies.base import draw, pad, sequence_logp
+from chemkl.policies import base as policies_base
+from chemkl.policies.base import draw, pad, sequence_logp, stream
 from chemkl.policies.checkpoint import KINDS
 from chemkl.policies.lstm import Trail
+from chemkl.policies.tokenizer import END_ID
 
 TOKENS = [*"CNOcn1()=", "[nH]", "Br"]
 ONE_ROUNDING = 1.2e-7  # of float32, relative
@@ -77,9 +81,6 @@ def by_hand(policy, smiles):
     return total
 
 
-# ---- log-probabilities
-
-
 @torch.no_grad()
 def test_logp_is_the_sum_over_tokens_with_the_end_token(policy):
     for smiles in ["C", "c1cc[nH]c1", "BrCC(=O)N", ""]:
@@ -124,14 +125,8 @@ def test_sequence_logp_of_a_uniform_model_counts_tokens():
     logp_B = sequence_logp(torch.zeros(3, 5, 4), token_BT)
     # 3, 1 and 5 tokens (the last row is cut off: it has no end), each with p = 1/4
     torch.testing.assert_close(logp_B, -torch.tensor([3.0, 1.0, 5.0]) * math.log(4))
-
-
-def test_sequence_logp_names_both_shapes_when_they_do_not_fit():
     with pytest.raises(ValueError, match=r"\(3, 6, 4\) do not predict tokens of shape \(3, 6\)"):
         sequence_logp(torch.zeros(3, 6, 4), torch.ones(3, 6, dtype=torch.long))
-
-
-def test_sequence_logp_is_computed_in_float32():
     # in bfloat16 (8 bits) log_softmax is off by up to 1 %; rounded logits alone must be exact
     logits_BTV = (torch.randn(2, 3, 50, generator=torch.Generator().manual_seed(0)) * 9).bfloat16()
     token_BT = torch.tensor([[1, 7, 9, 0], [1, 3, 2, 4]])
@@ -172,9 +167,6 @@ def test_logp_takes_any_sequence_of_smiles_but_not_one_string(policy):
         policy.logp(["CC", "CCI"])
 
 
-# ---- sampling
-
-
 def test_a_sample_carries_its_own_logp_three_ways(policy):
     rollout = policy.sample(200, torch.Generator().manual_seed(1))
     assert rollout.logp.dtype == torch.float32
@@ -193,9 +185,7 @@ def test_a_sample_carries_its_own_logp_three_ways(policy):
         assert len(whole) > 30
         again = policy.logp([rollout.smiles[i] for i in whole])
     torch.testing.assert_close(again, rollout.logp[whole], atol=1e-5, rtol=1e-6)
-
-
-def test_a_sample_is_laid_out_as_it_says(policy):
+    # the layout of the rows
     rollout = policy.sample(200, torch.Generator().manual_seed(1))
     assert len(rollout) == 200
     assert (rollout.tokens[:, 0] == 1).all()
@@ -321,15 +311,6 @@ def test_rows_that_reach_the_maximum_length_are_flagged():
     assert all(len(s) == 4 for s, c in zip(rollout.smiles, cut, strict=True) if c)
 
 
-def test_sampling_none_gives_none_and_sampling_builds_no_graph(policy):
-    rollout = policy.sample(0)
-    assert rollout.smiles == []
-    assert rollout.tokens.shape == (0, 2)
-    assert rollout.n_tokens.shape == rollout.logp.shape == (0,)
-    assert not policy.sample(3).logp.requires_grad
-    assert policy.logp(["C"]).requires_grad
-
-
 @all_kinds
 def test_sampling_never_drops_units_and_leaves_the_mode_alone(kind):
     policy = small(kind, dropout=0.5)
@@ -341,9 +322,6 @@ def test_sampling_never_drops_units_and_leaves_the_mode_alone(kind):
     policy.eval()
     policy.sample(1)
     assert not policy.training
-
-
-# ---- the network
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("lstm", 4), ("gru", 3)])
@@ -374,6 +352,13 @@ def test_the_architecture_builds_the_same_network(policy):
     twin.load_state_dict(policy.state_dict())
     assert twin.architecture == policy.architecture
     assert torch.equal(twin.logp(["CCO"]), policy.logp(["CCO"]))
+    # sampling none, and without a graph
+    rollout = policy.sample(0)
+    assert rollout.smiles == []
+    assert rollout.tokens.shape == (0, 2)
+    assert rollout.n_tokens.shape == rollout.logp.shape == (0,)
+    assert not policy.sample(3).logp.requires_grad
+    assert policy.logp(["C"]).requires_grad
 
 
 def test_an_unknown_cell_is_refused_with_the_known_ones():
@@ -395,3 +380,82 @@ def test_the_operations_are_those_of_the_products(kind, weights):
     attention = 4 * 2 * 24 * (1 + 2 + 3 + 4 + 5) if kind == "transformer" else 0
     expected = 2 * 5 * (weights + 24 * (len(TOKENS) + 2)) + attention
     assert small(kind).operations(5) == expected
+
+
+def test_the_parts_of_a_batch_are_its_rows(policy):
+    whole = policy.sample(24, stream(3, 1))
+    parts = [policy.sample(24, stream(3, 1), slice(8 * n, 8 * n + 8)) for n in range(3)]
+    assert [text for part in parts for text in part.smiles] == whole.smiles
+    truncated = torch.cat([part.truncated for part in parts])
+    assert truncated.tolist() == whole.truncated.tolist()
+    torch.testing.assert_close(torch.cat([p.logp for p in parts]), whole.logp, rtol=0, atol=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a GPU: numbers that it reads, sizes that it must know."""
+
+    def __init__(self):
+        super().__init__()
+        self.at = []
+        self.n_steps = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        self.n_steps += operation is torch.ops.aten.searchsorted.Tensor
+        name = operation.overloadpacket.__name__
+        masks = name == "index" and any(
+            one is not None and one.dtype == torch.bool for one in arguments[1]
+        )
+        if masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim"):
+            self.at.append(self.n_steps)
+        return operation(*arguments, **(named or {}))
+
+
+def test_a_gpu_is_asked_every_16_tokens_which_rows_have_ended(monkeypatch):
+    torch.manual_seed(0)
+    policy = RnnPolicy(
+        Vocabulary.of("CNO1"),
+        cell="gru",
+        embedding_size=8,
+        hidden_size=16,
+        n_layers=2,
+        max_length=40,
+    )
+    policy.linear.bias.data[END_ID] -= 1.5
+    by_token = policy.sample(64, stream(0, 0))
+    assert by_token.truncated.any()
+    assert (by_token.n_tokens < 16).any()
+    monkeypatch.setitem(policies_base.CHECK_EVERY, "cpu", 16)
+    uniform_TB = torch.rand(40, 64, generator=stream(0, 0))
+    with torch.no_grad(), Waits() as waits:
+        token_BT, logp_B, truncated_B = policy._sample(uniform_TB)
+    assert waits.n_steps == 40
+    assert set(waits.at) == {16, 32}
+    assert torch.equal(token_BT[:, : by_token.tokens.shape[1]], by_token.tokens)
+    torch.testing.assert_close(logp_B, by_token.logp, rtol=0, atol=1e-5)
+    assert torch.equal(truncated_B, by_token.truncated)
+
+
+@pytest.mark.parametrize(
+    ("device", "near"),
+    [
+        ("gpu", "cuda"),
+        ("GPU:0", "cuda"),
+        ("nvidia", "cuda"),
+        ("cdua:1", "cuda"),
+        ("CPU", "cpu"),
+        ("metal", "mps"),
+    ],
+)
+def test_an_unknown_device_is_answered_with_the_few_that_are_common(device, near):
+    with pytest.raises(InputError) as caught:
+        check_device(device)
+    assert str(caught.value) == (
+        f"device: {device!r} cannot be used here: no such device; did you mean {near!r}? "
+        "Known: cpu, cuda, mps"
+    )
+
+
+def test_a_device_that_cannot_be_used_says_why():
+    with pytest.raises(InputError, match=r"^device: 'meta' cannot be used here: [^\n]*meta"):
+        check_device("meta")
+    check_device("cpu")
