@@ -2,7 +2,7 @@
 
 devices    seconds a step on one process and on two
 executors  what a process or Parsl adds to a costly reward
-filters    processor time of a diversity filter per hit, as a run goes on
+filters    processor time of a diversity filter per hit, in the course of a run
 jobs       what `chemkl run --jobs 2` gains over one job at a time
 memory     what memory and exploration add to a step
 storage    what checkpoints and trace cost, and how long a long run takes to resume
@@ -263,7 +263,7 @@ BATCH = 100
 
 
 class NextStepReached(BaseException):
-    """Ends a run where its next step begins."""
+    """Ends a run at the start of its next step."""
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def spelling(policy: Policy) -> Spell:
 def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
     """Return milliseconds of choosing a step's molecules and of training the forest, by `SIZES`.
 
-    The forest sees as many calls: a thousand molecules, each beside different atoms of helium.
+    The forest sees as many calls: a thousand molecules, each with different helium atoms.
     """
     policy, withdraws = freeze(load_policy(prior_path())), build_filter(None)
     smiles = policy.sample(SIZES[0], stream(0, 0)).smiles

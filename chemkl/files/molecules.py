@@ -90,7 +90,7 @@ class _Layout:
 
 
 class MoleculeFile:
-    """A file of molecules: iterating reads it anew, line by line.
+    """A file of molecules; iterating reads it again, line by line.
 
     Args:
         path: the file; - is standard input.

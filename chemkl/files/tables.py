@@ -95,7 +95,7 @@ def open_table(path: Path, rules: Rules) -> Iterator[Table]:
     file, place = local(path), label_of(path)
     check_seal(file)
     with (
-        parquet_errors(file, place, "Copy it again, or write it anew."),
+        parquet_errors(file, place, "Copy it, or write it, again."),
         pq.ParquetFile(file) as parquet,
     ):
         check_column_names(parquet.schema_arrow.names, place)

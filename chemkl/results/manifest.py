@@ -311,8 +311,8 @@ class Manifest(BaseModel):
     def _changes(self, inputs: Mapping[str, InputFile]) -> list[str]:
         """Describe the inputs whose content has changed since the run started."""
         return [
-            f"{now.path}: has changed since {self._folder} was begun (sha256 {now.sha256[:12]}..., "
-            f"then {self.inputs[role].sha256[:12]}...)"
+            f"{now.path}: has changed since {self._folder} was started (sha256 now "
+            f"{now.sha256[:12]}..., then {self.inputs[role].sha256[:12]}...)"
             for role, now in inputs.items()
             if role in self.inputs and self.inputs[role].sha256 != now.sha256
         ]

@@ -282,7 +282,7 @@ class Outcome:
     best: float | None  # the highest raw reward; None without a reward
     collapse: str  # the verdict in a line; empty if the run was not watched
     idle: str  # why the target had no effect, in a sentence; empty if it had one
-    unexplored: str  # why exploration found nothing, likewise
+    unexplored: str  # why exploration spent no call, likewise
     lost: str  # parts of a generator that no sample contains, with advice; empty if none is lost
 
     def lines(self) -> Iterator[str]:

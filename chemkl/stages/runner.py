@@ -73,7 +73,7 @@ class Start:
                 continue
             if not file.place.exists():
                 raise InputError(
-                    f"{copy}: has changed since {self.out} was begun, and {file.place} is gone: "
+                    f"{copy}: has changed since {self.out} was started, and {file.place} is gone: "
                     "restore one of them, or begin anew with --fresh and another model"
                 )
             convert_reinvent(file.place, copy)

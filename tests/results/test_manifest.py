@@ -108,7 +108,7 @@ def test_a_changed_input_is_refused_and_named(tmp_path):
     assert Manifest.load(out).is_finished("posttrain", CONFIG)
     prior.write_text("two")
     before = (out / "manifest.json").read_bytes()
-    with pytest.raises(InputError, match=r"prior: has changed since .*out was begun"):
+    with pytest.raises(InputError, match=r"prior: has changed since .*out was started"):
         start(out, inputs={"prior": prior})
     with pytest.raises(InputError, match="has changed since"):
         Manifest.load(out).is_finished("posttrain", CONFIG)

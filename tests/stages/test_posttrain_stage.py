@@ -290,11 +290,11 @@ def test_a_changed_prior_or_file_of_the_reward_is_refused_and_the_run_stays(conf
     policy = load_policy(prior)
     torch.nn.init.zeros_(policy.linear.bias)
     save_policy(policy, prior, {})
-    with pytest.raises(InputError, match=r"prior.safetensors: has changed since .*run was begun"):
+    with pytest.raises(InputError, match=r"prior.safetensors: has changed since .*run was started"):
         posttrain.run(config, tmp_path / "run")
     prior.write_bytes(whole)
     file.write_text("CCN\n")
-    with pytest.raises(InputError, match=r"references\.smi: has changed since .*run was begun"):
+    with pytest.raises(InputError, match=r"references\.smi: has changed since .*run was started"):
         posttrain.run(config, tmp_path / "run")
     assert contents(tmp_path / "run") == before
 

@@ -571,7 +571,7 @@ def test_a_corpus_that_has_changed_is_not_continued_on(tmp_path, monkeypatch):
     frame = pd.read_parquet(corpus / "corpus.parquet")
     frame.iloc[::-1].to_parquet(corpus / "corpus.parquet", index=False)
     before = contents(out)
-    with pytest.raises(InputError, match=r"corpus\.parquet: has changed since .* was begun"):
+    with pytest.raises(InputError, match=r"corpus\.parquet: has changed since .* was started"):
         pretrain.run(config, out)
     assert contents(out) == before
 

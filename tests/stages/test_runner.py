@@ -222,7 +222,7 @@ def test_a_changed_input_is_refused(stage, file, role, config_of, run_once, plac
     replacement.write_bytes(content + b"CCBr\n")
     try:
         os.replace(replacement, place / file)
-        with pytest.raises(InputError, match=r"has changed since .*out was begun"):
+        with pytest.raises(InputError, match=r"has changed since .*out was started"):
             STAGES[stage].run(config_of(stage), folder)
     finally:
         (place / file).write_bytes(content)

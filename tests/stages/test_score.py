@@ -153,7 +153,7 @@ def test_the_command_reads_standard_input_and_keeps_columns(chemkl, monkeypatch,
     assert chemkl(*call) == 0  # the same again
     pipe(b"note,smiles\nx,CCC\n")
     assert chemkl(*call) == 2
-    assert "-: has changed since runs/stdin-scores was begun" in capsys.readouterr().err
+    assert "-: has changed since runs/stdin-scores was started" in capsys.readouterr().err
 
 
 def test_failures_are_counted_and_explained(folder, capsys):
