@@ -100,9 +100,8 @@ def work(config: Any, start: Start) -> None:
         # rank 0: other ranks do not get here
         start.claim(parts.inputs(), precision=precision, rank=0) as manifest,
     ):
-        first = training.last_checkpoint(
-            out
-        )  # after the claim: another process may have written one
+        # after the claim: another process may have written one in the meantime
+        first = training.last_checkpoint(out)
         start.copy_models(manifest, "prior", "agent")
         parts.begin(manifest)
 

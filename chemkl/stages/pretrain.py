@@ -78,9 +78,7 @@ def work(config: Any, start: Start) -> None:
             )
 
     trainer = build()
-    if (
-        trainer.world_size > 1 and trainer.global_rank
-    ):  # another process: it trains and writes nothing
+    if trainer.world_size > 1 and trainer.global_rank:  # it trains and writes nothing
         with training.quiet(), several(trainer) as ranks:
             _fit(config, parts, start, build, ranks.gather(None)[0])
         return

@@ -141,10 +141,10 @@ class Stage:
 
     def _problems(self, view: "View") -> Iterator[tuple[str, list[str]]]:
         """Yield the problems by key, each line with its key in front."""
-        look = getattr(self.module, "problems", None)
-        for key, lines in look(view) if look else ():
-            named = (f"{key}:", f"{key}.") if key else ("",)
-            yield key, [line if line.startswith(named) else f"{key}: {line}" for line in lines]
+        find = getattr(self.module, "problems", None)
+        for key, lines in find(view) if find else ():
+            starts = (f"{key}:", f"{key}.") if key else ("",)
+            yield key, [line if line.startswith(starts) else f"{key}: {line}" for line in lines]
 
     def run(self, config: object, out_dir: str | Path, *, console: "Console | None" = None) -> Any:
         """Run the stage, resume an interrupted run, or skip a complete one.
@@ -251,7 +251,7 @@ _ROWS = (
     Stage(
         "forecast",
         "chemkl.config.evaluate:ForecastConfig",
-        "Foretell from samples of the prior what a posttrain config asks for; train nothing.",
+        "Forecast from samples of the prior what a posttrain config asks for; train nothing.",
         outputs=_files("forecast.parquet forecast.json samples.parquet"),
         result="forecast.parquet",
         suffix="-forecast",  # it takes the config file of posttrain

@@ -247,15 +247,15 @@ def _wrong_priors(
     """Return a line for each policy that was post-trained from another prior."""
     recorded = {name: header["provenance"].get("prior_sha256") for name, header in headers.items()}
     prior_sha256 = current_sha256(sha256_of(models[PRIOR]))
-    original = headers[PRIOR]["provenance"].get(
-        "sha256"
-    )  # of the file of REINVENT that it was converted from
+    reinvent_sha256 = headers[PRIOR]["provenance"].get("sha256")  # of the file before conversion
     return [
         f"prior: {models[PRIOR]} is not the one that {name} ({models[name]}) was post-trained from "
         f"(sha256 {prior_sha256[:12]}..., recorded {str(sha256)[:12]}...); beta_scale needs the "
         "original. To blend a policy with another model, use a product mixture."
         for name, sha256 in recorded.items()
-        if name != PRIOR and sha256 and current_sha256(sha256) not in (prior_sha256, original)
+        if name != PRIOR
+        and sha256
+        and current_sha256(sha256) not in (prior_sha256, reinvent_sha256)
     ]
 
 

@@ -235,13 +235,11 @@ def _rows(
     rows.loc[empty, "reason"] = [lines[index].reason for index in empty]
     rows.insert(0, "line", [line.number for line in lines])
     rows["name"] = pd.Series([line.name for line in lines], dtype=object)
-    for (
-        column,
-        field,
-    ) in file_columns.items():  # as objects: pandas turns integers with gaps into floats
+    for column, field in file_columns.items():
         cells = [line.values.get(column) for line in lines]
         if pa.types.is_string(field.type):
             cells = [cell if isinstance(cell, str) else as_text(cell) for cell in cells]
+        # as objects: pandas turns integers with gaps into floats
         rows[field.name] = pd.Series(cells, dtype=object)
     return rows
 

@@ -1,8 +1,10 @@
-"""What tests of runs share: their module's config with a small prior, and how one is refused."""
+"""Fixtures of runs: their module's config with a small prior, finished runs, refused configs."""
 
 import json
 
 import pytest
+
+from chemkl.stages.registry import STAGES
 
 
 @pytest.fixture
@@ -11,25 +13,37 @@ def config(request, tiny_prior):
 
 
 @pytest.fixture(scope="module")
-def finished(request, tiny_prior, tmp_path_factory):
-    """A finished run of that config that many tests look at."""
-    from chemkl.stages import posttrain
+def run_once(tmp_path_factory):
+    """Run a stage once per module and settings; return its folder."""
+    folders = {}
 
-    out = tmp_path_factory.mktemp("run")
-    posttrain.run(request.module.CONFIG | {"prior": str(tiny_prior), "budget": 150}, out)
-    return out
+    def run(stage, settings):
+        key = stage, json.dumps(settings)
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp(stage) / "run"
+            STAGES[stage].run(settings, folders[key])
+        return folders[key]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(request, run_once, tiny_prior):
+    """A finished run of the module's config that many tests look at."""
+    config = request.module.CONFIG | {"prior": str(tiny_prior), "budget": 150}
+    return run_once("posttrain", config)
 
 
 @pytest.fixture
 def refusal(chemkl, capsys, tmp_path):
-    """Post-train by a config that is refused before anything is written; give the one line."""
+    """Post-train with a config that is refused before anything is written; return the line."""
 
-    def refused(settings):
+    def refuse(settings):
         file = tmp_path / "c.yaml"
         file.write_text(json.dumps(settings))
         assert chemkl("posttrain", file, "--out", tmp_path / "out") == 2
         assert not (tmp_path / "out").exists()
-        (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+        (line,) = filter(None, capsys.readouterr().err.splitlines())
         return line
 
-    return refused
+    return refuse

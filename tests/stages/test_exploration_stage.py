@@ -39,6 +39,21 @@ def explored_in(trace):
     return trace[~trace["origin"].isin(["policy", "seed"]) & ~trace["is_replay"]]
 
 
+@pytest.fixture
+def explore(config, tmp_path):
+    """Run at once and in parts with changed settings of exploration; return the trace."""
+
+    def run(budgets, **changes):
+        settings = config | {"exploration": config["exploration"] | changes}
+        posttrain.run(settings, tmp_path / "whole")
+        for budget in (*budgets, config["budget"]):
+            posttrain.run(settings | {"budget": budget}, tmp_path / "parts")
+        same_run(tmp_path / "parts", tmp_path / "whole")
+        return read_trace(tmp_path / "whole")
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def trace(finished):
     return read_trace(finished)
@@ -174,17 +189,11 @@ def test_exploration_starts_at_its_call(config, tmp_path):
     assert explored.groupby("step").size().max() == 2
 
 
-def test_exploration_every_few_steps_resumes_exactly(config, tmp_path):
-    config["exploration"] = config["exploration"] | {"every": 3}
-    posttrain.run(config, tmp_path / "whole")
-    trace = read_trace(tmp_path / "whole")
-    explored = trace[trace["origin"].ne("policy") & ~trace["is_replay"]]
-    steps = sorted({*explored["step"]})
+def test_exploration_every_few_steps_resumes_exactly(explore):
+    trace = explore((40, 65, 90), every=3)
+    steps = sorted({*explored_in(trace)["step"]})
     assert len(steps) > 1
     assert steps == [*range(2, trace["step"].max() + 1, 3)]
-    for budget in (40, 65, 90, config["budget"]):
-        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
-    same_run(tmp_path / "parts", tmp_path / "whole")
 
 
 def test_a_run_too_short_to_explore_says_so(config, tmp_path, capsys, chemkl):
@@ -196,20 +205,14 @@ def test_a_run_too_short_to_explore_says_so(config, tmp_path, capsys, chemkl):
     assert message in " ".join(capsys.readouterr().out.split())
 
 
-def test_samples_of_the_prior_pay_their_call_and_need_no_parents(config, tmp_path, tiny_prior):
+def test_samples_of_the_prior_pay_their_call_and_need_no_parents(explore, tiny_prior):
     shares = {"crossover": 0, "mutation": 0, "neighbour": 0, "prior": 1}
-    config["exploration"] = config["exploration"] | {"shares": shares, "screen": "none"}
-    posttrain.run(config, tmp_path / "whole")
-    trace = read_trace(tmp_path / "whole")
-    explored = explored_in(trace)
+    explored = explored_in(explore((50, 75), shares=shares, screen="none"))
     assert {*explored["origin"]} == {"prior"}
     assert explored["step"].min() == 0  # the memory is empty then
     assert explored["call"].notna().all()
-    seldom = load_policy(tiny_prior).sample(2000, torch.Generator().manual_seed(0)).smiles
-    assert {*explored["canonical_smiles"]} & {*seldom}
-    for budget in (50, 75, config["budget"]):
-        posttrain.run(config | {"budget": budget}, tmp_path / "parts")
-    same_run(tmp_path / "parts", tmp_path / "whole")
+    samples = load_policy(tiny_prior).sample(2000, torch.Generator().manual_seed(0)).smiles
+    assert {*explored["canonical_smiles"]} & {*samples}
 
 
 def test_exploration_is_logged_and_shown(finished, trace, chemkl, capsys):

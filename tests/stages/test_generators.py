@@ -101,11 +101,8 @@ def test_post_training_raises_the_reward_of_molecules_that_hold_a_part(kind, tmp
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_prior, tmp_path_factory):
-    """A run that nothing happened to."""
-    out = tmp_path_factory.mktemp("run")
-    posttrain.run(CONFIG | {"prior": str(tiny_prior)}, out)
-    return out
+def finished(run_once, tiny_prior):
+    return run_once("posttrain", CONFIG | {"prior": str(tiny_prior)})
 
 
 def test_a_run_says_of_each_row_which_part_it_holds_and_what_was_written(

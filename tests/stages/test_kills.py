@@ -1,6 +1,5 @@
 """Runs that are killed or stopped by a signal end, bit for bit, as undisturbed ones."""
 
-import json
 import os
 import signal
 import subprocess
@@ -27,7 +26,6 @@ from small_runs import (
 from chemkl.policies import read_header
 from chemkl.results import Manifest, read_trace
 from chemkl.results.manifest import read_log
-from chemkl.stages.registry import STAGES
 from chemkl.training.posttrain import Posttrain
 from chemkl.training.pretrain import Pretrain
 
@@ -207,21 +205,6 @@ def posttrain_config(tiny_prior):
     return CONFIG | every | {"prior": str(tiny_prior), "budget": 10_000, "max_samples": 160}
 
 
-@pytest.fixture(scope="module")
-def whole_of(tmp_path_factory):
-    """Runs that nothing happened to, by stage and settings; made when first asked for."""
-    runs = {}
-
-    def get(stage, config):
-        key = stage, json.dumps(config)
-        if key not in runs:
-            runs[key] = tmp_path_factory.mktemp("whole")
-            STAGES[stage].run(config, runs[key])
-        return runs[key]
-
-    return get
-
-
 def write_config(folder, config):
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -233,9 +216,7 @@ def ended(out):
     return manifest["status"], manifest["ended_by"]
 
 
-same_but_logs = partial(
-    same_run, but=("train/", "lr-")
-)  # what is logged counts from the last start
+same_but_logs = partial(same_run, but=("train/", "lr-"))  # logged since the last start
 
 
 # ---- training: the step is finished
@@ -243,7 +224,7 @@ same_but_logs = partial(
 
 @pytest.mark.parametrize("name", CODES)
 def test_posttrain_finishes_its_step_and_goes_on_from_there(
-    posttrain_config, whole_of, tmp_path, chemkl, capsys, monkeypatch, name
+    posttrain_config, run_once, tmp_path, chemkl, capsys, monkeypatch, name
 ):
     config, out = write_config(tmp_path, posttrain_config), tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -255,7 +236,7 @@ def test_posttrain_finishes_its_step_and_goes_on_from_there(
     assert read_trace(out)["step"].max() == 3
     assert signal.getsignal(getattr(signal, name)) == signal.SIG_DFL
     assert chemkl("posttrain", config, "--out", out) == 0
-    same_but_logs(out, whole_of("posttrain", posttrain_config))
+    same_but_logs(out, run_once("posttrain", posttrain_config))
 
 
 def send_at(patch, module, step, *numbers):
@@ -288,7 +269,7 @@ def slow(*values):
     ],
 )
 def test_pretrain_finishes_its_step_and_goes_on(
-    whole_of, tmp_path, chemkl, monkeypatch, changes, at, step
+    run_once, tmp_path, chemkl, monkeypatch, changes, at, step
 ):
     config, out = write_config(tmp_path, SHORT_PRETRAIN | changes), tmp_path / "stopped"
     with monkeypatch.context() as patch:
@@ -297,7 +278,7 @@ def test_pretrain_finishes_its_step_and_goes_on(
     assert ended(out) == ("interrupted", "StoppedBySignal: SIGTERM")
     assert checkpoint_of(out)["global_step"] == step
     assert chemkl("pretrain", config, "--out", out) == 0
-    same_but_logs(out, whole_of("pretrain", SHORT_PRETRAIN | changes))
+    same_but_logs(out, run_once("pretrain", SHORT_PRETRAIN | changes))
 
 
 # ---- a pipeline

@@ -432,7 +432,7 @@ stages:
 """
 
 
-def test_the_real_stages_go_from_molecules_to_report(tmp_path, monkeypatch):
+def test_the_real_stages_go_from_molecules_to_a_report_and_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "molecules.smi").write_text(
         "CCO\nCCN\nCCC\nc1ccccc1\nCC(=O)O\nCCOC\nOc1ccccc1\nCCNC\nCC(C)C\nNCCO\nc1ccncc1\nCCCl\n"
@@ -459,3 +459,17 @@ def test_the_real_stages_go_from_molecules_to_report(tmp_path, monkeypatch):
         assert [
             pattern for pattern in patterns if not any(fnmatch(f, pattern) for f in files)
         ] == []
+    # raised limits continue the runs and repeat what reads them
+    Path("demo.yaml").write_text(REAL.replace("max_samples: 32", "max_samples: 40"))
+    assert statuses(pipeline.run("demo.yaml")) == ["skipped"] * 2 + ["done"] * 5
+    assert statuses(pipeline.run("demo.yaml")) == ["skipped"] * 7
+    assert len(read_trace(out / "plain-seed=0")) == 40
+    assert len(Manifest.load(out / "plain-seed=0").extended) == 1
+    old = sorted(folder.name for folder in out.glob("*.old-1"))
+    assert old == ["evaluate.old-1", "report.old-1", "sample.old-1"]
+    Path("demo.yaml").write_text(REAL)
+    with pytest.raises(InputError, match=r"has spent 40 samples, more than max_samples allows"):
+        pipeline.run("demo.yaml")
+    runs = [str(out / f"plain-seed={seed}") for seed in (0, 1)]
+    with pytest.raises(InputError, match="has changed since"):
+        STAGES["evaluate"].run({"runs": runs}, out / "evaluate.old-1")

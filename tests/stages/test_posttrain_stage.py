@@ -1,7 +1,6 @@
 """The posttrain stage: what a run leaves behind; and a killed run ends as the whole one does."""
 
 import csv
-import json
 import math
 import re
 import shutil
@@ -37,7 +36,7 @@ from chemkl.policies import RnnPolicy, load_policy, read_header, save_policy
 from chemkl.results import read_trace
 from chemkl.results.manifest import read_log
 from chemkl.results.trace import read_orphans
-from chemkl.stages import evaluate, pipeline, posttrain
+from chemkl.stages import posttrain
 from chemkl.stages.registry import STAGES
 
 WITH_COUNTED = [
@@ -47,18 +46,9 @@ WITH_COUNTED = [
 
 
 @pytest.fixture(scope="module")
-def run_of(tiny_prior, tmp_path_factory):
-    """Runs that nothing happened to, by their settings; made when first asked for."""
-    runs = {}
-
-    def get(settings):
-        key = json.dumps(settings)
-        if key not in runs:
-            runs[key] = tmp_path_factory.mktemp("run")
-            posttrain.run(settings | {"prior": str(tiny_prior)}, runs[key])
-        return runs[key]
-
-    return get
+def run_of(run_once, tiny_prior):
+    """Return the finished run of some settings."""
+    return lambda settings: run_once("posttrain", settings | {"prior": str(tiny_prior)})
 
 
 @pytest.fixture(scope="module")
@@ -546,39 +536,3 @@ def test_a_run_is_not_made_shorter_or_another_one(config, run_of, changes, probl
     with pytest.raises(InputError, match=re.escape(problem)):
         posttrain.run(config | changes, run)
     assert contents(run) == before
-
-
-LENGTHENED = """\
-name: demo
-stages:
-  - stage: posttrain
-    name: own
-    config:
-      prior: PRIOR
-      reward: {components: [{kind: qed}]}
-      target: {kind: gibbs, sigma: 16}
-      batch_size: 8
-      budget: 20
-      callbacks: {progress_bar: false}
-  - {stage: sample, config: {policy: "${own}/checkpoints/policy.safetensors", n: 4}}
-  - {stage: evaluate, config: {runs: ["${own}"]}}
-"""
-
-
-def test_a_pipeline_with_a_raised_budget_goes_on(tmp_path, tiny_prior, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = LENGTHENED.replace("PRIOR", str(tiny_prior))
-    for budget, expected in ((20, ["done"] * 3), (30, ["done"] * 3), (30, ["skipped"] * 3)):
-        (tmp_path / "demo.yaml").write_text(text.replace("budget: 20", f"budget: {budget}"))
-        assert [entry.status for entry in pipeline.run("demo.yaml")] == expected
-    out = tmp_path / "runs" / "demo"
-    assert manifest_of(out / "own")["results"]["calls"] == 30
-    assert len(manifest_of(out / "own")["extended"]) == 1
-    assert not (out / "own.old-1").exists()
-    assert (out / "sample.old-1").exists()
-    assert (out / "evaluate.old-1").exists()
-    (tmp_path / "demo.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"has spent 30 oracle calls, more than budget allows"):
-        pipeline.run("demo.yaml")
-    with pytest.raises(InputError, match="has changed since"):
-        evaluate.run({"runs": [str(out / "own")]}, out / "evaluate.old-1")

@@ -84,7 +84,7 @@ def config_of(place):
 
 
 @pytest.fixture(scope="module")
-def run_once(config_of, tmp_path_factory):
+def output_of(config_of, tmp_path_factory):
     """Run a stage once for all tests: its folder, and what the run returned."""
     runs = {}
 
@@ -98,9 +98,9 @@ def run_once(config_of, tmp_path_factory):
 
 
 @pytest.fixture
-def copy_of(run_once, tmp_path):
+def copy_of(output_of, tmp_path):
     """A copy of what a stage has made."""
-    return lambda stage: shutil.copytree(run_once(stage)[0], tmp_path / "copy")
+    return lambda stage: shutil.copytree(output_of(stage)[0], tmp_path / "copy")
 
 
 def flip_a_bit(file):
@@ -116,8 +116,8 @@ def state(folder):
 
 
 @pytest.mark.parametrize("stage", CHANGED)
-def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, run_once, place, capsys):
-    folder, returned = run_once(stage)
+def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, output_of, place, capsys):
+    folder, returned = output_of(stage)
     before, inputs = state(folder), state(place)
     capsys.readouterr()
     again = STAGES[stage].run(config_of(stage), folder)
@@ -133,8 +133,8 @@ def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, run_once, pl
 
 
 @pytest.mark.parametrize("stage", CHANGED)
-def test_another_config_is_refused(stage, config_of, run_once):
-    folder, _ = run_once(stage)
+def test_another_config_is_refused(stage, config_of, output_of):
+    folder, _ = output_of(stage)
     before = state(folder)
     (key,) = CHANGED[stage]
     with pytest.raises(InputError, match=rf"(?s)a different config:\n.*{key}"):
@@ -189,14 +189,14 @@ def test_no_part_of_a_trace_may_be_damaged_but_the_last_checkpoint_gone(config_o
     assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
 
 
-def test_pretraining_cannot_be_made_longer(config_of, run_once):
-    folder, _ = run_once("pretrain")
+def test_pretraining_cannot_be_made_longer(config_of, output_of):
+    folder, _ = output_of("pretrain")
     with pytest.raises(InputError, match=r"epochs: 1 in the folder, 2 in .*learning rate falls"):
         STAGES["pretrain"].run(config_of("pretrain") | {"epochs": 2}, folder)
 
 
-def test_outputs_in_the_folders_of_runs_count_too(config_of, run_once, place, capsys):
-    folder, _ = run_once("evaluate")
+def test_outputs_in_the_folders_of_runs_count_too(config_of, output_of, place, capsys):
+    folder, _ = output_of("evaluate")
     gone = place / "few-0" / "evaluation" / "metrics.json"
     before = gone.read_bytes()
     gone.unlink()
@@ -215,8 +215,8 @@ def test_outputs_in_the_folders_of_runs_count_too(config_of, run_once, place, ca
         ("report", "few-0/trace/part-00000000-00000000.parquet", "trace"),
     ],
 )
-def test_a_changed_input_is_refused(stage, file, role, config_of, run_once, place):
-    folder, _ = run_once(stage)
+def test_a_changed_input_is_refused(stage, file, role, config_of, output_of, place):
+    folder, _ = output_of(stage)
     before, content = state(folder), (place / file).read_bytes()
     replacement = place / "other.smi"
     replacement.write_bytes(content + b"CCBr\n")

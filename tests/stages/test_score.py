@@ -209,9 +209,11 @@ def test_bad_settings_are_explained_and_nothing_is_written(folder, changes, says
 
 # ---- the command
 
+REWARD_FILE = ["--config", "reward.yaml"]
+
 
 def test_the_command_takes_a_reward_file(chemkl, capsys):
-    command = ("score", "mols.smi", "--config", "reward.yaml")
+    command = ("score", "mols.smi", *REWARD_FILE)
     assert chemkl(*command, "--out", "s.csv") == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "output: s.csv"
@@ -219,11 +221,10 @@ def test_the_command_takes_a_reward_file(chemkl, capsys):
     assert len(pd.read_csv("s.csv")) == 7
     assert not Path("runs").exists()
     assert not Path("manifest.json").exists()
-    assert chemkl(*command) == 0  # by default into a folder of its own
-    assert Path("runs/mols-scores/scores.parquet").exists()
+    assert chemkl(*command) == chemkl(*command, "--out", "there") == 0
     assert Path("runs/mols-scores/manifest.json").exists()
-    assert chemkl(*command, "--out", "there") == 0
-    assert Path("there/scores.parquet").exists()
+    for folder in ("runs/mols-scores", "there"):
+        assert Path(folder, "scores.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -276,9 +277,6 @@ def test_an_existing_table_is_kept_without_fresh(chemkl, capsys, name):
     assert Path(name).read_bytes() == before + b"\n"
     assert chemkl(*call, "--fresh") == 0
     assert Path(f"{name}.old-1").exists()
-
-
-REWARD_FILE = ["--config", "reward.yaml"]
 
 
 @pytest.mark.parametrize(
