@@ -1,4 +1,4 @@
-"""The command line: each command checks what it was given, then imports the stage and calls it."""
+"""The command line: each command checks its arguments, then imports the stage and runs it."""
 
 import errno
 import io
@@ -24,17 +24,17 @@ from chemkl.stages.registry import STAGES, interrupted, interruptible
 
 HELP = (
     "Post-train generators of molecules so that they cover many scaffolds, not one.\n\n"
-    "A set of molecules becomes a prior (prepare, pretrain), a reward steers the prior (posttrain),"
-    " and what it proposed is measured and shown (evaluate, report). chemkl run does all of it from"
-    " one file."
+    "prepare and pretrain make a prior from a set of molecules, posttrain trains it for a reward,"
+    " evaluate and report measure and show the molecules that it proposed. chemkl run does all of"
+    " this from one file."
 )
 EPILOG = (
-    "Exit codes: 0 done, 2 a mistake in a config or an input (told before anything starts), 128 + N"
-    " stopped by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 other "
-    "(a full disk too: one line says what is safe)."
+    "Exit codes: 0 done, 2 an error in a config or an input (reported before anything starts), "
+    "128 + N stopped by signal N (143 SIGTERM, 129 SIGHUP, 138 SIGUSR1, 130 Ctrl-C), 1 any other "
+    "error (also a full disk: one line says what is safe)."
 )
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENOTDIR)
-"""What the system says of a path that the user has to give otherwise, or to open for this user."""
+"""Errors of a path that the user must change or make accessible."""
 
 app = typer.Typer(
     help=HELP,
@@ -50,10 +50,10 @@ def main() -> None:
     """Run the command line and exit.
 
     The code is 0 done, 2 configuration or input error, 128 + N stopped by signal N, 1 other. A disk
-    that fails is one line and 1, whatever it is that met it.
+    failure is always one line and 1.
     """
-    # threads that wait for others sleep: spinning ones slow runs side by side down by a factor of
-    # ten. It is read when torch is loaded, here and in the processes that this one starts
+    # waiting threads sleep: spinning ones slow concurrent runs down by a factor of ten. torch reads
+    # the variable when it is loaded, here and in child processes
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with handled(), readers_may_leave():
         forgive_streams()
@@ -67,24 +67,30 @@ def main() -> None:
             InputError.refuse(["--out: the name is empty; give one, or leave --out out"] * empty)
             sys.exit(app(standalone_mode=False) or 0)
         except Exception as error:  # noqa: BLE001 - the last line of defence, and it hides nothing
-            sys.exit(_tell(error))
+            sys.exit(_report(error))
 
 
-def _tell(error: Exception) -> int:
-    """Say what went wrong, and return the exit code."""
-    from chemkl.results.atomic import storage_problem  # it imports pyarrow: not for chemkl --help
+def _report(error: Exception) -> int:
+    """Print what went wrong, and return the exit code."""
+    from chemkl.results.atomic import storage_problem  # imports pyarrow: not for chemkl --help
 
-    of_the_disk = storage_problem(error) is not None  # no mistake of the user, whatever met it
-    if hasattr(error, "format_message"):  # of typer, whose class has moved from version to version
+    of_the_disk = storage_problem(error) is not None  # not an error of the user
+    name, reason = "", ""
+    if isinstance(error, UnicodeError) and error.args[-1] == "surrogates not allowed":
+        name, reason = error.args[1], "the name is not UTF-8"
+    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
+        name, reason = error.filename, str(error.strerror)
+    if hasattr(error, "format_message"):  # of typer; its class differs between versions
         text, code = error.format_message(), 2
-        if sys.argv[1:]:  # else it is the help
+        if sys.argv[1:]:  # otherwise it is the help
             context = getattr(error, "ctx", None)
             command = f"chemkl {sys.argv[1]}" if context is None else context.command_path
             text = f"{' '.join(text.split()).rstrip('.')}; see {command} --help"
     elif isinstance(error, InputError | StorageError | LostError):
         text, code = str(error), 1 if of_the_disk or isinstance(error, LostError) else 2
-    elif unusable := _unusable(error):
-        text, code = unusable, 2
+    elif reason:
+        text = f"{utf8(name).splitlines()[0]}: cannot be used here ({reason}); take another"
+        code = 2
     elif isinstance(error, OSError) and of_the_disk:
         text, code = f"{error.filename or 'the disk'}: {error.strerror or error}", 1
     else:
@@ -95,23 +101,13 @@ def _tell(error: Exception) -> int:
     return code
 
 
-def _unusable(error: Exception) -> str:
-    """Say which path cannot be used, and why, if that is what went wrong; else nothing."""
-    name, why = "", ""
-    if isinstance(error, UnicodeError) and error.args[-1] == "surrogates not allowed":
-        name, why = error.args[1], "the name is not UTF-8"
-    elif isinstance(error, OSError) and error.errno in UNUSABLE and error.filename:
-        name, why = error.filename, str(error.strerror)
-    return f"{utf8(name).splitlines()[0]}: cannot be used here ({why}); take another" if why else ""
-
-
 # ---- standard output and error
 
 
 def forgive_streams() -> None:
-    r"""Let stdout and stderr write ? for what their encoding lacks, and nothing where closed.
+    r"""Make stdout and stderr write ? for unencodable characters, and discard output if closed.
 
-    UTF-8 lacks only the bytes of a file name that is not UTF-8: these are written as \udcff.
+    In UTF-8 only the bytes of a file name that is not UTF-8 are affected: they appear as \udcff.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -123,16 +119,16 @@ def forgive_streams() -> None:
 
 
 class _Outlet(io.FileIO):
-    """A file that drops what nobody reads any more: `| head` has ended, the terminal is closed.
+    """A file that discards output which nobody reads, after `| head` or a closed terminal.
 
-    It also drops what a full disk does not take, and remembers why. A run goes on: its results are
-    other files.
+    It also discards what a full disk refuses, and stores the error. The run continues: its results
+    are in other files.
     """
 
     problem: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write bytes, if anybody is there."""
+        """Write bytes, or discard them."""
         try:
             return super().write(data)
         except OSError as error:
@@ -142,7 +138,7 @@ class _Outlet(io.FileIO):
 
 
 def _outlasting(stream: IO[str]) -> IO[str]:
-    """The same stream over such a file; one that is no process's own stays as it is."""
+    """Put a standard stream of the process on an `_Outlet`; return any other unchanged."""
     if not isinstance(stream, io.TextIOWrapper) or stream not in (sys.__stdout__, sys.__stderr__):
         return stream
     raw = _Outlet(stream.fileno(), "wb", closefd=False)
@@ -157,15 +153,15 @@ def _outlasting(stream: IO[str]) -> IO[str]:
 
 @contextmanager
 def readers_may_leave() -> Iterator[None]:
-    """Go on without a message when what reads the output of this process ends, in this scope.
+    """Continue silently in this scope when the reader of the output ends.
 
-    Where output was lost otherwise, an exit with 0 becomes one with 1 and a line that says so.
+    If output was lost for another reason, the exit code 0 becomes 1, with a line that says so.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = map(_outlasting, before)
 
     def lost() -> OSError | None:
-        """Write out what waits in both streams, and say why some of it was lost, if it was."""
+        """Flush both streams and return why output was lost, if it was."""
         for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed at the start
             stream.flush()
             raw = getattr(getattr(stream, "buffer", None), "raw", None)
@@ -189,8 +185,8 @@ def readers_may_leave() -> Iterator[None]:
 # ---- the commands of the stages
 
 
-def _from(least: int) -> Callable[..., int | None]:
-    """Refuse numbers below the least."""
+def _at_least(least: int) -> Callable[..., int | None]:
+    """Return a callback that refuses smaller numbers."""
 
     def check(option: typer.CallbackParam, number: int | None) -> int | None:
         if number is not None and number < least:
@@ -201,7 +197,7 @@ def _from(least: int) -> Callable[..., int | None]:
 
 
 def _finite(threshold: float | None) -> float | None:
-    """Refuse nan and inf, which Python reads as numbers."""
+    """Refuse nan and inf, which Python parses as numbers."""
     if threshold is not None and not math.isfinite(threshold):
         raise InputError(f"--threshold {threshold}: should be a finite number, such as 0.8")
     return threshold
@@ -216,12 +212,12 @@ Out = Annotated[
     Path | None, Option(help="Output folder. Default: runs/ and the name of the config file.")
 ]
 Fresh = Annotated[
-    bool, Option("--fresh", help="Move earlier output aside (FOLDER.old-1) and start anew.")
+    bool, Option("--fresh", help="Rename earlier output to FOLDER.old-1 and start again.")
 ]
-Force = Annotated[bool, Option("--force", help="Replace output files that are there.")]
+Force = Annotated[bool, Option("--force", help="Replace existing output files.")]
 PerScaffold = Annotated[
     int | None,
-    Option(metavar="N", help="The N best of each scaffold; 0: all.", callback=_from(0)),
+    Option(metavar="N", help="The N best of each scaffold; 0: all.", callback=_at_least(0)),
 ]
 
 
@@ -237,7 +233,7 @@ def _run_stage(
     file = Path(config) if isinstance(config, str) else None
     folder = out or Path("runs", (file.stem if file else name) + stage.suffix)
     with interruptible(partial(interrupted, stage, folder, fresh=fresh)):
-        from chemkl.stages import runner  # it reads manifests: not for --help
+        from chemkl.stages import runner  # reads manifests: not for --help
 
         copies = {} if fresh else runner.model_copies(folder)
         checked = stage.load(config, overrides, kept=copies)
@@ -249,8 +245,8 @@ def _run_stage(
         typer.echo(f"output: {result}")
 
 
-def _of_a_config(name: str) -> Callable[..., None]:
-    """The command of a stage with a config file."""
+def _config_command(name: str) -> Callable[..., None]:
+    """Make the command of a stage with a config file."""
 
     def command(
         config: ConfigFile, overrides: Overrides = None, out: Out = None, fresh: Fresh = False
@@ -263,11 +259,11 @@ def _of_a_config(name: str) -> Callable[..., None]:
 def _sample(
     config: ConfigFile,
     overrides: Overrides = None,
-    beta_scale: str | None = Option(  # a number, read and judged as beta_scale=S is
+    beta_scale: str | None = Option(  # a number, parsed and checked like beta_scale=S
         None,
         metavar="S",
-        help="Sample as if trained with S times its beta: above 1 nearer to the prior, which the "
-        "config must name, below 1 further from it. The same as beta_scale=S.",
+        help="Sample as if trained with S times its beta: above 1 closer to the prior, which the "
+        "config must name, below 1 further away. The same as beta_scale=S.",
     ),
     out: Out = None,
     fresh: Fresh = False,
@@ -288,13 +284,12 @@ def _score(
     overrides: Overrides = None,
     column: str | None = Option(
         None,
-        help="Where the SMILES stand: a column's name, or its number from 0. Default: where the "
-        "file shows them.",
+        help="Column of the SMILES: its name, or its number from 0. Default: detected in the file.",
     ),
     keep_columns: bool = Option(
         False,
         "--keep-columns",
-        help="Carry all columns of FILE along; some: keep_columns=[id,batch].",
+        help="Copy all columns of FILE; for some of them: keep_columns=[id,batch].",
     ),
     out: Path | None = Option(
         None,
@@ -312,13 +307,13 @@ def _score(
     typer.echo(f"output: {table}")
 
 
-def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
-    """The command of a stage that can do without a config file."""
+def _runs_command(name: str, metavar: str, what: str) -> Callable[..., None]:
+    """Make the command of a stage that needs no config file."""
 
     def command(
         arguments: list[str] = Argument(
             metavar=f"CONFIG|{metavar}|KEY=VALUE",
-            help=f"A YAML file with the settings; or {what}. And settings to change, for example "
+            help=f"A YAML file with the settings; or {what}. Also settings to change, for example "
             "metrics.seed=1.",
         ),
         out: Path | None = Option(
@@ -328,7 +323,7 @@ def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
         ),
         fresh: Fresh = False,
     ) -> None:
-        from chemkl.stages.runs import sort_arguments  # it reads manifests: not for chemkl --help
+        from chemkl.stages.runs import sort_arguments  # reads manifests: not for --help
 
         settings = sort_arguments(name, arguments)
         folder = out or Path("runs", settings.name)
@@ -340,32 +335,32 @@ def _of_runs(name: str, metavar: str, what: str) -> Callable[..., None]:
 COMMANDS: dict[str, Callable[..., None]] = {
     "sample": _sample,
     "score": _score,
-    "evaluate": _of_runs(
+    "evaluate": _runs_command(
         "evaluate",
         "RUN|FILE",
-        "folders of runs and files of molecules, in any mixture: files with a column reward or "
-        "Score are evaluated as runs are",
+        "folders of runs and files of molecules, in any combination: files with a column reward or "
+        "Score are evaluated like runs",
     ),
-    "compare": _of_runs(
+    "compare": _runs_command(
         "compare",
         "RUN",
-        "folders of runs: those that differ in the seed alone are a method, and the method of the "
-        "first one is the baseline",
+        "folders of runs: those that differ only in the seed form a method, and the method of the "
+        "first run is the baseline",
     ),
-    "report": _of_runs("report", "RUN", "folders of runs"),
+    "report": _runs_command("report", "RUN", "folders of runs"),
 }
-"""Commands of stages that take arguments or options of their own."""
+"""Commands of stages with special arguments or options."""
 
 for _stage in STAGES.values():
-    _command = COMMANDS.get(_stage.name) or _of_a_config(_stage.name)
+    _command = COMMANDS.get(_stage.name) or _config_command(_stage.name)
     app.command(_stage.name, help=_stage.help)(_command)
 
 
 # ---- the other commands
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_set: bool) -> None:
+    if is_set:
         typer.echo(f"chemkl {__version__}")
         sys.exit()
 
@@ -376,14 +371,14 @@ def _options(
         False, "--version", callback=_version, is_eager=True, help="Print the version."
     ),
 ) -> None:
-    """All is done by the callback of the option."""
+    """Do nothing: the callback of the option does the work."""
 
 
 @app.command("run")
 def _run(
     pipeline: str = Argument(metavar="PIPELINE", help="YAML file with the stages in order."),
     dry_run: bool = Option(
-        False, "--dry-run", help="Check everything and list the jobs; run none."
+        False, "--dry-run", help="Check everything and list the jobs; run nothing."
     ),
     only: str | None = Option(
         None, metavar="STAGE", help="Run only this entry of the pipeline, job or stage."
@@ -396,17 +391,17 @@ def _run(
     job: str | None = Option(
         None,
         metavar="NAME",
-        help="Run the one job of this name, and look at no other (for batch jobs).",
+        help="Run only the job of this name, without checking others (for batch jobs).",
     ),
     jobs: int = Option(
-        1, metavar="N", help="Run so many at a time, each a process with its share of the cores."
+        1, metavar="N", help="Number of jobs at a time, each a process with its share of the cores."
     ),
     fresh: Fresh = False,
     out: Path | None = Option(None, help="Output folder. Default: runs/ and the pipeline's name."),
 ) -> None:
-    """Run all stages of a pipeline; what is complete is skipped, what was cut off is resumed.
+    """Run all stages of a pipeline; skip complete jobs and resume interrupted ones.
 
-    Every setting of every stage is checked before the first one starts.
+    All settings of all stages are checked before the first one starts.
     """
     from chemkl.stages import pipeline as stage
 
@@ -427,22 +422,28 @@ def _submit(
         help="Options of sbatch: partition=gpu gpus=1 time=2:00:00; for one stage or entry: "
         "evaluate.partition=cpu. With --cluster local: jobs=N.",
     ),
-    first: list[str] | None = Option(None, "--set", metavar="KEY=VALUE", help="The same."),
+    first: list[str] | None = Option(
+        None, "--set", metavar="KEY=VALUE", help="The same as KEY=VALUE."
+    ),
     cluster: str = Option(
-        "slurm", metavar="slurm|local", help="local: as chemkl run --jobs, by default on all cores."
+        "slurm",
+        metavar="slurm|local",
+        help="local: like chemkl run --jobs, by default on all cores.",
     ),
     dry_run: bool = Option(
-        False, "--dry-run", help="Print the shell script that would submit it, and stop."
+        False, "--dry-run", help="Print the shell script that would submit it; submit nothing."
     ),
     template: Path | None = Option(
-        None, metavar="FILE", help="Of the sbatch script. Default: pipelines/slurm/array.sbatch."
+        None,
+        metavar="FILE",
+        help="Template of the sbatch script. Default: pipelines/slurm/array.sbatch.",
     ),
     out: Path | None = Option(None, help="Output folder. Default: runs/ and the pipeline's name."),
 ) -> None:
-    """Submit a pipeline to Slurm: an array for each stage, behind the jobs that it reads.
+    """Submit a pipeline to Slurm: an array for each stage, after the jobs whose output it reads.
 
-    What is complete or in the queue is left out; a job goes back into the queue before its time
-    limit, and goes on from its checkpoint.
+    Jobs that are complete or in the queue are left out. A job is requeued before its time limit and
+    continues from its checkpoint.
     """
     changes = [*(first or ()), *(settings or ())]
     if cluster != "slurm":
@@ -466,11 +467,13 @@ def _status(
         metavar="PIPELINE|RUN",
         help="Pipeline files, folders of runs, or folders with runs in them.",
     ),
-    out: Path | None = Option(None, help="Output folder of the pipelines, where it is another."),
+    out: Path | None = Option(
+        None, help="Output folder of the pipelines, if it is not the default."
+    ),
 ) -> None:
-    """Tell which jobs are done, running, waiting, stopped or failed, and why.
+    """Show which jobs are done, running, waiting, stopped or failed, and why.
 
-    It goes by what the folders hold, and by Slurm's queue where there is one.
+    The states come from the folders, and from the queue of Slurm if there is one.
     """
     from chemkl.stages.status import show_status
 
@@ -486,7 +489,7 @@ def _check(
     stage: str | None = Option(
         None,
         metavar="NAME",
-        help="What the files are for (a stage, pipeline or reward). Default: found out.",
+        help="What the files are for (a stage, pipeline or reward). Default: detected.",
     ),
 ) -> None:
     """Check files without running anything; print ok, or every problem with its line."""
@@ -530,26 +533,26 @@ def _show(
         None,
         metavar="N",
         help="The N best molecules; of texts, the N most frequent answers.",
-        callback=_from(1),
+        callback=_at_least(1),
     ),
     per_scaffold: PerScaffold = None,
     rows: int | None = Option(
-        None, metavar="N", help="Rows of a file or an answer.", callback=_from(0)
+        None, metavar="N", help="Rows of a file or a result.", callback=_at_least(0)
     ),
     sql: str | None = Option(
         None,
         metavar="QUERY",
-        help="One SELECT from trace, or from a table beside it (diversity, over_time, families, "
-        "by_prompt); needs DuckDB.",
+        help="One SELECT from trace or another table (diversity, over_time, families, by_prompt); "
+        "needs DuckDB.",
     ),
-    csv: Path | None = Option(None, metavar="FILE", help="Write the whole answer: .csv, .csv.gz."),
-    parquet: Path | None = Option(None, metavar="FILE", help="Write the whole answer: .parquet."),
+    csv: Path | None = Option(None, metavar="FILE", help="Write the whole result: .csv, .csv.gz."),
+    parquet: Path | None = Option(None, metavar="FILE", help="Write the whole result: .parquet."),
     force: Force = False,
 ) -> None:
-    """Show a run, a Parquet file or the answer to a query; or what rewards are made of.
+    """Show a run, a Parquet file, the result of a query, or a list such as all rewards.
 
-    Of a run: how it ended, its columns, counts, and the best molecule of each scaffold; or, of a
-    language model that wrote no molecules, the most frequent answers to each prompt.
+    For a run: how it ended, its columns, counts, and the best molecule of each scaffold; for a
+    language model without molecules, the most frequent answers to each prompt.
     """
     from chemkl.stages.show import Options, show
 
@@ -567,16 +570,18 @@ def _export(
     threshold: float | None = Option(
         None, metavar="R", help="Only those with a raw reward >= R.", callback=_finite
     ),
-    top: int | None = Option(None, metavar="N", help="The N best molecules.", callback=_from(1)),
+    top: int | None = Option(
+        None, metavar="N", help="The N best molecules.", callback=_at_least(1)
+    ),
     per_scaffold: PerScaffold = None,
     all_rows: bool = Option(
-        False, "--all-rows", help="Every row into the CSV, repeats and invalid ones too."
+        False, "--all-rows", help="Write every row to the CSV, also repeats and invalid ones."
     ),
     force: Force = False,
 ) -> None:
     """Write the distinct molecules of a run for other programs, in the order of first scoring.
 
-    With --top or --per-scaffold, the best first.
+    With --top or --per-scaffold, the best come first.
     """
     from chemkl.stages.export import export
 
@@ -599,10 +604,12 @@ def _bench(
     full: bool = Option(
         False,
         "--full/--quick",
-        help="Full: larger batches too, a run of 10,000 calls and its evaluation (minutes). "
+        help="Full: also larger batches, a run of 10,000 calls and its evaluation (minutes). "
         "Default: quick.",
     ),
-    json: Path | None = Option(None, metavar="FILE", help="Write all numbers, with --force over."),
+    json: Path | None = Option(
+        None, metavar="FILE", help="Write all numbers; --force replaces the file."
+    ),
     force: Force = False,
 ) -> None:
     """Measure the speed of this machine: a step and its parts, sampling, training, scoring, runs.
@@ -629,20 +636,20 @@ def _convert(
     column: str | None = Option(
         None,
         metavar="NAME",
-        help="Where the SMILES stand in a .parquet file. Default: canonical_smiles or smiles.",
+        help="Column of the SMILES in a .parquet file. Default: canonical_smiles or smiles.",
     ),
     lenient: bool = Option(
         False,
         "--lenient",
-        help="Of a config: leave out what has no counterpart; the written file lists it.",
+        help="For a config: leave out what has no counterpart; the written file lists it.",
     ),
     force: Force = False,
-    fresh: bool = Option(False, "--fresh", help="Move a file that is there aside (FILE.old-1)."),
+    fresh: bool = Option(False, "--fresh", help="Rename an existing file to FILE.old-1."),
 ) -> None:
     """Convert models from and to REINVENT, configs of REINVENT4, and Parquet files.
 
-    A model is the same one after it; a config becomes one that `chemkl check` accepts; a Parquet
-    file keeps all its columns, and its molecules are drawn flat.
+    A converted model is equivalent; a converted config passes `chemkl check`; a Parquet file keeps
+    all its columns, and its molecules get 2D coordinates.
     """
     from chemkl.stages.convert import convert
 

@@ -1,6 +1,6 @@
-"""How results look to a reader: numbers and words, tables on the screen, progress of what is slow.
+"""Output on the screen: numbers and words, tables, and progress.
 
-Results go to standard output, all else to the error output.
+Results go to standard output, everything else to the error output.
 """
 
 import math
@@ -28,37 +28,37 @@ from rich.text import Text
 
 MISSING = "–"  # noqa: RUF001 - an en dash is the typographer's sign for an empty cell
 PIPED_WIDTH = 120
-"""Characters of a line where standard output is a file or a pipe, which have no width."""
+"""Line width if standard output is a file or a pipe."""
 
 # ---- numbers and words
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is null."""
+    """Return whether a cell is null."""
     is_float = isinstance(value, float | np.floating)
     return value is None or value is pd.NA or (is_float and math.isnan(value))
 
 
 def cell(value: Any, how: str) -> str:
-    """A value in a format, as in `format(value, how)`, or a dash where there is none."""
+    """Format a value as `format(value, how)`, or as a dash if it is missing."""
     if is_missing(value):
         return MISSING
     return format(int(value), how) if how.endswith("d") else format(float(value), how)
 
 
 def short(text: str, width: int = 60) -> str:
-    """Cut a SMILES or a prompt that is longer than so many characters in the middle."""
+    """Shorten a long SMILES or prompt in the middle."""
     half = (width - 1) // 2
     return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
 
 
 def counted(n: int, thing: str) -> str:
-    """A count with its noun: `1 hit`, `2,000 hits`."""
+    """Format a count with its noun: `1 hit`, `2,000 hits`."""
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def span(values: Iterable[Any], how: str | Callable[[Any], str] = ",d") -> str:
-    """The least and the greatest value; one of them where both read alike."""
+    """Format a range of values; only one if both ends look the same."""
     values = list(values)
     low, high = (
         format(value, how) if isinstance(how, str) else how(value)
@@ -68,12 +68,12 @@ def span(values: Iterable[Any], how: str | Callable[[Any], str] = ",d") -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names with commas and a last `and`."""
+    """Join names with commas and a last `and`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def percent(share: float) -> str:
-    """A share with one decimal, or as the whole number it is; it is not broken in a line."""
+    """Format a share with one decimal, or none for a whole number, without a line break."""
     return f"{100 * share:.{0 if (100 * share) % 1 == 0 else 1}f}\N{NO-BREAK SPACE}%"
 
 
@@ -85,11 +85,11 @@ class Column:
     """A column of a table, on the screen or on a page.
 
     Attributes:
-        key: of its value in a row.
+        key: of its values in the rows.
         label: heading.
-        how: format of a number, as in `format(value, how)`, or a function that writes it. Empty: a
-            text, which stands to the left.
-        meaning: its definition.
+        how: format of a number, as in `format(value, how)`, or a function that formats it. Empty: a
+            text, aligned to the left.
+        meaning: definition.
     """
 
     key: str
@@ -98,7 +98,7 @@ class Column:
     meaning: str = ""
 
     def write(self, value: Any) -> str:
-        """A value of this column; a dash where there is none."""
+        """Format a value of this column; a dash if it is missing."""
         if is_missing(value):
             return "" if self.how == "" else MISSING
         if callable(self.how):
@@ -114,74 +114,74 @@ def table(
     keep_empty: bool = False,
     group: bool = False,
 ) -> Table:
-    """A table for the terminal: texts to the left and folded, numbers to the right and whole.
+    """Make a table for the terminal: texts left-aligned and wrapped, numbers right-aligned.
 
-    Columns of numbers without a value are left out, unless `keep_empty`; with `group`, a first cell
-    that is the one above too.
+    Columns of numbers without any value are left out, unless `keep_empty`; with `group`, a first
+    cell that repeats the one above is left blank.
     """
     rows = list(rows)
-    shown = [
+    visible = [
         column
         for column in columns
         if keep_empty or not column.how or any(not is_missing(row.get(column.key)) for row in rows)
     ]
-    cells = [[column.write(row.get(column.key)) for column in shown] for row in rows]
-    made = plain_table(title)
-    for place, column in enumerate(shown):
+    cells = [[column.write(row.get(column.key)) for column in visible] for row in rows]
+    result = plain_table(title)
+    for place, column in enumerate(visible):
         if column.how:
-            made.add_column(Text(column.label), justify="right", no_wrap=True)
+            result.add_column(Text(column.label), justify="right", no_wrap=True)
             continue
         longest = max(map(len, (column.label, *(row[place] for row in cells))))
-        made.add_column(Text(column.label), overflow="fold", min_width=min(24, longest))
+        result.add_column(Text(column.label), overflow="fold", min_width=min(24, longest))
     above = ""
-    for first, *others in cells:
-        made.add_row(Text("" if group and first == above else first), *map(Text, others))
+    for first, *rest in cells:
+        result.add_row(Text("" if group and first == above else first), *map(Text, rest))
         above = first
-    return made
+    return result
 
 
 def plain_table(title: str = "") -> Table:
-    """An empty table as all tables here look: a line under its head, narrow gaps."""
-    made = Table(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    made.title = Text(title) if title else None
-    made.padding = (0, 1, 0, 0)
-    return made
+    """Make an empty table in the common style: a line under its head, narrow gaps."""
+    result = Table(title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    result.title = Text(title) if title else None
+    result.padding = (0, 1, 0, 0)
+    return result
 
 
 def facts(rows: Iterable[Sequence[str]]) -> Table:
-    """Names and what there is of each, without a head; further cells stand beside."""
-    made = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    """Make a table of names and values without a head."""
+    result = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in rows:
-        made.add_row(*map(Text, row))
-    return made
+        result.add_row(*map(Text, row))
+    return result
 
 
 # ---- output and progress
 
 
 def standard_output() -> Console:
-    """The console for what a stage finds: as wide as the terminal."""
+    """Return the console for the results of a stage, as wide as the terminal."""
     return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def say(line: str) -> None:
-    """Tell the user how a run goes; brackets in the line, as in the name of a folder, stay."""
+    """Print a line about a run to the error output; brackets in it are no markup."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
 class Bar:
-    """Progress on the error output: a bar in a terminal; elsewhere lines now and then, or nothing.
+    """Progress on the error output: a bar in a terminal, otherwise some lines or nothing.
 
-    A context that shows the bar for as long as it lasts.
+    A context manager that shows the bar while it is active.
 
     Args:
-        label: what is done.
-        total: how much there is of it; None: not known.
-        unit: what is counted; may be empty.
-        shown: whether anything is shown at all.
-        lines: where there is no terminal, lines from the beginning to the end; one for each 1,000
-            done where the end is not known. 0: none.
-        delay: seconds before the bar appears; it then goes at the end.
+        label: the task.
+        total: amount of work; None: unknown.
+        unit: of the work; may be empty.
+        shown: whether to show anything.
+        lines: number of lines in total without a terminal, or one for each 1,000 if the total is
+            unknown. 0: none.
+        delay: seconds before the bar appears; it is then removed at the end.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}{task.fields[beside]}", markup=False),
+            TextColumn("{task.fields[unit]}{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -214,11 +214,11 @@ class Bar:
             refresh_per_second=4,
             speed_estimate_period=600,  # a step of a large model takes longer than rich's 30 s
         )
-        self._task = self._progress.add_task(label, total=total, unit=unit, beside="")
+        self._task = self._progress.add_task(label, total=total, unit=unit, note="")
         self._is_over = False
 
     def __enter__(self) -> Self:
-        """Show it, at once or after the delay."""
+        """Show the bar, at once or after the delay."""
         if self._delay:
             self._timer.start()
         else:
@@ -226,7 +226,7 @@ class Bar:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Leave the last state on the screen, or nothing where the bar came late."""
+        """Leave the last state on the screen, or nothing with a delay."""
         self._timer.cancel()
         with self._lock:
             self._is_over = True
@@ -234,12 +234,12 @@ class Bar:
                 self._progress.stop()
 
     def advance(self, n: int = 1) -> None:
-        """So many more are done."""
+        """Add to the amount done."""
         self.at(int(self._progress.tasks[0].completed) + n)
 
-    def at(self, done: int, beside: str = "", *, label: str | None = None) -> None:
-        """So many are done in all."""
-        self._progress.update(self._task, completed=done, beside=beside, description=label)
+    def at(self, done: int, note: str = "", *, label: str | None = None) -> None:
+        """Set the total amount done."""
+        self._progress.update(self._task, completed=done, note=note, description=label)
         if not self.shown or not self._lines or self.console.is_terminal:
             return
         task = self._progress.tasks[0]
@@ -247,16 +247,16 @@ class Bar:
         if line > self._last_line:
             self._last_line = int(line)
             of = "" if task.total is None else f" of {int(task.total):,}"
-            text = f"{task.description}: {done:,}{of} {task.fields['unit']}{beside}"
+            text = f"{task.description}: {done:,}{of} {task.fields['unit']}{note}"
             text += f", {int(task.elapsed or 0):,} s"
-            left = "" if task.finished else task.time_remaining
-            text += f", {int(left):,} s left" if left else ""
+            seconds = None if task.finished else task.time_remaining
+            text += f", {int(seconds):,} s left" if seconds else ""
             self.console.print(text, markup=False, highlight=False)
 
     @contextmanager
     def part(self, label: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A second bar beneath for a part of the work; gives what moves it on."""
-        task = self._progress.add_task(label, total=total, unit="", beside="")
+        """Show a second bar for a part of the work; yields the function that advances it."""
+        task = self._progress.add_task(label, total=total, unit="", note="")
         yield lambda n: self._progress.advance(task, n)
         self._progress.remove_task(task)
 

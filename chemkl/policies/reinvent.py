@@ -2,7 +2,7 @@
 
 The format (REINVENT 2, 3 and 4) is a dict saved by torch with ``vocabulary``, ``network_params``,
 ``network`` (a state dict) and ``max_sequence_length``. Older files hold objects of REINVENT's own
-classes; they are loaded as inert placeholders, so that no code of a file runs.
+classes; they are loaded as inert stubs, so that no code of a file runs.
 
 Shape legend: B sequences, T tokens, V vocabulary, H hidden units, E numbers per embedded token.
 """
