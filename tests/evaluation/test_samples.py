@@ -67,15 +67,18 @@ def test_sampled_seed_of_the_memory_was_not_found_by_the_run(make_trace):
     assert (family["policy_share"], family["n_molecules"]) == (1, 0)
 
 
-def test_file_has_distinct_molecules_in_order_without_rewards():
+def test_file_has_distinct_molecules_and_a_run_of_texts_is_refused(make_text_trace):
     samples = from_smiles("x", ["OCC", "not a molecule", None, "CCO", "CCN"])
     assert (samples.n_sampled, samples.valid) == (5, ["CCO", "CCO", "CCN"])
     assert molecules_of(samples) == [("CCO", 1, None), ("CCN", 2, None)]
     assert not samples.is_scored
     assert samples.hits(0.0) == []
+    trace = make_text_trace([[("1 or 2?", "1", "1", 1.0), ("1 or 2?", "3", None, 0.0)]])
+    with pytest.raises(InputError, match=r"run x: 1 valid rows .* `chemkl evaluate_text`"):
+        from_trace("x", trace)
 
 
-def test_unreadable_molecules_are_skipped_and_counted(make_trace):
+def test_unreadable_molecules_are_skipped_and_counted(make_trace, monkeypatch):
     bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
     trace = make_trace([[("CCO", 0.5), (bad, 0.9)], [(bad, 0.9), ("CCN", 0.7), ("CCO", 0.5)]])
     canonical = trace.loc[1, "canonical_smiles"]
@@ -90,8 +93,7 @@ def test_unreadable_molecules_are_skipped_and_counted(make_trace):
     )
     assert from_smiles("x", ["CCO", bad]).skipped == frozenset()  # plainly invalid in a file
 
-
-def test_molecule_without_a_fingerprint_is_skipped(make_trace, monkeypatch):
+    # a molecule without a fingerprint is skipped too
     def fails(mol, **settings):
         if mol.GetNumAtoms() == 2:
             raise MoleculeError("made up")
@@ -110,12 +112,6 @@ def test_sample_is_seeded_and_keeps_the_order(real_smiles):
     assert len(first) == 20
     calls = [m.call for m in first]
     assert calls == sorted(set(calls))
-
-
-def test_run_with_a_reward_of_texts_is_refused(make_text_trace):
-    trace = make_text_trace([[("1 or 2?", "1", "1", 1.0), ("1 or 2?", "3", None, 0.0)]])
-    with pytest.raises(InputError, match=r"run x: 1 valid rows .* `chemkl evaluate_text`"):
-        from_trace("x", trace)
 
 
 # ---- parsing many molecules in parallel

@@ -75,23 +75,15 @@ def test_colours_and_bands_of_methods(runs):
     assert len({(colour(n), dash(n)) for n in range(28)}) == 28
 
 
-@pytest.mark.parametrize(
-    ("document", "element"),
-    [
-        # ids without a reference are dropped, and others are renamed
-        (
-            '<?xml?><svg><g id="a"/><path id="b"/><use xlink:href="#b" fill="url(#b)"/></svg>',
-            '<svg><g/><path id="p-b"/><use xlink:href="#p-b" fill="url(#p-b)"/></svg>',
-        ),
-        # coordinates are hundredths of a point
-        (
-            '<svg><path d="M 1.23456 7.1 \nL 2 3.999999 \nz" style="stroke-width: 1.8765"/></svg>',
-            '<svg><path d="M1.23 7.1L2 3.99z" style="stroke-width: 1.8765"/></svg>',
-        ),
-    ],
-)
-def test_inline_svg(document, element):
+def test_inline_svg():
+    # ids without a reference are dropped, and others are renamed
+    document = '<?xml?><svg><g id="a"/><path id="b"/><use xlink:href="#b" fill="url(#b)"/></svg>'
+    element = '<svg><g/><path id="p-b"/><use xlink:href="#p-b" fill="url(#p-b)"/></svg>'
     assert inline_svg(document, "p") == element
+    # coordinates are hundredths of a point
+    style = 'style="stroke-width: 1.8765"/></svg>'
+    document = f'<svg><path d="M 1.23456 7.1 \nL 2 3.999999 \nz" {style}'
+    assert inline_svg(document, "p") == f'<svg><path d="M1.23 7.1L2 3.99z" {style}'
 
 
 def line_of(panel, shade):
@@ -317,15 +309,13 @@ def test_all_dots_and_anchors_are_drawn_or_a_sample_of_many(run, monkeypatch):
     assert "slope 0.50" in policy.note
     assert "τ 0.7" in reward.svg
     assert "hit 0.8" in reward.svg
+    dots = dots_of(reward)
     monkeypatch.setattr(curves_module, "DOTS", 7)
     reward, _ = likelihood_panels([run], {"one": [0]}, 0.8, window=10, seed=0)
     assert list(map(len, dots_of(reward))) == [7, 7]
     assert "4 anchors" in reward.note
-
-
-def test_dots_are_to_scale(run):
-    reward, _ = likelihood_panels([run], {"one": [0]}, 0.8, window=20, seed=0)
-    misses, hits = dots_of(reward)
+    # dots are to scale
+    misses, hits = dots
     # log pi_ref -1, -3, ... of the misses and -2, -4, ... of the hits, from right to left
     step = np.diff(misses[:, 0])
     assert step == pytest.approx(np.full(19, misses[1, 0] - misses[0, 0]), abs=0.02)
@@ -334,21 +324,18 @@ def test_dots_are_to_scale(run):
     assert hits[0, 1] < misses[0, 1]  # SVG counts from the top
 
 
-@pytest.mark.parametrize(
-    ("steps", "policy_notes"),
-    [
+def test_runs_of_few_samples_have_no_slope(make_trace):
+    for steps, policy_notes in (
         ([], []),
         ([[("C1CC", 0.0)]], []),
         ([[("CCO", 0.9)]], []),  # its only sample is neither early nor late
         ([[("CCO", 0.9), ("CC", 0.9)]], ["too few for a slope"]),
-    ],
-)
-def test_runs_of_few_samples_have_no_slope(make_trace, steps, policy_notes):
-    views = [RunView("run", make_trace(steps))]
-    assert cloud(views, 0.8, window=10).slope is None
-    reward, *policy = likelihood_panels(views, {"run": [0]}, 0.8, window=10, seed=0)
-    assert "no anchors" in reward.note
-    assert all(text in p.note for text, p in zip(policy_notes, policy, strict=True))
+    ):
+        views = [RunView("run", make_trace(steps))]
+        assert cloud(views, 0.8, window=10).slope is None
+        reward, *policy = likelihood_panels(views, {"run": [0]}, 0.8, window=10, seed=0)
+        assert "no anchors" in reward.note
+        assert all(text in p.note for text, p in zip(policy_notes, policy, strict=True))
 
 
 def test_panels_share_axes_that_exclude_only_the_lowest_values(run, make_trace):
