@@ -213,15 +213,9 @@ def render_top_table(runs: Sequence[RunView], threshold: float, n: int) -> Marku
         Column("runs", "run", "", "runs that found it; the values are those of the first run"),
         Column("call", "call", ",.0f", "oracle call of its first scoring"),
         Column("scaffold", "scaffold", "", "Bemis-Murcko scaffold"),
-        Column(
-            *("hits_of_scaffold", "hits of scaffold", ",.0f"),
-            "distinct hits of all runs with this scaffold",
-        ),
+        Column("hits_of_scaffold", "hits of scaffold", ",.0f", "distinct hits of all runs with it"),
         Column("logp_ref", f"{logp} prior", ".1f", "log-probability under the prior, nats"),
-        Column(
-            *("logp_policy", f"{logp} policy", ".1f"),
-            "log-probability under the policy at its first scoring, nats",
-        ),
+        Column("logp_policy", f"{logp} policy", ".1f", "log-probability when first scored, nats"),
         Column("canonical_smiles", "SMILES", "", "canonical SMILES; a click selects it"),
     ]
     rows = molecules.head(n).to_dict("records")
