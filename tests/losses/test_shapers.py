@@ -99,8 +99,7 @@ def test_set_diversity_by_hand():
 @pytest.mark.parametrize("hits", [[], [2]])
 def test_fewer_than_two_hits_have_no_set_diversity(hits):
     advantage, _, _ = rows(0, 5)
-    hit = torch.zeros(5, dtype=torch.bool)
-    hit[hits] = True
+    hit = torch.isin(torch.arange(5), torch.tensor(hits, dtype=torch.int64))
     assert torch.equal(set_diversity(advantage, hit, kernel_of(0, 5)), advantage)
 
 
@@ -126,10 +125,9 @@ def test_set_diversity_of_4096_hits_takes_seconds_at_most():
 # ---- differential smoothing
 
 
-def test_differential_smoothing_by_hand():
-    got = differential_smoothing(
-        double(1, 1, -2), torch.tensor([True, True, False]), double(-10, -30, -30), gamma=0.1
-    )
+def test_smoothing_by_hand():
+    hit = torch.tensor([True, True, False])
+    got = differential_smoothing(double(1, 1, -2), hit, double(-10, -30, -30), gamma=0.1)
     close(got, double(2, 4, -2))
 
 
@@ -218,9 +216,12 @@ def test_ucpo_keeps_the_sum_over_equal_hits_and_survives_far_apart_logps():
     assert got[hit].sum().item() == pytest.approx(6.0)
 
 
-def test_ucpo_without_hits_changes_nothing():
+def test_shapers_of_hits_change_nothing_without_hits():
     advantage, hit, lp = rows(6, 5)
-    assert torch.equal(ucpo(advantage, torch.zeros_like(hit), lp), advantage)
+    hit = torch.zeros_like(hit)
+    assert torch.equal(ucpo(advantage, hit, lp), advantage)
+    bound = build_shaper("rnd")
+    assert torch.equal(bound(advantage, hit_B=hit, features_BF=bits_of(0, 5)), advantage)
 
 
 # ---- ips
@@ -269,7 +270,7 @@ def test_entropy_by_hand():
 
 
 def novelties(bound, features):
-    """What each row is worth: of rows that are no hits the bonus is 0, so two of them tell it."""
+    """The bonus of each row, from the difference to a row that is no hit and has a bonus of 0."""
     n = len(features)
     joined = torch.cat([features, torch.zeros(n, features.shape[1])])
     hit = torch.arange(2 * n) < n
@@ -277,8 +278,8 @@ def novelties(bound, features):
     return (got[:n] - got[n]) * (2 * n - 1) / (2 * n)
 
 
-def test_rnd_pays_a_hit_for_its_novelty_and_what_comes_often_is_not_new():
-    """All are worth the weight at first; after forty batches those seen little, a stranger much."""
+def test_rnd_rewards_novelty_that_fades_with_repetition():
+    """At first all get the weight; after forty batches known hits get little, a new one much."""
     bound, known = build_shaper("rnd", weight=2.0), bits_of(0, 8, 256)
     stranger = bits_of(9, 1, 256)
     first = novelties(bound, known)
@@ -292,42 +293,35 @@ def test_rnd_pays_a_hit_for_its_novelty_and_what_comes_often_is_not_new():
     assert (later > 0).all()
 
 
-def test_rnd_leaves_a_batch_without_hits_alone():
-    bound, advantage = build_shaper("rnd"), double(1, -2)
-    nobody = torch.zeros(2, dtype=torch.bool)
-    assert torch.equal(bound(advantage, hit_B=nobody, features_BF=bits_of(0, 2)), advantage)
+def test_rnd_is_a_function_of_its_seed_and_its_hits():
+    """Two with one seed agree to the bit, also if one is resumed from a state, or from two."""
 
-
-def test_rnd_is_a_function_of_its_seed_and_of_what_it_saw():
-    """Two with one seed agree to the bit, also where one is resumed in the middle from a state."""
-
-    def objective(seed=0):
+    def objective(seed=0, state=None):
         shaper = {"kind": "rnd", "seed": seed}
-        return build_objective("mara", "rloo", beta=0.1, tau=0.5, shaper=shaper)
+        made = build_objective("mara", "rloo", beta=0.1, tau=0.5, shaper=shaper)
+        if state is not None:
+            made.load_state_dict(state)
+        return made
 
-    def loss(one, number):
-        generator = torch.Generator().manual_seed(number)
-        lp, lr, reward = torch.rand(3, 12, generator=generator, dtype=torch.float64)
-        features = bits_of(number, 12, 64)
-        return one(LossInputs(-9 * lp, -9 * lr, reward, features=features)).loss.item()
+    def losses(of, numbers):
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            lp, lr, reward = torch.rand(3, 12, generator=generator, dtype=torch.float64)
+            features = bits_of(number, 12, 64)
+            yield of(LossInputs(-9 * lp, -9 * lr, reward, features=features)).loss.item()
 
-    through, first, other = objective(), objective(), objective(seed=1)
-    expected = [loss(through, number) for number in range(6)]
-    assert [loss(first, number) for number in range(3)] == expected[:3]
-    resumed = objective()
-    resumed.load_state_dict(first.state_dict())
-    kept = first.state_dict()["shaper"]["distillation"]
-    assert all(isinstance(value, torch.Tensor) for value in kept.values())
-    again = objective()
-    again.load_state_dict(resumed.state_dict())  # saved before the next batch comes
-    assert [loss(again, number) for number in range(3, 6)] == expected[3:]
-    assert all(
-        torch.equal(kept[name], value)
-        for name, value in first.state_dict()["shaper"]["distillation"].items()
-    )
-    fresh = objective()
-    assert [loss(fresh, number) for number in range(3, 6)] != expected[3:]
-    assert [loss(other, number) for number in range(6)] != expected
+    first = objective()
+    expected = list(losses(objective(), range(6)))
+    assert list(losses(first, range(3))) == expected[:3]
+    state = first.state_dict()
+    saved = state["shaper"]["distillation"]
+    assert all(isinstance(value, torch.Tensor) for value in saved.values())
+    again = objective(state=objective(state=state).state_dict())  # saved before the next batch
+    assert list(losses(again, range(3, 6))) == expected[3:]
+    later = first.state_dict()["shaper"]["distillation"]
+    assert all(torch.equal(saved[name], value) for name, value in later.items())
+    assert list(losses(objective(), range(3, 6))) != expected[3:]
+    assert list(losses(objective(seed=1), range(6))) != expected
 
 
 # ---- what they have in common
@@ -365,16 +359,11 @@ def test_the_result_has_no_graph_and_the_dtype_of_the_advantage(name):
 
 
 @pytest.mark.parametrize("name", list(SHAPERS))
-def test_order_does_not_matter(name):
-    values = batch(1)
-    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    moved = [v[order][:, order] if v.shape == (10, 10) else v[order] for v in values]
-    close(call(name, *moved), call(name, *values)[order])
-
-
-@pytest.mark.parametrize("name", list(SHAPERS))
-def test_groups_know_nothing_of_each_other(name):
+def test_order_and_other_groups_do_not_matter(name):
     one, other = batch(2), batch(3)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    moved = [v[order][:, order] if v.shape == (10, 10) else v[order] for v in one]
+    close(call(name, *moved), call(name, *one)[order])
     joined = [
         torch.block_diag(a, b) if a.shape == (10, 10) else torch.cat([a, b])
         for a, b in zip(one, other, strict=True)
@@ -384,9 +373,9 @@ def test_groups_know_nothing_of_each_other(name):
     close(call(name, *joined, group), torch.cat([call(name, *one), call(name, *other)]))
 
 
-def test_what_is_registered_and_declared():
-    asked_for = ("hit_B", "kernel_BB", "outcome_B", "features_BF")
-    needs = {name: [*map(build_shaper(name).needs, asked_for)] for name in SHAPERS}
+def test_what_is_registered_and_needed():
+    inputs = ("hit_B", "kernel_BB", "outcome_B", "features_BF")
+    needs = {name: [*map(build_shaper(name).needs, inputs)] for name in SHAPERS}
     assert needs == {
         "set_diversity": [True, True, False, False],
         "differential_smoothing": [True, False, False, False],
@@ -428,12 +417,17 @@ def test_bad_options_are_named(kind, options, message):
         build_shaper(kind, **options)
 
 
-def test_missing_inputs_are_named():
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("set_diversity", r"'set_diversity' needs kernel_BB.*\(B, B\) similarity"),
+        ("ips", r"'ips' needs outcome_B.*such as its scaffold"),
+    ],
+)
+def test_missing_inputs_are_named(name, message):
     advantage, hit, *_ = batch(0)
-    with pytest.raises(ValueError, match=r"'set_diversity' needs kernel_BB.*\(B, B\) similarity"):
-        build_shaper("set_diversity")(advantage, hit_B=hit, kernel_BB=None)
-    with pytest.raises(ValueError, match=r"'ips' needs outcome_B.*such as its scaffold"):
-        build_shaper("ips")(advantage, hit_B=hit)
+    with pytest.raises(ValueError, match=message):
+        build_shaper(name)(advantage, hit_B=hit, kernel_BB=None)
 
 
 def changed(kernel, i, j, value):
@@ -464,33 +458,28 @@ def test_a_bad_kernel_is_named(change, message):
         set_diversity(advantage, torch.zeros_like(hit), change(kernel))
 
 
+NAN_AT_3 = torch.where(torch.arange(10) == 3, torch.nan, 0.0).double()
+BAD_ROWS = [
+    # the input that a shaper must have, its place, what happens to it, the message
+    (None, 0, lambda v: v[:, None], r"got advantage \(10, 1\)"),
+    (None, 0, lambda v: v + NAN_AT_3, r"advantage is not finite .*row 3, nan"),
+    ("hit_B", 1, lambda v: v.double(), "hit is float64, and must be a bool tensor"),
+    ("hit_B", 1, lambda v: v[:9], r"advantage \(10,\), hit \(9,\)"),
+    ("logp_policy_B", 2, lambda v: v - torch.inf, "logp_policy is not finite"),
+    ("outcome_B", 4, lambda v: v.double(), "outcome is float64, and must be a tensor of whole"),
+    ("features_BF", 5, lambda v: v[:9], r"features must be \(10, F\), .* got \(9, 12\): keep"),
+    ("group_B", 6, lambda _: torch.zeros(10), "group is float32, and must be a tensor of whole"),
+]
+
+
 @pytest.mark.parametrize("name", list(SHAPERS))
 def test_bad_rows_are_named(name):
-    advantage, hit, logp, kernel, outcome, features = batch(0)
-    with pytest.raises(ValueError, match=r"got advantage \(10, 1\)"):
-        call(name, advantage[:, None], hit, logp, kernel, outcome, features)
-    broken = advantage.clone()
-    broken[3] = float("nan")
-    with pytest.raises(ValueError, match=r"advantage is not finite .*row 3, nan"):
-        call(name, broken, hit, logp, kernel, outcome, features)
-    wanted = SHAPERS[name].signature.inputs
-    if "hit_B" in wanted:
-        with pytest.raises(ValueError, match="hit is float64, and must be a bool tensor"):
-            call(name, advantage, hit.double(), logp, kernel, outcome, features)
-        with pytest.raises(ValueError, match=r"advantage \(10,\), hit \(9,\)"):
-            call(name, advantage, hit[:9], logp, kernel, outcome, features)
-    if "logp_policy_B" in wanted:
-        with pytest.raises(ValueError, match="logp_policy is not finite"):
-            call(name, advantage, hit, logp - torch.inf, kernel, outcome, features)
-    if "outcome_B" in wanted:
-        with pytest.raises(ValueError, match="outcome is float64, and must be a tensor of whole"):
-            call(name, advantage, hit, logp, kernel, outcome.double(), features)
-    if "features_BF" in wanted:
-        with pytest.raises(ValueError, match=r"features must be \(10, F\), .* got \(9, 12\): keep"):
-            call(name, advantage, hit, logp, kernel, outcome, features[:9])
-    if "group_B" in wanted:
-        with pytest.raises(ValueError, match="group is float64, and must be a tensor of whole"):
-            call(name, advantage, hit, logp, kernel, outcome, features, advantage)
+    for required, place, change, message in BAD_ROWS:
+        if required is None or required in SHAPERS[name].signature.inputs:
+            values = [*batch(0), None]
+            values[place] = change(values[place])
+            with pytest.raises(ValueError, match=message):
+                call(name, *values)
 
 
 def test_a_shaper_has_known_inputs():

@@ -35,20 +35,12 @@ def test_filter_by_hand():
 
 @pytest.mark.parametrize("beta", [0.05, 1.0])
 def test_targets_on_a_whole_space_are_the_exact_optima(fig5, beta):
-    gibbs = Gibbs(beta=beta)(fig5.logp_ref, fig5.reward).log_target
-    torch.testing.assert_close(
-        torch.softmax(gibbs, 0),
-        reverse_kl_optimum(fig5.reward, fig5.logp_ref, beta),
-        atol=1e-12,
-        rtol=0,
-    )
-    mara = Mara(beta=beta, tau=0.9)(fig5.logp_ref, fig5.reward).log_target
-    torch.testing.assert_close(
-        torch.softmax(mara, 0),
-        mara_optimum(fig5.reward, fig5.logp_ref, beta, tau=0.9),
-        atol=1e-12,
-        rtol=0,
-    )
+    for target, optimum in (
+        (Gibbs(beta=beta), reverse_kl_optimum(fig5.reward, fig5.logp_ref, beta)),
+        (Mara(beta=beta, tau=0.9), mara_optimum(fig5.reward, fig5.logp_ref, beta, tau=0.9)),
+    ):
+        p = torch.softmax(target(fig5.logp_ref, fig5.reward).log_target, 0)
+        same(p, *optimum.tolist())
 
 
 MAKERS = {
@@ -74,7 +66,7 @@ def test_beta_or_sigma(make):
         make(beta=0.1).beta = 0.2
 
 
-def test_beta_is_asked_for_where_it_shapes_the_target():
+def test_beta_is_required_if_it_shapes_the_target():
     for make in (MAKERS["gibbs"], MAKERS["mara"]):
         with pytest.raises(ValueError, match="give beta, or sigma"):
             make()
@@ -82,16 +74,18 @@ def test_beta_is_asked_for_where_it_shapes_the_target():
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_targets_check_their_rows(make):
-    target = make(beta=1.0)
-    with pytest.raises(ValueError, match=r"got logp_ref \(1,\), reward \(2,\)"):
-        target(rows(-1.0), rows(1.0, 2.0))
-    with pytest.raises(ValueError, match="the batch is empty"):
-        target(rows(), rows())
-    with pytest.raises(ValueError, match="logp_ref is not finite"):
-        target(rows(-torch.inf), rows(1.0))
-    with pytest.raises(ValueError, match=r"group is .*, and must be a tensor of whole numbers"):
-        target(rows(-1.0), rows(1.0), rows(0.0))
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((rows(-1.0), rows(1.0, 2.0)), r"got logp_ref \(1,\), reward \(2,\)"),
+        ((rows(), rows()), "the batch is empty"),
+        ((rows(-torch.inf), rows(1.0)), "logp_ref is not finite"),
+        ((rows(-1.0), rows(1.0), rows(0.0)), r"group is .*, and must be a tensor of whole numbers"),
+    ],
+)
+def test_targets_check_their_rows(make, values, message):
+    with pytest.raises(ValueError, match=message):
+        make(beta=1.0)(*values)
 
 
 # ---- mara
@@ -132,19 +126,20 @@ def test_an_augmentation_with_another_beta_leaves_the_hits_uneven(fig5):
     assert (p[0] / p[74]).log().item() == pytest.approx(expected.item(), abs=1e-9)
 
 
-def test_alpha(batch):
-    # hits (1 - .25) lr + .25 (-5) + .8/.5: row 1 -7.25 + 1.6, row 2 -5 + 1.6, row 4 -9.5 + 1.6
-    out = Mara(beta=0.5, tau=0.8, alpha=0.25)(batch.logp_ref, batch.reward)
-    same(out.log_target, -1.8, -5.65, -3.4, -1.42, -7.9, -4.0)
-
-
-def test_cap(batch):
-    # row 1 is 3 nats below the anchor: lifted by 3; row 4 is 6 below: lifted by 4 only
-    out = Mara(beta=0.5, tau=0.8, cap=4.0)(batch.logp_ref, batch.reward)
-    same(out.log_target, -1.8, -3.4, -3.4, -1.42, -7.0 + 1.6, -4.0)
-    # with alpha .5 the lifts are 1.5 and 3, and a cap of 2 binds on the second
-    out = Mara(beta=0.5, tau=0.8, alpha=0.5, cap=2.0)(batch.logp_ref, batch.reward)
-    same(out.log_target, -1.8, -6.5 + 1.6, -3.4, -1.42, -9.0 + 1.6, -4.0)
+@pytest.mark.parametrize(
+    ("options", "on_hits"),
+    [
+        # hits (1 - .25) lr + .25 (-5) + .8/.5: -7.25 + 1.6, -5 + 1.6, -9.5 + 1.6
+        ({"alpha": 0.25}, [-5.65, -3.4, -7.9]),
+        # row 1 is 3 nats below the anchor: lifted by 3; row 4 is 6 below: lifted by 4 only
+        ({"cap": 4.0}, [-3.4, -3.4, -7.0 + 1.6]),
+        # with alpha .5 the lifts are 1.5 and 3, and a cap of 2 binds on the second
+        ({"alpha": 0.5, "cap": 2.0}, [-6.5 + 1.6, -3.4, -9.0 + 1.6]),
+    ],
+)
+def test_alpha_and_cap(batch, options, on_hits):
+    out = Mara(beta=0.5, tau=0.8, **options)(batch.logp_ref, batch.reward)
+    same(out.log_target, -1.8, *on_hits[:2], -1.42, on_hits[2], -4.0)
 
 
 @pytest.mark.parametrize(
@@ -167,32 +162,23 @@ def test_a_batch_without_hits_is_gibbs(batch):
     assert mara.anchor_logp_ref.isnan().all()
 
 
-def test_quantile_of_a_reward_that_is_mostly_zero_needs_its_floor():
-    """The 0.5-quantile is 0 here; without the floor all six rows would be hits."""
-    logp_ref = rows(-1.0, -2.0, -3.0, -4.0, -5.0, -6.0)
-    reward = rows(0.0, 0.0, 0.0, 0.0, 0.3, 0.4)
+def test_a_quantile_and_its_floor():
+    # the 0.5-quantile of a reward that is mostly 0 is 0: without the floor all rows would be hits
+    logp_ref, reward = rows(-1.0, -2.0, -3.0, -4.0, -5.0, -6.0), rows(0, 0, 0, 0, 0.3, 0.4)
     out = Mara(beta=1.0, tau_quantile=0.5, tau_floor=0.2)(logp_ref, reward)
     assert out.hit.tolist() == [False] * 4 + [True] * 2
     same(out.log_target, -1.0, -2.0, -3.0, -4.0, -4.7, -4.7)
-
-
-def test_quantile_above_its_floor():
-    logp_ref, reward = rows(-1.0, -2.0, -3.0, -4.0, -5.0), rows(0.1, 0.3, 0.5, 0.7, 0.9)
     # linear 0.6-quantile of five: position 2.4, so .5 + .4 * .2 = .58
     target = Mara(beta=1.0, tau_quantile=0.6, tau_floor=0.2, reward_on_hits="tau")
-    same(target(logp_ref, reward).log_target, -0.9, -1.7, -2.5, -4 + 0.58, -4 + 0.58)
-
-
-def test_fewer_than_two_hits_under_a_quantile_is_gibbs():
-    logp_ref, reward = rows(-1.0, -2.0, -3.0), rows(0.0, 0.5, 0.1)
-    options = {"tau_quantile": 0.9, "tau_floor": 0.2, "reward_on_hits": "tau"}
-    out = Mara(beta=1.0, **options)(logp_ref, reward)
+    out = target(logp_ref[:5], rows(0.1, 0.3, 0.5, 0.7, 0.9))
+    same(out.log_target, -0.9, -1.7, -2.5, -4 + 0.58, -4 + 0.58)
+    # fewer than two hits: gibbs
+    target = Mara(beta=1.0, tau_quantile=0.9, tau_floor=0.2, reward_on_hits="tau")
+    out = target(logp_ref[:3], rows(0.0, 0.5, 0.1))
     same(out.log_target, -1.0, -1.5, -2.9)
     assert not out.hit.any()
-    # each group for itself: the second one has two hits
-    out = Mara(beta=1.0, **options)(
-        rows(-1.0, -2.0, -3.0, -4.0), rows(0.0, 0.5, 0.5, 0.5), torch.tensor([0, 0, 1, 1])
-    )
+    # each group separately: the second one has two hits
+    out = target(logp_ref[:4], rows(0.0, 0.5, 0.5, 0.5), torch.tensor([0, 0, 1, 1]))
     assert out.hit.tolist() == [False, False, True, True]
 
 
@@ -272,12 +258,10 @@ def test_running_anchor_is_a_quantile_of_the_distinct_hits_and_never_the_likelie
 def test_running_anchor_is_never_the_all_time_maximum():
     for n in range(2, 40):
         target = Mara(beta=1.0, tau=0.5, anchor="running", anchor_quantile=0.99)
-        logp_ref = -torch.arange(1.0, n + 1)
-        out = target(logp_ref, torch.ones(n))
-        assert out.anchor_logp_ref[0] == -2.0
+        assert target(-torch.arange(1.0, n + 1), torch.ones(n)).anchor_logp_ref[0] == -2.0
 
 
-def test_running_anchor_serves_a_batch_that_has_a_single_hit():
+def test_running_anchor_is_used_in_a_batch_with_a_single_hit():
     target = Mara(beta=1.0, tau=0.8, anchor="running")
     target(rows(-3.0, -2.0), rows(1.0, 1.0))
     # the hits so far are -9, -3, -2: floor(.95 * 2) = 1 is -3
@@ -292,29 +276,29 @@ def test_running_anchor_keeps_groups_apart():
     same(out.log_target, -7.9, -8.9, -6.9)
 
 
-def test_a_resumed_running_anchor_is_identical(batch):
+def test_a_resumed_running_anchor_is_identical():
     generator = torch.Generator().manual_seed(3)
     batches = [
         (-torch.rand(32, generator=generator) * 40, torch.rand(32, generator=generator))
         for _ in range(6)
     ]
     groups = torch.arange(32) % 3
-    through = Mara(sigma=10.0, tau=0.6, anchor="running")
-    expected = [through(*one, groups).log_target for one in batches]
 
-    first = Mara(sigma=10.0, tau=0.6, anchor="running")
-    for one in batches[:3]:
-        first(*one, groups)
-    second = Mara(sigma=10.0, tau=0.6, anchor="running")
+    def fresh():
+        return Mara(sigma=10.0, tau=0.6, anchor="running")
+
+    through, first, second = fresh(), fresh(), fresh()
+    expected = [through(*rows, groups).log_target for rows in batches]
+    for some in batches[:3]:
+        first(*some, groups)
     second.load_state_dict(first.state_dict())
-    for one, target in zip(batches[3:], expected[3:], strict=True):
-        assert torch.equal(second(*one, groups).log_target, target)
-    # without the memory the target is another one
-    fresh = Mara(sigma=10.0, tau=0.6, anchor="running")
-    assert not torch.equal(fresh(*batches[3], groups).log_target, expected[3])
+    for some, log_target in zip(batches[3:], expected[3:], strict=True):
+        assert torch.equal(second(*some, groups).log_target, log_target)
+    # without the state the target is another one
+    assert not torch.equal(fresh()(*batches[3], groups).log_target, expected[3])
 
 
-def test_the_state_says_when_it_does_not_fit():
+def test_a_state_of_another_target_is_refused():
     running = Mara(beta=1.0, tau=0.8, anchor="running")
     running(rows(-3.0), rows(1.0))
     with pytest.raises(ValueError, match="lacks reward"):
