@@ -10,6 +10,7 @@ storage    what checkpoints and trace cost, and how long a long run takes to res
 
 import argparse
 import ctypes
+import math
 import os
 import resource
 import subprocess
@@ -23,14 +24,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
-from chemkl.bench import memory
 from chemkl.bench.measure import Used, run_command, run_quickstart
+from chemkl.bench.steps import prior_path, reward_model
 from chemkl.chem.scaffolds import murcko_scaffold
-from chemkl.config.objective import FILTERS
+from chemkl.config import load_config
+from chemkl.config.objective import FILTERS, ExplorationConfig, MemoryConfig
 from chemkl.config.paths import shipped_root
+from chemkl.config.posttrain import PosttrainConfig
+from chemkl.losses import build_objective
+from chemkl.policies import Policy, UnknownTokenError, freeze, load_policy
+from chemkl.policies.base import stream
 from chemkl.processes import n_cores
 from chemkl.results import Manifest, TraceWriter, read_trace, trace_components
 from chemkl.results.atomic import json_of
@@ -39,10 +46,15 @@ from chemkl.results.trace import FOLDER
 from chemkl.rewards import RewardModel
 from chemkl.stages import posttrain
 from chemkl.stages.registry import STAGES
+from chemkl.training.exploration import Explorer, fit_forest
 from chemkl.training.filters import build_filter
-from chemkl.training.posttrain import Posttrain
-from chemkl.training.trainer import Checkpoint, reopen
+from chemkl.training.ledger import Ledger
+from chemkl.training.memory import Memory, Molecule
+from chemkl.training.posttrain import Phase, Posttrain, Spell, StepLoader
+from chemkl.training.trainer import Checkpoint, build_trainer, quiet, reopen
 
+SIZES = (1_000, 10_000, 30_000, 100_000)
+"""Numbers of molecules after which the costs of filters and memories are printed."""
 QUICKSTART = shipped_root() / "configs/posttrain/quickstart.yaml"
 
 # ---- devices
@@ -145,8 +157,7 @@ def executors(seconds: float = 0.05, n: int = 40, turns: int = 9) -> None:
 # ---- filters
 
 FILTER_STEP = 1000
-FILTER_HITS = (1_000, 10_000, 30_000, 100_000)
-"""Numbers of hits after which the cost of the last `FILTER_STEP` hits is printed."""
+"""The cost of so many hits is averaged."""
 
 
 def filters(file: Path) -> None:
@@ -155,20 +166,20 @@ def filters(file: Path) -> None:
     All molecules of the file are hits, and new: a repeat costs next to nothing. The last row is
     the worst case: at a distance of almost 0 every hit starts a sphere of its own.
     """
-    smiles = file.read_text().split()[: max(FILTER_HITS)]
+    smiles = file.read_text().split()[: max(SIZES)]
     rows = pd.DataFrame({"canonical_smiles": smiles, "scaffold": [*map(murcko_scaffold, smiles)]})
     rows["reward"] = 1.0
     kinds = ("molecule_similarity", "scaffold_similarity", "murcko", "same_smiles", "generic")
     settings: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in kinds}
     settings["spheres of one"] = {"kind": "molecule_similarity", "distance": 1e-6}
-    print(f"{'µs a hit, after':<22}" + "".join(f"{n:>9,}" for n in FILTER_HITS if n <= len(rows)))
+    print(f"{'µs a hit, after':<22}" + "".join(f"{n:>9,}" for n in SIZES if n <= len(rows)))
     for name, options in settings.items():
         withdraws = build_filter(FILTERS[options["kind"]](min_score=0.0, **options))
         costs = []
         for first in range(0, len(rows), FILTER_STEP):
             start = time.process_time()
             withdraws(rows[first : first + FILTER_STEP])
-            if first + FILTER_STEP in FILTER_HITS:
+            if first + FILTER_STEP in SIZES:
                 costs.append((time.process_time() - start) / FILTER_STEP * 1e6)
         print(f"{name:<22}" + "".join(f"{cost:>9.0f}" for cost in costs), flush=True)
 
@@ -256,9 +267,204 @@ def _children_seconds() -> float:
     return children.ru_utime + children.ru_stime
 
 
+# ---- memory
+
+BATCH, TAU = 64, 0.5
+HALF = MemoryConfig(draw="hits")
+FOREST = "training the forest"
+
+
+class MemoryRun:
+    """A run that makes the next steps at each call.
+
+    Args:
+        folder: where the trace is written.
+        config: the memory; None for a run without one.
+        updates: a batch.
+        augment: whether further updates are in random spellings.
+        exploration: None for a run without it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: MemoryConfig | None = HALF,
+        *,
+        updates: int = 1,
+        augment: bool = False,
+        exploration: ExplorationConfig | None = None,
+    ) -> None:
+        policy, reward = load_policy(prior_path()), reward_model()
+        withdraws = build_filter(FILTERS["murcko"](kind="murcko"))
+        rows = (config and config.rows) or BATCH // 2
+        memory = Memory(config or HALF, withdraws, rows=rows, tau=TAU)
+        self._folder, self._updates, self._n_steps = folder, updates, 0
+        ledger, prior = Ledger(reward, withdraws, 10**9), freeze(load_policy(prior_path()))
+        explorer = None
+        if exploration is not None:
+            explorer = Explorer(exploration, memory, ledger, prior, spelling(policy))
+        further = ["origin"] if exploration else []
+        objective = build_objective("mara", "log_variance", sigma=128.0, tau=TAU)
+        self._module = Posttrain(
+            policy,
+            prior,
+            ledger,
+            [Phase(objective, 1e-4, memory if config else None, explorer=explorer)],
+            TraceWriter(folder, reward.component_names, "bench", "0" * 64, further=further),
+            batch_size=BATCH,
+            most_samples=10**9,
+            seed=0,
+            updates=updates,
+            spell=policy.vocabulary.encode if augment else None,
+        )
+
+    def __call__(self, n_steps: int) -> float:
+        """Make steps; return the processor seconds of one."""
+        loader = StepLoader(self._n_steps + n_steps, self._updates)
+        loader.load_state_dict({"next": self._n_steps * self._updates})
+        self._n_steps += n_steps
+        settings = {"accelerator": "cpu", "devices": 1, "log_every_n_steps": 0}
+        with quiet():
+            trainer = build_trainer(self._folder, settings, (), max_epochs=1, logger=False)
+            start = time.process_time()
+            trainer.fit(self._module, loader)
+        return (time.process_time() - start) / n_steps
+
+
+def spelling(policy: Policy) -> Spell:
+    """Return a function from a SMILES to its token ids; None for one that the policy lacks."""
+
+    def spell(smiles: str) -> list[int] | None:
+        try:
+            return policy.vocabulary.encode(smiles)
+        except UnknownTokenError:
+            return None
+
+    return spell
+
+
+def choosing(exploration: ExplorationConfig) -> dict[str, list[float]]:
+    """Return milliseconds of choosing a step's molecules and of training the forest, by `SIZES`.
+
+    The forest sees as many calls: a thousand molecules, each with different helium atoms.
+    """
+    policy, withdraws = freeze(load_policy(prior_path())), build_filter(None)
+    smiles = policy.sample(SIZES[0], stream(0, 0)).smiles
+    scored = reward_model().score(smiles)
+    scored = scored[scored["valid"].astype(bool)].drop_duplicates("canonical_smiles")
+    rng = np.random.default_rng(0)
+    costs: dict[str, list[float]] = {"choosing": [], FOREST: []}
+    ledger = Ledger(reward_model(), withdraws, 10**9)
+    memory = Memory(MemoryConfig(), withdraws, rows=BATCH // 2, tau=TAU)
+    names = ["canonical_smiles", "scaffold", "reward"]
+    memory.add(
+        Molecule(text, text, frame, value, -30.0, "policy", (1,))
+        for text, frame, value in zip(*(scored[name] for name in names), strict=True)
+    )
+    for n in SIZES:
+        explorer = Explorer(exploration, memory, ledger, policy, spelling(policy))
+        copies = -(-n // len(scored))
+        atoms = [f".[{copy}He]" for copy in range(copies)]
+        smiles = [text + atom for atom in atoms for text in scored["canonical_smiles"]][:n]
+        rows = pd.DataFrame({"canonical_smiles": smiles, "call": 1, "origin": "policy", "hit": 0})
+        rows["reward"] = rng.uniform(0, 1, len(rows))
+        explorer.observe(rows)
+        explorer.choose(0)  # trains its forest
+        paid = dict(zip(rows["canonical_smiles"], rows["reward"], strict=True))
+        start = time.process_time()
+        explorer.choose(1)
+        chosen = time.process_time()
+        fit_forest(paid, rng)
+        costs["choosing"].append((chosen - start) * 1e3)
+        costs[FOREST].append((time.process_time() - chosen) * 1e3)
+    return costs
+
+
+def filling(draw: str, purge: str) -> list[float]:
+    """Return milliseconds of a step's draw and additions after `SIZES` molecules, all hits."""
+    withdraws = build_filter(FILTERS["murcko"](kind="murcko", bucket=10**6))
+    config = MemoryConfig(capacity=SIZES[-1], draw=draw, purge=purge)
+    memory = Memory(config, withdraws, rows=BATCH // 2, tau=TAU)
+    rng, costs = np.random.default_rng(0), []
+    for step in range(SIZES[-1] // BATCH + 20):
+        names = [f"{step}-{n}" for n in range(BATCH)]
+        scaffolds = [str(n) for n in rng.integers(20_000, size=BATCH)]
+        rewards = rng.uniform(TAU, 1, BATCH)
+        columns = {"canonical_smiles": names, "scaffold": scaffolds, "reward": rewards}
+        rows = pd.DataFrame(columns)
+        withdraws(rows)
+        tokens = (1,) * 40
+        new = [
+            Molecule(name, name, scaffold, reward, -30.0, "policy", tokens)
+            for name, scaffold, reward in zip(names, scaffolds, rewards.tolist(), strict=True)
+        ]
+        sampled = torch.ones(BATCH, 40, dtype=torch.int64)
+        start = time.process_time()
+        memory.draw(step, names, sampled)
+        memory.add(new)
+        costs.append((time.process_time() - start) * 1e3)
+    steps = [min(n // BATCH, len(costs)) for n in SIZES]
+    return [float(np.median(costs[at - 10 : at + 10])) for at in steps]
+
+
+def memory(n_steps: int) -> None:
+    """Print what memory and exploration add to steps of batch 64, in processor time.
+
+    First a step's draw and additions alone after so many hits, all new. Then whole steps of the
+    embedded prior with the quickstart's reward, in turn: with the memory of
+    `configs/posttrain/default.yaml`, also with its updates; with half a batch replayed at each;
+    with `augment`, a second update in random spellings; with memory and exploration of
+    `configs/posttrain/explore.yaml`, by each screen. Last, choosing molecules and training the
+    forest after so many calls, and what this adds to a step on average. The number of steps is a
+    multiple of `exploration.every`.
+    """
+    print(f"{'ms a step, after':<22}" + "".join(f"{n:>9,}" for n in SIZES))
+    for draw, purge in (("hits", "worst"), ("scaffolds", "scaffold"), ("rank", "oldest")):
+        row = "".join(f"{value:>9.2f}" for value in filling(draw, purge))
+        print(f"{f'{draw}, {purge}':<22}{row}", flush=True)
+    examples = shipped_root() / "configs/posttrain"
+    default = load_config(PosttrainConfig, examples / "default.yaml")
+    explore = load_config(PosttrainConfig, examples / "explore.yaml")
+    exploration = explore.exploration
+    assert exploration is not None
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {
+            "without": MemoryRun(Path(folder, "a"), None),
+            "default's memory": MemoryRun(Path(folder, "b"), default.memory),
+            "and its updates": MemoryRun(
+                Path(folder, "c"),
+                default.memory,
+                updates=default.updates_per_batch,
+                augment=default.augment,
+            ),
+            "memory": MemoryRun(Path(folder, "d")),
+            "memory, augment": MemoryRun(Path(folder, "e"), updates=2, augment=True),
+            "explore's memory": MemoryRun(Path(folder, "f"), explore.memory),
+            **{
+                f"explores, {screen}": MemoryRun(
+                    Path(folder, screen),
+                    explore.memory,
+                    exploration=exploration.model_copy(update={"screen": screen}),
+                )
+                for screen in ("none", "prior", "surrogate")
+            },
+        }
+        turns = [{name: run(n_steps) for name, run in runs.items()} for _ in range(5)][1:]
+    medians = {name: float(np.median([turn[name] for turn in turns])) for name in runs}
+    for name, seconds in medians.items():
+        ratio = np.median([turn[name] / turn["without"] for turn in turns])
+        print(f"{name:<22}{seconds:9.3f} s a step, {ratio:.2f} times")
+    costs = choosing(exploration)
+    for name, values in costs.items():
+        print(f"{name:<22}" + "".join(f"{value:>9.1f}" for value in values))
+    apart = exploration.every * math.ceil(exploration.refit / exploration.every)
+    forest = [value / 1e3 / apart / medians["without"] for value in costs[FOREST]]
+    print(f"{'that, times a step':<22}" + "".join(f"{part:>9.3f}" for part in forest))
+
+
 # ---- storage
 
-BATCH = 100
+ROWS = 100
 """Rows in a step of the long run."""
 
 
@@ -324,8 +530,8 @@ def _storage_share(settings: Any, out: Path) -> float:
 
 def _lengthen(settings: Any, out: Path, n_rows: int) -> Any:
     """Make a short run look like a killed one of so many rows; return the settings of that run."""
-    settings = settings | {"batch_size": BATCH, "max_samples": None}
-    posttrain.run(settings | {"budget": 3 * BATCH}, out)
+    settings = settings | {"batch_size": ROWS, "max_samples": None}
+    posttrain.run(settings | {"budget": 3 * ROWS}, out)
     manifest, rows = Manifest.load(out), read_trace(out)
     assert manifest is not None
     rows = rows[rows["step"] == 0].reset_index(drop=True)
@@ -333,10 +539,10 @@ def _lengthen(settings: Any, out: Path, n_rows: int) -> Any:
         path.unlink()
     components = trace_components(rows.columns)
     trace = TraceWriter(out, components, manifest.run_id, manifest.config_hash)
-    n_steps = n_rows // BATCH
+    n_steps = n_rows // ROWS
     for step in range(n_steps):  # different molecules in every step
         smiles = rows["canonical_smiles"] + "." + "C" * (step % 50) + "N" * (step // 50)
-        calls = (rows.index + 1 + step * BATCH).to_series(index=rows.index).astype("Int64")
+        calls = (rows.index + 1 + step * ROWS).to_series(index=rows.index).astype("Int64")
         calls = calls.mask(rows["canonical_smiles"].isna())
         trace.append(rows.assign(step=step, canonical_smiles=smiles, call=calls, repeat=False))
         if step % 50 == 49 or step == n_steps - 1:
@@ -367,7 +573,7 @@ def main() -> None:
     parsers = {}
     for name, function in {
         "devices": devices, "executors": executors, "filters": filters, "jobs": jobs,
-        "memory": memory.report, "storage": storage,
+        "memory": memory, "storage": storage,
     }.items():  # fmt: skip
         parsers[name] = commands.add_parser(name, help=helps[name], description=function.__doc__)
         parsers[name].set_defaults(function=function)
