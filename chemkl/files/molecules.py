@@ -27,13 +27,13 @@ from rdkit import Chem
 from chemkl.chem.molecules import DEFAULT_MAX_ATOMS, insanity, one_line, parse, silenced
 from chemkl.config import InputError
 from chemkl.config.base import say_once
-from chemkl.files.streams import decompressed
 from chemkl.files.tables import (
     BLANKS,
     TABLES,
     Row,
     Rules,
     Table,
+    decompressed,
     find_column,
     open_table,
     text_table,

@@ -13,7 +13,7 @@ from chemkl.config.base import utf8
 from chemkl.config.evaluate import TRACE_FOLDER, SampledFile, is_pattern, runs_matching
 from chemkl.config.paths import STDIN, is_piped
 from chemkl.files.molecules import ENDINGS
-from chemkl.files.streams import without_packing
+from chemkl.files.tables import without_packing
 from chemkl.results.manifest import Manifest
 from chemkl.results.provenance import method_settings, mixed_settings
 from chemkl.results.trace import find_trace

@@ -25,8 +25,7 @@ from chemkl.config.paths import STDIN, find_shipped, local
 from chemkl.config.prepare import ScoreConfig
 from chemkl.display import Bar, Column, cell, say, standard_output, table
 from chemkl.files.molecules import ENDINGS, NO_CELL, Line, MoleculeFile
-from chemkl.files.streams import PACKINGS, without_packing
-from chemkl.files.tables import TEXT_TYPES
+from chemkl.files.tables import PACKINGS, TEXT_TYPES, without_packing
 from chemkl.results.atomic import atomic_file, check_utf8_name, write_json
 from chemkl.results.columns import RAW_PREFIX, SCORE_PREFIX, described_schema, trace_schema
 from chemkl.results.provenance import InputFile, config_hash, sha256_of
