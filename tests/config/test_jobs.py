@@ -1,4 +1,4 @@
-"""A pipeline becomes jobs: names, folders, grids, references to earlier output."""
+"""Jobs of a pipeline: names, folders, grids, references to earlier output."""
 
 import re
 
@@ -48,7 +48,7 @@ def _working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_an_entry_without_a_grid_is_one_job_in_a_folder_of_its_name_or_stage(tmp_path):
+def test_an_entry_without_a_grid_is_one_job_in_the_folder_of_its_name_or_stage(tmp_path):
     (job,) = jobs_of({"stage": "posttrain", "name": "plain", "config": {"seed": 3}})
     assert (job.name, job.entry, job.stage) == ("plain", "plain", "posttrain")
     assert job.folder == tmp_path / "out" / "plain"
@@ -58,7 +58,7 @@ def test_an_entry_without_a_grid_is_one_job_in_a_folder_of_its_name_or_stage(tmp
     assert job.folder == tmp_path / "runs" / "demo" / "report"
 
 
-def test_a_config_file_is_found_beside_the_pipeline_and_set_changes_it(tmp_path):
+def test_a_config_file_is_relative_to_the_pipeline_and_set_changes_it(tmp_path):
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "configs").mkdir()
     (tmp_path / "prior.bin").touch()
@@ -72,11 +72,11 @@ def test_a_config_file_is_found_beside_the_pipeline_and_set_changes_it(tmp_path)
     )
     first, second = load_pipeline(path)[1]
     assert load(first, Run) == Run(seed=1, beta=1e-3, prior=tmp_path / "prior.bin")
-    # a path written in the pipeline file is looked up beside that file too
+    # a path in the pipeline file is relative to that file
     assert load(second, Run).prior == tmp_path / "pipelines" / "mine.bin"
 
 
-def test_a_grid_is_every_combination_in_order_with_readable_names():
+def test_a_grid_has_every_combination_in_order_with_readable_names():
     grid = {"seed": [0, 1], "reward.parts.0.weight": [0.5, 1e-3]}
     entry = {
         "stage": "posttrain",
@@ -87,7 +87,7 @@ def test_a_grid_is_every_combination_in_order_with_readable_names():
     points = [(0, 0.5), (0, 0.001), (1, 0.5), (1, 0.001)]
     assert [job.name for job in jobs] == [f"plain-seed={s}-weight={w}" for s, w in points]
     configs = [load(job, Run) for job in jobs]
-    assert [(one.seed, one.reward["parts"][0]["weight"]) for one in configs] == points
+    assert [(config.seed, config.reward["parts"][0]["weight"]) for config in configs] == points
 
 
 @pytest.mark.parametrize(
@@ -100,22 +100,20 @@ def test_a_grid_is_every_combination_in_order_with_readable_names():
         ([[1, 2], {"a": 1}], ["k=value0", "k=value1"]),
         (["x" * 200, ""], ["k=value0", "k=value1"]),
         ([-1, 1e-05], ["k=-1", "k=1e-05"]),
+        # keys with the same last part
+        ({"a.beta": [1], "b.beta": [2]}, ["a.beta=1-b.beta=2"]),
     ],
 )
-def test_values_in_names_are_safe_for_a_shell(values, names):
-    jobs = jobs_of({"stage": "sample", "name": "s", "grid": {"k": values}})
+def test_names_of_jobs_are_safe_in_a_shell(values, names):
+    grid = values if isinstance(values, dict) else {"k": values}
+    jobs = jobs_of({"stage": "sample", "name": "s", "grid": grid})
     assert [job.name for job in jobs] == [f"s-{name}" for name in names]
     assert all(re.fullmatch(r"[A-Za-z0-9._=+-]+", job.name) for job in jobs)
 
 
-def test_keys_with_the_same_last_part_are_spelt_out():
-    (job,) = jobs_of({"stage": "sample", "name": "s", "grid": {"a.beta": [1], "b.beta": [2]}})
-    assert job.name == "s-a.beta=1-b.beta=2"
-
-
 def test_references_stand_for_folders_of_earlier_jobs(tmp_path):
     out = tmp_path / "out"
-    *_, one, all_of_them, single, within = jobs_of(
+    *_, one, several, single, file = jobs_of(
         {"stage": "posttrain", "name": "plain"},
         {"stage": "posttrain", "name": "mara", "grid": {"seed": [0, 1]}},
         {"stage": "evaluate", "name": "one", "config": {"runs": ["${plain}"]}},
@@ -125,14 +123,14 @@ def test_references_stand_for_folders_of_earlier_jobs(tmp_path):
     )
     promised, seeds = [out], [out / "mara-seed=0", out / "mara-seed=1"]
     assert load(one, Evaluation, promised).runs == [out / "plain"]
-    assert load(all_of_them, Evaluation, promised).runs == [out / "plain", *seeds]
+    assert load(several, Evaluation, promised).runs == [out / "plain", *seeds]
     assert load(single, Evaluation, promised).runs == seeds
-    assert load(within, Run, promised).prior == seeds[1] / "policy.bin"
+    assert load(file, Run, promised).prior == seeds[1] / "policy.bin"
     with pytest.raises(InputError, match="prior: no such file or folder"):
-        load(within, Run)  # nothing is promised
+        load(file, Run)  # nothing is promised
 
 
-def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
+def test_a_grid_over_an_entry_with_a_grid_has_a_job_for_each_of_its_jobs(tmp_path):
     jobs = jobs_of(
         {"stage": "posttrain", "name": "mara", "grid": {"seed": [0, 1]}},
         {"stage": "sample", "name": "s", "grid": {"prior": ["${mara}"]}},
@@ -141,7 +139,7 @@ def test_a_grid_over_a_gridded_entry_is_one_job_for_each_of_its_jobs(tmp_path):
     assert load(jobs[3], Run, [tmp_path]).prior == tmp_path / "out" / "mara-seed=1"
 
 
-def test_mistakes_in_references_name_place_and_choice(tmp_path):
+def test_invalid_references_name_place_and_choices(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(
         "name: demo\n"
@@ -167,7 +165,7 @@ def test_mistakes_in_references_name_place_and_choice(tmp_path):
     ]
 
 
-def test_a_config_that_cannot_be_read_is_no_reason_to_doubt_references_to_it(tmp_path):
+def test_references_to_an_entry_with_an_unreadable_config_are_no_problem(tmp_path):
     (tmp_path / "bad.yaml").write_text("a: [1\n")
     text = problem_of(
         {"stage": "posttrain", "name": "plain", "config": "bad.yaml", "grid": {"seed": [0, 1]}},
@@ -200,18 +198,18 @@ SAMPLE = {"stage": "sample", "name": "s"}
         ([SAMPLE | {"sett": {}}], "stages.0.sett: not a known key; did you mean 'set'"),
         ([{"name": "a"}], "stages.0.stage: required, and not given (The stage to run"),
         ([], "stages: should have at least 1 entry (got [])"),
-        # too many are refused, and not expanded
+        # too many combinations are not expanded
         ([SAMPLE | {"grid": MANY}], f"stages.0.grid: {100**20:,} combinations; at most 1,000."),
         ([SAMPLE | {"grid": {"seed": list(range(100))}},
           {"stage": "score", "config": {"file": "${s}" * 9}}],
          f"stages.1.config.file: stands for {100**9:,} folders; at most 1,000."),
     ],
 )  # fmt: skip
-def test_mistakes_in_entries(stages, problem):
+def test_invalid_entries(stages, problem):
     assert problem in problem_of(*stages)
 
 
-def test_a_config_of_a_stage_is_told_in_one_line():
+def test_a_config_of_a_stage_is_refused_in_one_line():
     with pytest.raises(
         InputError, match=r"not a pipeline, .*: it has prior, budget, seed"
     ) as caught:
@@ -219,7 +217,7 @@ def test_a_config_of_a_stage_is_told_in_one_line():
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_problems_of_a_jobs_settings_stand_at_their_line_in_the_pipeline_file(tmp_path):
+def test_problems_of_a_job_have_their_lines_in_the_pipeline_file(tmp_path):
     path = tmp_path / "p.yaml"
     path.write_text(
         "name: demo\n"

@@ -1,104 +1,95 @@
-"""The settings: defaults, short forms, and what is refused in which words."""
+"""Settings of posttrain and forecast: defaults, short forms, and contradictions."""
+
+from pathlib import Path
 
 import pytest
 import yaml
 
 from chemkl.config import InputError, load_config
+from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.posttrain import PosttrainConfig
+from chemkl.stages.plan import check_file
 
 REWARD = {"components": [{"kind": "qed"}]}
+SHIPPED = Path(__file__).parents[2] / "configs" / "posttrain"
 
 
 @pytest.fixture
-def given(tmp_path):
-    """The least that a posttrain config needs; the prior is any file."""
+def base(tmp_path):
+    """The required keys; the prior is any file."""
     prior = tmp_path / "prior.safetensors"
     prior.write_bytes(b"weights")
     return {"prior": str(prior), "reward": REWARD, "target": {"kind": "gibbs", "sigma": 128}}
 
 
-def load(settings):
-    return load_config(PosttrainConfig, settings)
+def load(settings, *overrides, model=PosttrainConfig):
+    return load_config(model, settings, overrides)
 
 
-def problems(settings):
+def problems(settings, *overrides, model=PosttrainConfig):
     with pytest.raises(InputError) as caught:
-        load(settings)
+        load(settings, *overrides, model=model)
     return str(caught.value).splitlines()
 
 
-# ---- what is given and what follows from it
-
-
-def test_the_defaults(given):
-    config = load(given)
+def test_the_defaults(base):
+    config = load(base)
     assert config.agent is None
     assert config.estimator.kind == "rloo"
     assert config.diversity_filter is None
     assert (config.batch_size, config.learning_rate, config.budget) == (64, 1e-4, 10_000)
     assert config.most_samples == 100_000
-    assert load(given | {"max_samples": 64}).most_samples == 64
+    assert load(base | {"max_samples": 64}).most_samples == 64
     assert (config.seed, config.precision) == (0, "auto")
     assert config.callbacks.checkpoint_every == 50
 
 
-def test_names_stand_for_sections(given):
-    config = load(given | {"estimator": "log_variance", "diversity_filter": "murcko"})
+def test_names_stand_for_sections_and_a_dumped_config_equals_the_config(base):
+    config = load(base | {"estimator": "log_variance", "diversity_filter": "murcko"})
     assert config.estimator.kind == "log_variance"
     murcko = {"kind": "murcko", "bucket": 25, "min_score": 0.4}
     murcko |= {"penalty": "step", "floor": 0.0, "repeats": True}
     assert config.diversity_filter.model_dump() == murcko
-
-
-def test_the_objective_is_plain_values(given):
-    objective = load(given | {"estimator": "reinvent"}).objective
-    assert objective["target"]["kind"] == "gibbs"
-    assert objective["target"]["sigma"] == 128
-    assert objective["estimator"] == {"kind": "reinvent", "duplicates": "keep"}
-
-
-def test_a_dumped_config_is_the_same_config(given):
-    config = load(given | {"diversity_filter": "murcko", "trainer": {"accelerator": "cpu"}})
     assert load(config.model_dump(mode="json")) == config
+    objective = load(base | {"estimator": "reinvent"}).objective
+    assert (objective["target"]["kind"], objective["target"]["sigma"]) == ("gibbs", 128)
+    assert objective["estimator"] == {"kind": "reinvent", "duplicates": "keep"}
 
 
 # ---- the reward in a file
 
 
-def test_a_reward_file_is_found_beside_the_config_or_from_here(given, tmp_path, monkeypatch):
+def test_a_reward_file_is_found_next_to_the_config_or_from_the_working_directory(
+    base, tmp_path, monkeypatch
+):
     (tmp_path / "rewards").mkdir()
     (tmp_path / "rewards" / "r.yaml").write_text(yaml.safe_dump(REWARD))
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given | {"reward": "rewards/r.yaml"}))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(base | {"reward": "rewards/r.yaml"}))
     monkeypatch.chdir("/")
     config = load(tmp_path / "run.yaml")
-    assert config.model_dump() == load(given).model_dump()
+    assert config.model_dump() == load(base).model_dump()
     assert config.reward.folder == tmp_path / "rewards"
     monkeypatch.chdir(tmp_path / "rewards")
-    assert load(given | {"reward": "r.yaml"}).model_dump() == load(given).model_dump()
+    assert load(base | {"reward": "r.yaml"}).model_dump() == load(base).model_dump()
 
 
-def test_problems_of_a_reward_file_name_its_lines(given, tmp_path):
+def test_problems_of_a_reward_file_name_its_lines_and_hide_no_others(base, tmp_path):
     (tmp_path / "r.yaml").write_text("components:\n  - kind: qed\n    wieght: 1\nagregate: x\n")
-    lines = problems(given | {"reward": str(tmp_path / "r.yaml")})
-    assert len(lines) == 2
-    assert "reward: " in lines[0]
-    assert "r.yaml:3: components.0.wieght: not a known key; did you mean 'weight'" in lines[0]
-    assert "r.yaml:4: agregate: not a known key; did you mean 'aggregate'" in lines[1]
-
-
-def test_a_broken_reward_hides_no_tau_out_of_reach(given):
+    first, second = problems(base | {"reward": str(tmp_path / "r.yaml")})
+    assert "reward: " in first
+    assert "r.yaml:3: components.0.wieght: not a known key; did you mean 'weight'" in first
+    assert "r.yaml:4: agregate: not a known key; did you mean 'aggregate'" in second
     target = {"kind": "mara", "sigma": 128, "tau": 2}
-    lines = problems(given | {"reward": "nofile", "target": target})
-    assert len(lines) == 2
-    assert "reward: no such file or folder: " in lines[0]
-    assert "target.tau: tau is 2.0, but no reward is above 1: " in lines[1]
+    reward, tau = problems(base | {"reward": "nofile", "target": target})
+    assert "reward: no such file or folder: " in reward
+    assert "target.tau: tau is 2.0, but no reward is above 1: " in tau
 
 
-# ---- what is refused
+# ---- contradictions and wrong values
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"target": {"kind": "gibbs", "sigma": 1, "beta": 1}}, "both given; sigma is 1/beta"),
         ({"target": {"kind": "mara", "beta": 0, "tau": 0.8}}, "target.beta: should be greater"),
@@ -116,57 +107,51 @@ def test_a_broken_reward_hides_no_tau_out_of_reach(given):
         ({"agent": "none.safetensors"}, "agent: no such file or folder"),
         ({"max_samples": 63}, "max_samples allows 63 samples, fewer than batch_size = 64"),
         ({"budget": 6}, "ten times budget = 6 allows 60 samples, fewer than batch_size = 64"),
+        *(({"trainer": {name: 1, "accelerator": "cpu"}},
+           f"trainer: these are not set here: {name}: ")
+          for name in (
+              *("accumulate_grad_batches", "callbacks", "enable_progress_bar", "fast_dev_run"),
+              *("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs"),
+              *("min_steps", "overfit_batches", "precision", "strategy"))),
+        *(({"trainer": {"logger": logger}}, "is not one of mlflow, wandb, or {kind: one of them}")
+          for logger in ("csv", True, {"project": "mine"}, {"kind": "comet"})),
     ],
-)
-def test_each_mistake_is_named(given, changes, says):
-    lines = problems(given | changes)
-    assert len(lines) == 1
-    assert says in lines[0]
+)  # fmt: skip
+def test_each_mistake_has_its_message(base, changes, message):
+    (line,) = problems(base | changes)
+    assert message in line
 
 
-def test_all_mistakes_at_once(given):
-    lines = problems(
-        given
-        | {
-            "target": {"kind": "mara", "sigma": 1, "beta": 1},
-            "estimator": "x",
-            "batch_size": "many",
-            "trainer": {"max_steps": 3},
-            "seeds": 1,
-        }
-    )
-    assert len(lines) == 5
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("accumulate_grad_batches", "callbacks", "enable_progress_bar", "fast_dev_run"),
-        *("limit_train_batches", "max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"),
-        *("overfit_batches", "precision", "strategy"),
-    ],
-)
-def test_what_another_key_decides_is_not_an_argument_of_the_trainer(given, name):
-    (line,) = problems(given | {"trainer": {name: 1, "accelerator": "cpu"}})
-    assert f"trainer: these are not set here: {name}: " in line
+def test_all_mistakes_are_reported_at_once(base):
+    target = {"kind": "mara", "sigma": 1, "beta": 1}
+    changes = {"target": target, "estimator": "x", "batch_size": "many", "seeds": 1}
+    assert len(problems(base | changes | {"trainer": {"max_steps": 3}})) == 5
 
 
 @pytest.mark.parametrize("logger", ["mlflow", {"kind": "wandb", "project": "mine"}, None])
-def test_a_further_logger_is_no_part_of_the_identity(given, logger):
-    config = load(given | {"trainer": {"logger": logger, "accelerator": "cpu"}})
+def test_a_logger_is_no_part_of_the_identity(base, logger):
+    config = load(base | {"trainer": {"logger": logger, "accelerator": "cpu"}})
     assert config.trainer["logger"] == logger
     assert config.model_dump(mode="json")["trainer"] == {"accelerator": "cpu"}
 
 
-@pytest.mark.parametrize("logger", ["csv", True, {"project": "mine"}, {"kind": "comet"}])
-def test_an_unknown_logger_is_refused(given, logger):
-    (line,) = problems(given | {"trainer": {"logger": logger}})
-    assert "is not one of mlflow, wandb, or {kind: one of them}" in line
-
-
 @pytest.mark.parametrize("devices", [1, [3], 2, "auto"])
-def test_the_devices_may_be_chosen(given, devices):
-    assert load(given | {"trainer": {"devices": devices}}).trainer == {"devices": devices}
+def test_devices_can_be_chosen(base, devices):
+    assert load(base | {"trainer": {"devices": devices}}).trainer == {"devices": devices}
+
+
+def test_a_problem_of_several_settings_names_the_line_or_override_of_each(base, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(base) + "max_samples: 3\nestimator: f_dpg\n")
+    n = len(path.read_text().splitlines())
+    assert problems(path)[0].startswith(f"{path}:{n - 1}: max_samples allows 3 samples, fewer ")
+    (line,) = problems(path, "max_samples=9", "batch_size=1000")
+    where = "override 'max_samples=9' and override 'batch_size=1000'"
+    assert line.startswith(f"{where}: max_samples allows 9 samples, fewer than batch_size = 1000")
+    (line,) = problems(path, "max_samples=null", "memory={}")
+    assert line.startswith(f"{path}:{n} with override 'memory={{}}': estimator: 'f_dpg' cannot")
+    (line,) = problems(base | {"estimator": "log_variance", "memory": {}}, "memory.capacity=9")
+    assert line.startswith("settings with override 'memory.capacity=9': memory.rows: 32 rows a")
 
 
 # ---- a memory in stages
@@ -174,6 +159,7 @@ def test_the_devices_may_be_chosen(given, devices):
 
 FIRST = {"until": {"calls": 40}}
 WEIGHS, FREE = {"estimator": "rloo"}, {"estimator": "log_variance"}
+NO_POLICY = "no policy sampled its molecules, but 'rl"
 
 
 @pytest.fixture
@@ -189,26 +175,29 @@ def explores():
     return {"memory": {}, "exploration": {"screen": "prior"}}
 
 
-NO_POLICY = "no policy sampled its molecules, but 'rl"
-
-
-def test_only_the_first_stage_has_to_take_seeds(given, seeded):
-    load(given | seeded | FREE | {"stages": [FIRST, WEIGHS]})
-    load(given | seeded | WEIGHS | {"stages": [FIRST | FREE, {}]})
+def test_the_objective_of_the_first_stage_has_to_support_seeds(base, seeded):
+    load(base | seeded | FREE | {"stages": [FIRST, WEIGHS]})
+    load(base | seeded | WEIGHS | {"stages": [FIRST | FREE, {}]})
     for top, stage in ((FREE, WEIGHS), (WEIGHS, {})):
-        (line,) = problems(given | seeded | top | {"stages": [FIRST | stage, FREE]})
+        (line,) = problems(base | seeded | top | {"stages": [FIRST | stage, FREE]})
         assert line.startswith(f"settings: memory.seed: in stages.0: {NO_POLICY}")
 
 
-def test_every_stage_has_to_take_what_is_explored(given, explores):
-    load(given | explores | WEIGHS | {"stages": [FIRST | FREE, FREE]})
+def test_the_objective_of_every_stage_has_to_support_exploration(base, explores):
+    load(base | explores | WEIGHS | {"stages": [FIRST | FREE, FREE]})
     for top, stage in ((FREE, WEIGHS), (WEIGHS, {})):
-        (line,) = problems(given | explores | top | {"stages": [FIRST | FREE, stage]})
+        (line,) = problems(base | explores | top | {"stages": [FIRST | FREE, stage]})
         assert line.startswith(f"settings: exploration: in stages.1: {NO_POLICY}")
+    late = {"budget": 50, "exploration": {"start": 50, "screen": "prior"}}
+    (line,) = problems(base | explores | FREE | late)
+    assert "exploration.start: begins after 50 calls, and the run ends with budget = 50" in line
+    (line,) = problems(base | explores | {"estimator": "f_dpg"})
+    assert "grpo with clip" not in line
+    assert "log_variance, trajectory_balance, snis" in line
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"stages": [FIRST | {"shaper": "ips"}, {}]},
          "stages.0.shaper: 'ips' needs sampled rows"),
@@ -218,20 +207,70 @@ def test_every_stage_has_to_take_what_is_explored(given, explores):
          "memory.draw: in stages.0: 'hits', but the target 'gibbs' has none"),
     ],
 )  # fmt: skip
-def test_every_stage_has_to_take_what_is_replayed(given, changes, says):
-    (line,) = problems(given | {"memory": {}} | changes)
-    assert line.startswith(f"settings: {says}")
+def test_the_objective_of_every_stage_has_to_support_replay(base, changes, message):
+    (line,) = problems(base | {"memory": {}} | changes)
+    assert line.startswith(f"settings: {message}")
 
 
-def test_a_conflict_names_the_override_that_made_it(given):
-    with pytest.raises(InputError, match=r"override 'memory\.capacity=9': memory\.rows: 32 r"):
-        load_config(PosttrainConfig, given | FREE | {"memory": {}}, ["memory.capacity=9"])
+# ---- forecast
 
 
-def test_what_explores_begins_before_the_run_ends_and_is_told_what_goes_with_it(given, explores):
-    late = {"budget": 50, "exploration": {"start": 50, "screen": "prior"}}
-    (line,) = problems(given | explores | FREE | late)
-    assert "exploration.start: begins after 50 calls, and the run ends with budget = 50" in line
-    (line,) = problems(given | explores | {"estimator": "f_dpg"})
-    assert "grpo with clip" not in line
-    assert "log_variance, trajectory_balance, snis" in line
+MARA = {"target": {"kind": "mara", "sigma": 128, "tau": 0.9}}
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_posttrain_config_can_be_forecast(path):
+    config = load(path, model=ForecastConfig)
+    posttrain = load(path).model_dump()
+    assert {key: config.model_dump()[key] for key in posttrain} == posttrain
+    assert config.n == 10_000
+
+
+def test_betas_surround_that_of_the_run_unless_given(base):
+    def forecast(*overrides):
+        return load(base | MARA, *overrides, model=ForecastConfig)
+
+    assert [1 / beta for beta in forecast().resolved_betas] == pytest.approx([8, 32, 128, 512])
+    assert forecast("sigmas=[100, 10, 100]").resolved_betas == (0.1, 0.01)
+    assert forecast("betas=0.5").resolved_betas == (0.5,)
+    assert forecast("taus=0.5").taus == (0.5,)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["n=1"], "n: should be greater than or equal to 2 (got 1)"),
+        (["betas=[0.1, 0]"], "betas.1: should be greater than 0"),
+        (["taus=[]"], "taus: "),
+        (["taus=x"], "taus.0: should be a number (got 'x')"),
+        (["sigmas=0"], "sigmas.0: should be greater than 0 (got 0)"),
+        (["familys=3"], "familys: not a known key; did you mean 'families'"),
+        (["target.tau=null"], "tau is missing"),
+        (["betas=[0.1]", "sigmas=[10]"], "betas and sigmas are both given; sigma is 1/beta"),
+    ],
+)
+def test_each_mistake_of_a_forecast_has_its_message(base, overrides, message):
+    (line,) = problems(base | MARA, *overrides, model=ForecastConfig)
+    assert message in line
+
+
+@pytest.mark.parametrize("more", ["", "n: 1\n"], ids=["alone", "with another problem"])
+def test_check_refuses_taus_without_hits_or_with_nothing_else(tmp_path, tiny_prior, base, more):
+    path = tmp_path / "own.yaml"
+    settings = base | MARA | {"prior": str(tiny_prior)}
+    path.write_text(yaml.safe_dump(settings) + "taus: [1.5, 0]\n" + more)
+    with pytest.raises(InputError) as caught:
+        check_file(path, "forecast")
+    assert "taus: 1.5: no reward is that high, so nothing would be a hit" in str(caught.value)
+    assert "taus: 0: all rewards are that high, so everything would be a hit" in str(caught.value)
+    assert ("n: should be greater than or equal to 2" in str(caught.value)) == bool(more)
+
+
+def test_check_recognises_a_forecast_by_its_keys(tmp_path, tiny_prior, base):
+    settings = base | MARA | {"prior": str(tiny_prior)}
+    plain, forecast = tmp_path / "plain.yaml", tmp_path / "forecast.yaml"
+    plain.write_text(yaml.safe_dump(settings))
+    forecast.write_text(yaml.safe_dump(settings | {"sigmas": [8, 128]}))
+    assert check_file(plain).kind == "posttrain"
+    assert check_file(forecast).kind == "forecast"
+    assert check_file(plain, "forecast").kind == "forecast"

@@ -1,4 +1,4 @@
-"""Every key of every config in words: what `chemkl show config` prints."""
+"""Descriptions of all keys, as `chemkl show config` prints them."""
 
 import pytest
 from pydantic import Field
@@ -22,7 +22,7 @@ def test_every_key_has_a_meaning_and_a_type_in_plain_words(name):
         assert key.default is not None
 
 
-def test_keys_of_sections_lists_and_kinds_come_by_their_dotted_names():
+def test_keys_of_sections_lists_and_kinds_have_dotted_names():
     keys = {key.name: key for key in keys_of(PosttrainConfig, inside=True)}
     assert keys["budget"] == Key(
         "budget",
@@ -43,7 +43,7 @@ def test_keys_of_sections_lists_and_kinds_come_by_their_dotted_names():
     assert of_text["adapter.r"].meaning.startswith("(lora) Rank")
 
 
-def test_fields_of_a_config_are_its_keys_once():
+def test_each_field_is_listed_once():
     class Inner(Config):
         a: int
         """An a."""
@@ -69,7 +69,7 @@ def test_fields_of_a_config_are_its_keys_once():
     + [("estimators", "f_dpg"), ("filters", "same_smiles"), ("stages", "sample")]
     + [("config", name) for name in (*STAGES, "reward", "pipeline")],
 )
-def test_all_of_it_is_shown(what, name):
+def test_every_list_can_be_shown(what, name):
     assert list(CATALOGUES[what](name))
 
 
@@ -82,6 +82,6 @@ def test_all_of_it_is_shown(what, name):
         ("targets", "x", "mara"),
     ],
 )
-def test_an_unknown_name_is_told_the_near_ones(what, name, near):
+def test_an_unknown_name_is_refused_with_the_nearest(what, name, near):
     with pytest.raises(ValueError, match=f"{name}.*{near}"):
         list(CATALOGUES[what](name))

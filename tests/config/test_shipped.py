@@ -1,4 +1,4 @@
-"""Files that come with chemkl: found by name, behind the user's own; known by name in a run."""
+"""Files that come with chemkl: found by name, after the user's own; identified by name in a run."""
 
 import shutil
 from pathlib import Path
@@ -25,14 +25,14 @@ class Settings(Config):
 
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch, tmp_path):
-    """Work in a folder that has nothing of the repository."""
+    """Work in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def installed(monkeypatch, tmp_path):
-    """As where the package is installed: the files are elsewhere, and there is no checkout."""
+    """Files in the place where an installed package has them, without a checkout."""
     root = tmp_path / "site-packages/chemkl/shipped"
     for folder in ("configs", "data/priors"):
         shutil.copytree(ROOT / folder, root / folder)
@@ -65,7 +65,7 @@ def installed(monkeypatch, tmp_path):
         (f"/nowhere/{PRIOR}", [], None),
     ],
 )
-def test_a_shipped_file_is_found_by_its_place_or_by_its_name(name, kinds, expected):
+def test_a_shipped_file_is_found_by_path_or_by_name(name, kinds, expected):
     assert find_shipped(name, *kinds) == (ROOT / expected if expected else None)
 
 
@@ -75,7 +75,7 @@ def test_a_stage_takes_a_shipped_config_by_name_from_any_folder(elsewhere):
     assert config == STAGES["posttrain"].load(QUICKSTART)
 
 
-def test_the_users_own_file_comes_first(elsewhere):
+def test_files_of_the_user_take_precedence(elsewhere):
     Path("quickstart").write_text(f"prior: {ROOT / PRIOR}\nbudget: 7\n")
     assert Document.read("quickstart", kinds=["configs/posttrain"]).data["budget"] == 7
     Path(PRIOR).parent.mkdir(parents=True)
@@ -84,7 +84,7 @@ def test_the_users_own_file_comes_first(elsewhere):
 
 
 @pytest.mark.parametrize("written", [PRIOR, f"../../{PRIOR}", f"./{PRIOR}"])
-def test_a_users_config_reads_shipped_files(elsewhere, written):
+def test_a_config_of_the_user_can_name_shipped_files(elsewhere, written):
     Path("mine.yaml").write_text(f"prior: {written}\n")
     assert load_config(Settings, "mine.yaml").prior == ROOT / PRIOR
 
@@ -100,40 +100,39 @@ def test_a_users_config_reads_shipped_files(elsewhere, written):
         ("pretrain", "fine_tune", "init"),
     ],
 )
-def test_a_prior_is_named_in_any_config(elsewhere, stage, config, key):
+def test_the_name_of_a_prior_stands_for_its_file_in_any_config(elsewhere, stage, config, key):
     Path("moses").mkdir()  # a folder is no model file
 
-    def found(value, here=Path()):
+    def resolved(value, folder=Path()):
         data = yaml.safe_load((ROOT / f"configs/{stage}/{config}.yaml").read_text())
-        made = {"pretrain": {"corpus": str(elsewhere)}, "sample": {"policy": "moses"}}
-        data |= made.get(stage, {}) | {key: value}
-        (here / "mine.yaml").write_text(yaml.safe_dump(data))
-        return getattr(STAGES[stage].load(here / "mine.yaml"), key)
+        required = {"pretrain": {"corpus": str(elsewhere)}, "sample": {"policy": "moses"}}
+        data |= required.get(stage, {}) | {key: value}
+        (folder / "mine.yaml").write_text(yaml.safe_dump(data))
+        return getattr(STAGES[stage].load(folder / "mine.yaml"), key)
 
-    assert found("moses") == ROOT / PRIOR
-    with pytest.raises(
-        InputError, match=rf"{key}: no such .* did you mean 'moses'\? Known: chembl, moses"
-    ):
-        found("mosse")
+    assert resolved("moses") == ROOT / PRIOR
+    message = rf"{key}: no such .* did you mean 'moses'\? Known: chembl, moses"
+    with pytest.raises(InputError, match=message):
+        resolved("mosse")
     folder = Path("of_mine")
     folder.mkdir()
-    (folder / "moses").write_text("mine")  # beside the config
-    assert found("moses", folder) == elsewhere / "of_mine/moses"
+    (folder / "moses").write_text("mine")  # in the folder of the config
+    assert resolved("moses", folder) == elsewhere / "of_mine/moses"
 
 
-def test_a_prior_is_named_in_a_mixture_too():
+def test_members_of_a_mixture_can_be_named_too():
     members = {name: {"policy": "moses", "weight": 0.5} for name in "ab"}
     config = STAGES["sample"].load({"mixture": {"policies": members}})
     assert {*config.mixture.models.values()} == {ROOT / PRIOR}
 
 
 @pytest.mark.parametrize("value", ["qed_sa", "rewards/qed_sa", "configs/rewards/qed_sa.yaml"])
-def test_a_reward_is_named_too(value):
+def test_a_reward_can_be_named(value):
     reward = STAGES["posttrain"].load("quickstart", [f"reward={value}"]).reward
-    assert [each.kind for each in reward.components] == ["qed", "sa_score"]
+    assert [component.kind for component in reward.components] == ["qed", "sa_score"]
 
 
-def test_what_a_shipped_config_waits_for_is_made_in_the_working_directory(elsewhere, installed):
+def test_a_shipped_config_expects_earlier_output_in_the_working_directory(elsewhere, installed):
     made = elsewhere / "data/corpora/moses"
     source = installed / "configs/pretrain/moses.yaml"
     assert check_file(source).pending == (made,)
@@ -163,7 +162,7 @@ def test_an_unknown_name_is_one_error_that_names_the_nearest(call, says):
     assert len(str(caught.value).splitlines()) == 1
 
 
-# ---- what a run is told by
+# ---- identity of a run
 
 
 def identity_of(source):
@@ -171,11 +170,11 @@ def identity_of(source):
     return config_hash(config), config
 
 
-def test_a_run_is_the_same_from_a_checkout_and_from_an_installed_package(elsewhere, installed):
-    there, plain = identity_of(QUICKSTART)
-    here, moved = identity_of(installed / "configs/posttrain/quickstart.yaml")
+def test_a_run_has_the_same_identity_from_a_checkout_and_an_installed_package(elsewhere, installed):
+    in_checkout, plain = identity_of(QUICKSTART)
+    in_package, moved = identity_of(installed / "configs/posttrain/quickstart.yaml")
     assert plain["prior"] == str(ROOT / PRIOR) != moved["prior"]
-    assert there == here
+    assert in_checkout == in_package
     inputs = {"prior": plain["prior"]}
     with Manifest.start("run", stage="posttrain", config=plain, inputs=inputs):
         pass
@@ -186,7 +185,7 @@ def test_a_run_is_the_same_from_a_checkout_and_from_an_installed_package(elsewhe
     assert manifest.has_changed_inputs()
 
 
-def test_another_file_in_a_place_of_that_name_is_another_run(elsewhere):
+def test_another_file_with_a_shipped_name_makes_another_run(elsewhere):
     hashes = []
     for content in ("mine", (ROOT / PRIOR).read_bytes()):
         place = elsewhere / PRIOR
@@ -196,7 +195,7 @@ def test_another_file_in_a_place_of_that_name_is_another_run(elsewhere):
     assert hashes[0] != hashes[1] == config_hash({"prior": PRIOR})
 
 
-def test_a_shipped_corpus_is_known_by_its_name(elsewhere):
+def test_a_shipped_corpus_is_identified_by_its_name(elsewhere):
     assert shipped_name(ROOT / "data/moses_sample") == "data/moses_sample"
     shutil.copytree(ROOT / "data/moses_sample", "data/moses_sample")
     assert shipped_name(elsewhere / "data/moses_sample") == "data/moses_sample"
@@ -204,7 +203,7 @@ def test_a_shipped_corpus_is_known_by_its_name(elsewhere):
     assert shipped_name(elsewhere / "data/moses_sample") is None
 
 
-def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):
+def test_a_run_begun_with_absolute_paths_keeps_its_identity(elsewhere):
     config = {"prior": str(ROOT / PRIOR)}
     with Manifest.start("run", stage="posttrain", config=config):
         pass
@@ -217,7 +216,7 @@ def test_a_run_begun_with_absolute_paths_is_still_the_same(elsewhere):
 
 
 REWARD = {"components": [{"kind": "qed"}]}
-BEGUN = [
+HASHES = [
     ("sample", {"policy": PRIOR}, "1e0d2a7c6656"),
     ("pretrain", {"corpus": "data/moses_sample"}, "a20e6988ed29"),
     (
@@ -227,16 +226,16 @@ BEGUN = [
         "2ab6a1975c5c",
     ),
 ]
-"""Settings of a stage, and the beginning of the hash that they had at first."""
+"""Settings of a stage, and the beginning of their hash before later keys were added."""
 
 
-@pytest.mark.parametrize(("stage", "settings", "begins"), BEGUN)
-def test_keys_that_came_later_leave_runs_known_by_their_settings(stage, settings, begins):
+@pytest.mark.parametrize(("stage", "settings", "begins"), HASHES)
+def test_keys_added_later_do_not_change_the_identity(stage, settings, begins):
     config = load_config(STAGES[stage].model, settings, folder=ROOT)
     assert config_hash(config.model_dump(mode="json")).startswith(begins)
 
 
-def test_every_shipped_config_names_itself(elsewhere, chemkl, capsys):
+def test_show_configs_lists_every_shipped_config(elsewhere, chemkl, capsys):
     assert chemkl("show", "configs", "posttrain/") == 0
     out = capsys.readouterr().out
     for file in (ROOT / "configs/posttrain").glob("*.yaml"):

@@ -1,4 +1,4 @@
-"""From a raw value to a score: each transform by its formula, and settings that make none."""
+"""Each transform by its formula, and invalid settings."""
 
 import math
 
@@ -80,20 +80,19 @@ VALUES = [
     ),
     ({"kind": "value_map", "values": {0: 1}, "otherwise": 0.1}, {7: 0.1}, 0),
 ]
-"""Settings, scores by value, and how far these may be off."""
+"""Settings, scores by value, and absolute tolerance."""
 
 
 @pytest.mark.parametrize(("settings", "scores", "error"), VALUES)
 def test_a_transform_is_its_formula(settings, scores, error):
     function = ADAPTER.validate_python(settings).build()
-    found = {x: function(x) for x in scores}
-    assert found == pytest.approx(scores, rel=0, abs=error, nan_ok=True)
+    assert {x: function(x) for x in scores} == pytest.approx(scores, rel=0, abs=error, nan_ok=True)
     assert math.isnan(function(math.nan))
     if settings["kind"] not in ("none", "value_map"):
         assert {function(x) for x in (-1e300, -1e9, 1e9, 1e300)} <= {0.0, 1.0}  # no overflow
 
 
-def test_every_transform_is_tried_and_its_settings_have_meanings():
+def test_every_transform_is_tested_and_its_settings_have_meanings():
     assert set(SETTINGS) == {settings["kind"] for settings, *_ in VALUES}
     for name, model in SETTINGS.items():
         assert all(field.description for field in model.model_fields.values()), name
@@ -125,13 +124,13 @@ def test_a_value_map_survives_a_file(tmp_path):
         ("{kind: gausian, mu: 1}", "'gausian' is not known; did you mean 'gaussian'"),
     ],
 )
-def test_settings_that_make_no_transform(tmp_path, settings, message):
+def test_invalid_settings(tmp_path, settings, message):
     file = tmp_path / "reward.yaml"
     file.write_text(f"components:\n  - {{kind: rings, transform: {settings}}}\n")
     with pytest.raises(InputError, match=message):
         load_config(reward.RewardConfig, file)
 
 
-def test_a_name_is_taken_once():
+def test_a_name_can_be_registered_once():
     with pytest.raises(ValueError, match="transform 'step' is registered already"):
         transform()(SETTINGS["step"].function)
