@@ -1,7 +1,6 @@
 """Damaged files are refused in one line, and a disk that fails leaves nothing half-written."""
 
 import errno
-import hashlib
 import json
 import os
 import random
@@ -29,12 +28,8 @@ from chemkl.results.seal import TAG
 from chemkl.stages import evaluate, posttrain, prepare, pretrain, report, sample, score
 from chemkl.training.trainer import Checkpoint
 
-PRIOR = Path(__file__).parents[2] / "data" / "priors" / "moses.safetensors"
-CORPUS = PRIOR.parents[1] / "moses_sample" / "corpus.parquet"
-
-
-def tree(folder):
-    return {path: hashlib.sha256(content).hexdigest() for path, content in contents(folder).items()}
+PRIOR = SAMPLE.parent / "priors" / "moses.safetensors"
+SMILES = pd.read_parquet(SAMPLE / "corpus.parquet")["smiles"].tolist()[:3000]
 
 
 def flip(path, bit):
@@ -58,8 +53,7 @@ def posttrain_config(prior):
 def originals(tmp_path_factory, tiny_prior):
     """A corpus, a prior, samples, and a run that was cut off before its end."""
     folder = tmp_path_factory.mktemp("made")
-    molecules = pd.read_parquet(CORPUS)["smiles"][:200]
-    (folder / "m.smi").write_text("\n".join(molecules))
+    (folder / "m.smi").write_text("\n".join(SMILES[:200]))
     prepare.run({"source": {"kind": "file", "path": str(folder / "m.smi")}}, folder / "corpus")
     shutil.copy(tiny_prior, folder / "prior.safetensors")
     posttrain.run(posttrain_config(folder / "prior.safetensors"), folder / "run")
@@ -73,57 +67,50 @@ def originals(tmp_path_factory, tiny_prior):
 
 @pytest.fixture
 def copies(originals, tmp_path):
-    """The same at a place of its own, which the run may not notice: its prior stays."""
-    shutil.copytree(originals, tmp_path / "made")
-    return tmp_path / "made"
+    """A copy of them; the run still reads the original prior."""
+    return shutil.copytree(originals, tmp_path / "copies")
 
 
 def go_on(copies, originals):
     return posttrain.run(posttrain_config(originals / "prior.safetensors"), copies / "run")
 
 
-def use_prior(copies, _originals):
-    return posttrain.run(posttrain_config(copies / "prior.safetensors"), copies / "new")
-
-
-def train(copies, _originals):
-    config = {"corpus": str(copies / "corpus"), "trainer": {"max_steps": 1}}
-    return pretrain.run(config, copies / "new")
-
-
-def judge(copies, _originals):
-    file = {"path": str(copies / "samples" / "samples.parquet")}
-    return evaluate.run({"samples": [file]}, copies / "new")
-
-
-def read_rows(copies, _originals):
-    return read_trace(copies / "run")
-
-
 USES = {
-    "run/manifest.json": (go_on,),
-    "run/checkpoints/last.ckpt": (go_on,),
-    "run/trace/part": (go_on, read_rows),
-    "prior.safetensors": (use_prior,),
-    "corpus/corpus.parquet": (train,),
-    "corpus/tokens.json": (train,),
-    "samples/samples.parquet": (judge,),
+    "run/manifest.json": [go_on],
+    "run/checkpoints/last.ckpt": [go_on],
+    "run/trace/part": [go_on, lambda here, _: read_trace(here / "run")],
+    "prior.safetensors": [
+        lambda here, _: posttrain.run(posttrain_config(here / "prior.safetensors"), here / "new")
+    ],
+    "corpus/": [
+        lambda here, _: pretrain.run(
+            {"corpus": str(here / "corpus"), "trainer": {"max_steps": 1}}, here / "new"
+        )
+    ],
+    "samples/samples.parquet": [
+        lambda here, _: evaluate.run(
+            {"samples": [{"path": str(here / "samples/samples.parquet")}]}, here / "new"
+        )
+    ],
+}
+FILES = {file: file for file in USES if file != "corpus/"} | {
+    f"corpus/{name}": "corpus/" for name in ("corpus.parquet", "tokens.json")
 }
 
 
-@pytest.mark.parametrize(("name", "uses"), USES.items(), ids=[*USES])
-def test_one_flipped_bit_is_one_message_and_nothing_changes(copies, originals, name, uses):
+@pytest.mark.parametrize("name", FILES)
+def test_one_flipped_bit_is_one_message_and_nothing_changes(copies, originals, name):
     (file,) = copies.glob(f"{name}*")
     for bit in bits_of(file):
         flip(file, bit)
-        before = tree(copies)
-        for use in uses:
+        before = contents(copies)
+        for use in USES[FILES[name]]:
             with pytest.raises(InputError) as caught:
                 use(copies, originals)
             assert file.name in str(caught.value), bit
             assert "\n" not in str(caught.value)
         shutil.rmtree(copies / "new", ignore_errors=True)  # it says that it has failed
-        assert tree(copies) == before
+        assert contents(copies) == before
         flip(file, bit)
 
 
@@ -204,7 +191,7 @@ def test_a_folder_in_the_place_of_a_file_is_one_message(copies, originals, name,
     ("place", "before"),
     [
         (PRIOR, "4bab8aaf322cc676941fd549bf666e2ed2043d4ec7392e99876e82ec2452e5fd"),
-        (CORPUS.parent, "9c1266cbadc7485f166b86a6f529b80be5719740c24a18a7e1decf6fa65bf087"),
+        (SAMPLE, "9c1266cbadc7485f166b86a6f529b80be5719740c24a18a7e1decf6fa65bf087"),
     ],
 )
 def test_a_run_of_the_shipped_files_without_a_seal_goes_on(tmp_path, place, before):
@@ -226,7 +213,7 @@ def names(folder):
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
 
 
-def aside_in(folder):
+def temporary_in(folder):
     return [name for name in names(folder) if name.endswith(".tmp") or "/." in name]
 
 
@@ -264,24 +251,17 @@ def fill(disk, but):
 
 
 @pytest.fixture(scope="module")
-def smiles():
-    return pd.read_parquet(SAMPLE / "corpus.parquet")["smiles"].tolist()[:3000]
-
-
-@pytest.fixture(scope="module")
-def run(tiny_prior, tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    posttrain.run(full_config(tiny_prior), out)
-    return out
+def run(tiny_prior, run_once):
+    return run_once("posttrain", full_config(tiny_prior))
 
 
 @pytest.fixture
-def config_of(tmp_path, tiny_prior, run, smiles):
-    """The settings of a stage, for so many molecules."""
+def config_of(tmp_path, tiny_prior, run):
+    """The settings of a stage for a number of molecules."""
 
     def get(name, n):
         file = tmp_path / "molecules.smi"
-        file.write_text("\n".join(smiles[:n]))
+        file.write_text("\n".join(SMILES[:n]))
         return {
             "prepare": {"source": {"kind": "file", "path": str(file)}},
             "pretrain": PRETRAIN,
@@ -307,8 +287,7 @@ PRETRAIN = TINY | {
 }
 
 
-STAGES = {
-    # stage: its module, kiB that are left for it, and the file that does not fit in
+STAGES = {  # module, kiB left for it, the file that does not fit
     "prepare": (prepare, 24, "corpus.parquet"),
     "pretrain": (pretrain, 64, "checkpoints/last.ckpt"),
     "posttrain": (posttrain, 40, "checkpoints/last.ckpt"),
@@ -333,7 +312,7 @@ def test_a_full_disk_is_one_message(place, config_of, name):
     assert "No space left on device" in message
     assert "MiB free there" in message
     assert "run the same command again" in message or "continues from there" in message
-    assert aside_in(out) == []
+    assert temporary_in(out) == []
     manifest = Manifest.load(out)
     assert manifest.status == "failed"
     assert manifest.ended_by.startswith("StorageError: ")
@@ -357,7 +336,7 @@ def test_a_disk_that_fills_up_later_names_the_safe_checkpoint(place, tiny_prior,
     with pytest.raises(StorageError, match=r"Everything up to the checkpoint of step 2 is safe"):
         posttrain.run(full_config(tiny_prior), out)
     assert saved == [2]
-    assert aside_in(out) == []
+    assert temporary_in(out) == []
     assert Manifest.load(out).status == "failed"
     monkeypatch.undo()
     (place / "filler").unlink()
@@ -375,7 +354,7 @@ def test_the_message_comes_even_if_the_manifest_cannot_be_written(place, capsys)
 
     with pytest.raises(StorageError, match=r"report\.html: cannot be written: No space left"):
         leave()
-    assert aside_in(out) == []
+    assert temporary_in(out) == []
     assert Manifest.load(out).status == "running"  # what stands there stands whole
 
 
@@ -416,7 +395,7 @@ def test_a_folder_that_vanishes_is_one_message_and_does_not_come_back(
     assert "removed or moved away" in message or "no longer exists" in message
     assert f"Nothing of the run is left in {out}." in message
     assert not (out / "manifest.json").exists()
-    assert aside_in(tmp_path) == []
+    assert temporary_in(tmp_path) == []
 
 
 # ---- how it is told
