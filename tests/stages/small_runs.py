@@ -1,6 +1,6 @@
-"""Small runs that tests of several files make: their settings, how they are killed, and compared.
+"""Small runs for tests of several files: settings, kills and comparisons.
 
-The kills are exceptions, raised where a signal may strike.
+The kills are exceptions, raised where a signal may arrive.
 """
 
 import json
@@ -42,7 +42,7 @@ CONFIG = {
     "trainer": {"accelerator": "cpu", "log_every_n_steps": 2},
     "callbacks": SILENT | {"checkpoint_every": 3},
 }
-"""Of post-training, but for the prior."""
+"""Settings of post-training, without the prior."""
 
 SHORT = CONFIG | {"budget": 60, "callbacks": SILENT | {"checkpoint_every": 2}}
 FILTERED = {"diversity_filter": {"kind": "murcko", "bucket": 8, "min_score": 0.3}}
@@ -68,7 +68,7 @@ TINY = {
     "checkpoint_every": 5,
     "trainer": {"accelerator": "cpu", "enable_progress_bar": False, "log_every_n_steps": 5},
 }
-"""Of pretraining a SMILES model."""
+"""Settings of pretraining a SMILES model."""
 
 LOGP = {"kind": "logp", "cuts": [2, 3], "names": ["low", "mid", "high"]}
 TAGGED = TINY | {
@@ -79,18 +79,18 @@ TAGGED = TINY | {
     "batch_size": 64,
     "samples_per_epoch": 7,
 }
-"""Of pretraining a language model with tags."""
+"""Settings of pretraining a language model with tags."""
 
 
 def write_corpus(folder, tokens="C", **columns):
-    """Write a prepared corpus by hand, with these tokens in its list."""
+    """Write a prepared corpus with these tokens in its list."""
     folder.mkdir()
     pd.DataFrame(columns).to_parquet(folder / "corpus.parquet")
     (folder / "tokens.json").write_text(json.dumps(dict.fromkeys(tokens, 1)))
     return str(folder)
 
 
-# ---- what runs leave
+# ---- output of runs
 
 
 def manifest_of(out):
@@ -110,14 +110,14 @@ def contents(folder):
 
 
 def same_weights(first, second):
-    """Whether tensors by name are equal to the bit."""
+    """Tell whether named tensors are bitwise equal."""
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
 
 
 def same_run(first, second, but=()):
-    """Bit for bit: every column of the trace, every weight, the results but for those named."""
+    """Compare traces, weights and results bit for bit, except for the results named in `but`."""
     if (first / "trace").exists() or (second / "trace").exists():
         pd.testing.assert_frame_equal(read_trace(first), read_trace(second), check_exact=True)
     assert same_weights(weights_of(first), weights_of(second))
@@ -133,11 +133,11 @@ def same_run(first, second, but=()):
 
 
 class KilledError(BaseException):
-    """Stands for a SIGKILL: nothing after it runs in the stage."""
+    """Replaces a SIGKILL: nothing after it runs in the stage."""
 
 
 def killed_at_step(number):
-    """Between two checkpoints: the rows since the last one are in memory alone."""
+    """Kill between two checkpoints, when the rows since the last one are only in memory."""
 
     def arrange(patch):
         original = Ledger.enter
@@ -153,7 +153,7 @@ def killed_at_step(number):
 
 
 def killed_after(owner, name, nth=1, before=False, error=KilledError):
-    """Right after (or before) the n-th call of a function."""
+    """Kill after (or before) the n-th call of a function."""
 
     def arrange(patch):
         original, calls = getattr(owner, name), []
@@ -173,7 +173,7 @@ def killed_after(owner, name, nth=1, before=False, error=KilledError):
 
 
 def killed_at_update(number):
-    """Behind an update of the weights, counted from 1 over all starts of the run."""
+    """Kill after an update of the weights, counted from 1 over all starts of the run."""
 
     class Kill(lightning.Callback):
         def on_train_batch_end(self, lightning_trainer, *_):
@@ -203,7 +203,7 @@ def run_and_kill(patch, arrange, config, out, stage=posttrain):
 
 @contextmanager
 def held(folder):
-    """While another process has a folder."""
+    """Have another process lock a folder."""
     code = "import sys; from chemkl.results.atomic import claim; from pathlib import Path\n"
     code += "lock = claim(Path(sys.argv[1])); print(flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", code, folder]

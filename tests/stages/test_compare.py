@@ -51,7 +51,7 @@ def refused(tmp_path):
 
 @pytest.fixture
 def make_run(tmp_path, make_trace):
-    """Write a finished run with so many hits, each on a scaffold of its own."""
+    """Write a finished run with a number of hits, each on a different scaffold."""
     (tmp_path / "prior.bin").write_bytes(b"weights")
 
     def make(method, seed, n_hits, *, status="complete", prior="prior.bin", **config):
@@ -98,7 +98,7 @@ def test_two_methods_over_five_seeds(settings, tmp_path, capsys, refused):
     assert row["difference"] == pytest.approx(4.2)
     assert row["low"] < 4.2 < row["high"]
     assert row["p"] == pytest.approx(theirs.pvalue)
-    # top_share is 1 / hits, as each hit has a scaffold of its own; ob10 has no test: 2 tests here
+    # top_share is 1 / hits, as each hit has a different scaffold; ob10 has no test: 2 tests here
     share = stats.ttest_ind(
         [1 / n for n in MARA], [1 / n for n in GIBBS], equal_var=False, alternative="less"
     )
@@ -253,7 +253,7 @@ def test_runs_that_cannot_be_read_are_named_all_at_once(make_run, tmp_path, refu
     assert "nothing: not the folder of a posttrain run" in text
     assert "'yeild' is not a metric; did you mean 'yield'?" in text
     settings = STAGES["compare"].load(two(running, whole))
-    STAGES["compare"].check(settings, "config")  # awaits a run that is under way
+    STAGES["compare"].check(settings, "config")  # accepts a run that is not complete
     assert under_way in refused(settings)
     for part in (whole / "trace").iterdir():
         part.unlink()

@@ -95,7 +95,7 @@ def test_a_model_is_the_same_after_conversion_and_back(model, tmp_path):
 
 @both_cells
 def test_a_checkpoint_of_a_run_with_its_filter_is_converted(model, tmp_path, monkeypatch):
-    """REINVENT4 pickles the filter, with a set and a Counter of its own, into the checkpoint."""
+    """REINVENT4 pickles the filter, with a set and a subclass of Counter, into the checkpoint."""
     name = "reinvent.runmodes.RL.memories"
     for end in (8, 17, 20, len(name)):
         monkeypatch.setitem(sys.modules, name[:end], ModuleType(name[:end]))

@@ -244,7 +244,7 @@ def place(disk):
 
 
 def fill(disk, but):
-    """Leave so many kiB free."""
+    """Fill a disk except for some kiB."""
     with (disk / "filler").open("wb") as file:
         free = shutil.disk_usage(disk).free
         file.write(b"\0" * max(0, free - but * 1024))
@@ -317,7 +317,7 @@ def test_a_full_disk_is_one_message(place, config_of, name):
     assert manifest.status == "failed"
     assert manifest.ended_by.startswith("StorageError: ")
     (place / "filler").unlink()
-    if name != "report":  # a page does not fit into 2 MiB beside nothing
+    if name != "report":  # a page needs more than 2 MiB
         stage.run(config, out)
         assert Manifest.load(out).status == "complete"
 
@@ -355,7 +355,7 @@ def test_the_message_comes_even_if_the_manifest_cannot_be_written(place, capsys)
     with pytest.raises(StorageError, match=r"report\.html: cannot be written: No space left"):
         leave()
     assert temporary_in(out) == []
-    assert Manifest.load(out).status == "running"  # what stands there stands whole
+    assert Manifest.load(out).status == "running"  # the file is complete
 
 
 # ---- a folder that goes

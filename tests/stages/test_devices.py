@@ -173,7 +173,7 @@ def test_other_kinds_of_run_equal_those_of_one_process(as_one, changes):
 
 @pytest.fixture
 def start(config, tmp_path):
-    """Start the command in a process of its own."""
+    """Start the command in another process."""
 
     def begin(out, **changes):
         file = tmp_path / "config.json.yaml"

@@ -322,7 +322,7 @@ def test_references_by_name_and_by_kind(tmp_path):
 
 
 def test_molecules_that_rdkit_cannot_read_back_count_as_invalid(tmp_path, write_run, capsys):
-    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read its own output for it
     folder = write_run(tmp_path / "old", [[("CCO", 0.9), (bad, 0.9)], [("CC", 0.2), (bad, 0.9)]])
     settings = {"runs": [str(folder)], "thresholds": [0.8], "every": 2}
     table = evaluate.run(settings, tmp_path / "out")
@@ -374,7 +374,7 @@ def test_a_row_for_each_run_prompt_and_threshold(prompt_runs, tmp_path, capsys):
     assert "OB counts the distinct molecules of that prompt" in " ".join(map(" ".join, lines))
     titles = [
         number for number, words in enumerate(lines) if words[:2] == ["By", "prompt:"]
-    ]  # behind the tables of whole runs
+    ]  # after the tables of runs
     assert [lines[at][-1] for at in titles] == ["0.8", "0.9"]
     assert lines[titles[0] - 1][0] == "mara"
     # distinct, valid, unique; of the hits: Yield, OB10, scaffolds, share of the largest one

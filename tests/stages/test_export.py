@@ -35,7 +35,7 @@ def smiles_in(file):
 
 
 def test_what_rdkit_cannot_read_or_lay_out_is_counted(tmp_path, write_run, monkeypatch, capsys):
-    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read its own output for it
     run = write_run(tmp_path / "run", [[("CCO", 0.3), (bad, 0.9), ("CC", 0.5)]])
     assert export(run, smi=tmp_path / "a.smi", csv=tmp_path / "a.csv") == 2
     assert smiles_in(tmp_path / "a.smi") == ["CCO", "CC"]
@@ -123,7 +123,7 @@ def test_all_rows_of_the_trace_as_csv(run, tmp_path):
     assert list(table) == list(trace)
     assert table["valid"].tolist() == trace["valid"].tolist()
     assert table["call"].astype("Int64").equals(trace["call"])
-    # an acyclic molecule's empty scaffold is told from an invalid row's missing one
+    # an acyclic molecule has an empty scaffold, an invalid row none
     lines = (tmp_path / "a.csv").read_text().splitlines()
     place = trace.columns.get_loc("scaffold")
     by_row = [line.split(",")[place] for line in lines[1:4]]

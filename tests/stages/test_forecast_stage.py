@@ -36,7 +36,7 @@ def config(tiny_prior):
 
 @pytest.fixture(scope="module")
 def forecasted(config, tmp_path_factory):
-    """The folder of a forecast that many tests look at, and what was printed."""
+    """The folder and the printed text of a forecast that many tests read."""
     folder, console = tmp_path_factory.mktemp("forecast"), Console(width=120)
     with console.capture() as captured:
         assert forecast.run(config, folder, console=console) == folder / "forecast.parquet"
@@ -62,7 +62,7 @@ def test_it_writes_the_table_the_findings_and_the_samples(forecasted):
     assert findings["targets"][0]["sentence"] in findings["sentences"]
     assert findings["samples"] == 300
     assert Manifest.load(folder).results["calls"] == findings["calls"] <= findings["valid"] < 300
-    # what is printed can be read without the files
+    # the printed text explains itself
     text = " ".join(printed.split())
     assert all(" ".join(sentence.split()) in text for sentence in findings["sentences"])
     assert any("rossover" in sentence for sentence in findings["sentences"])
@@ -109,7 +109,7 @@ def test_the_seed_decides(config, forecasted, tmp_path, quiet):
 
 
 def test_training_ends_where_the_forecast_said(config, tmp_path, quiet, tiny_prior):
-    """A gibbs run with a mild beta, trained until it stands still, is where the forecast said.
+    """A gibbs run with a mild beta, trained to convergence, agrees with the forecast.
 
     500 late samples know a share to 2 points (one standard error); training adds its own.
     """
@@ -168,7 +168,7 @@ def test_a_converted_prior_is_the_one_that_it_was_made_of(tmp_path, tiny_prior, 
 def test_the_file_to_train_with_is_the_file_to_forecast(
     tmp_path, tiny_prior, monkeypatch, chemkl, capsys
 ):
-    """Both stages take one file; by default each has a folder of its own."""
+    """Both stages take the same file; their default folders differ."""
     monkeypatch.chdir(tmp_path)
     Path("mine.yaml").write_text(yaml.safe_dump({**RUN, "prior": str(tiny_prior)}))
     assert chemkl("forecast", "mine.yaml", "n=100", "betas=0.2") == 0

@@ -1,4 +1,4 @@
-"""Runs whose molecules hold a part: what they write down, kill and resume, and bad parts."""
+"""Runs whose molecules hold a part: traces, resuming, and invalid parts."""
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -58,7 +58,7 @@ def drawn(kind, n):
 
 
 def holds(kind, group, mol):
-    """Whether RDKit finds the part in a molecule; of a seed, what is kept is a random half."""
+    """Tell whether RDKit finds the part in a molecule; a seed keeps a random half only."""
     if kind == "analogues":
         return True
     fragments = [SCAFFOLDS[group]] if kind == "decorate" else PAIRS[group]

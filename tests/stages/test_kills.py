@@ -50,7 +50,7 @@ END = [
 POSTTRAIN = [*SAMPLING, *SCORING, *LEARNING, *TRACE, *CHECKPOINT, *RENAMES, *END]
 PRETRAIN = [
     Moment("torch:Tensor.backward", 8),
-    Moment("chemkl.policies.rnn:draw", 30),  # behind the first epoch
+    Moment("chemkl.policies.rnn:draw", 30),  # after the first epoch
     *moments("lightning:Trainer.save_checkpoint", [1, 3], ["before", "half", "after"]),
     *moments("os:replace", [3, 7], ["before", "after"]),
 ]
@@ -79,7 +79,7 @@ FURTHER = [  # of a run with a memory and three updates a batch, in other spelli
     *moments("chemkl.training.memory:Memory.add", [2, 4], ["before", "after"]),
     *moments("lightning:Trainer.save_checkpoint", [1, 2], ["before", "half", "after"]),
 ]
-EXPLORING = [  # of a run that explores besides
+EXPLORING = [  # of a run that explores too
     *moments("chemkl.training.exploration:explore", [2, 3], ["before", "after"]),
     *moments("chemkl.training.exploration:fit_forest", [1, 2], ["before", "after"]),
     *moments("chemkl.rewards.scoring:_answers", [40, 60]),
@@ -96,13 +96,13 @@ FAST = [
     SAMPLING[2],
     SCORING[2],
     TRACE[4],
-    CHECKPOINT[0],  # behind the first cut of the trace
+    CHECKPOINT[0],  # after the first cut of the trace
     CHECKPOINT[4],
     CHECKPOINT[5],
     RENAMES[9],
     END[0],
     END[1],  # in the middle of the merged trace
-    END[9],  # before the policy has its name, and behind
+    END[9],  # before and after the policy has its name
     END[10],
     END[13],  # when both traces are there
 ]
@@ -116,7 +116,7 @@ def forks():
 
 @pytest.fixture(scope="module")
 def whole(forks, tiny_prior, tmp_path_factory):
-    """The config of a stage, and an undisturbed run of it, made when it is first asked for."""
+    """Return a config and its undisturbed run, made once."""
     posttrain = CONFIG | RUNNING | {"prior": str(tiny_prior)}
     moving = {"schedule": {"tau": {"kind": "quantile", "quantile": 0.5, "steps": 2}}}
     staged = posttrain | {"stages": CURRICULUM, "target": posttrain["target"] | moving}
@@ -261,7 +261,7 @@ def slow(*values):
     ("changes", "at", "step"),
     [
         ({}, 2, 3),
-        ({}, 6, 7),  # the last batch of an epoch: the checkpoint is written behind the validation
+        ({}, 6, 7),  # the last batch of an epoch: the checkpoint is written after the validation
         slow({"batch_size": 8000, "epochs": 3}, 1, 2),  # every batch is the last of its epoch
         slow({"trainer": BARE | {"accumulate_grad_batches": 2}}, 2, 2),  # of the optimiser
         slow({"valid_molecules": 20, "trainer": BARE | {"val_check_interval": 2}}, 3, 4),
@@ -286,7 +286,7 @@ def test_pretrain_finishes_its_step_and_goes_on(
 
 @pytest.fixture
 def pipeline(posttrain_config, tmp_path, monkeypatch):
-    """Two seeds of a run, one behind the other."""
+    """Two seeds of a run, one after the other."""
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path, posttrain_config)
     entry = {"stage": "posttrain", "config": str(config), "grid": {"seed": [0, 1]}}

@@ -182,7 +182,7 @@ def test_a_run_with_everything_on_resumes_exactly(config, tmp_path, monkeypatch,
         value = expected["memory"][name]
         assert torch.equal(value, value) if isinstance(value, torch.Tensor) else value == value
     steps = read_trace(whole)["step"].nunique()
-    # a batch that the end cuts short is one that is not learnt from
+    # a partial last batch has no update
     assert expected["global_step"] in (n * steps, n * (steps - 1) + 1)
 
 

@@ -30,7 +30,7 @@ class Reading(Config):
 
 @dataclass(frozen=True)
 class FakeStage(Stage):
-    """A stage that writes a manifest and a file, and remembers what it was asked to do."""
+    """A stage that writes a manifest and a file and records its calls."""
 
     fake_model: type[Config] = Config
     calls: list = field(default_factory=list)
@@ -187,7 +187,7 @@ def test_checks_know_the_pending_paths(stages, demo, tmp_path):
     (tmp_path / "other").mkdir()
     demo["stages"][2]["config"]["runs"].append("other")
     ours = [tmp_path / "runs" / "demo" / name for name in ALL[:3]]
-    for _ in range(2):  # what the folders hold the second time may be made anew as well
+    for _ in range(2):  # also when the folders exist: they may be made anew
         pipeline.run(demo, dry_run=True)
         assert [pending for _, pending in stages.posttrain.checked] == [[], [], []]
         ((config, pending),) = stages.evaluate.checked
@@ -240,7 +240,7 @@ def test_a_dry_run_lists_the_jobs_and_makes_nothing(stages, tmp_path, capsys):
     ]
     assert not (tmp_path / "runs").exists()
     assert stages.posttrain.calls == []
-    # and what would be done
+    # the state of each job
     pipeline.run(DEMO)
     capsys.readouterr()
     pipeline.run(DEMO, dry_run=True)
@@ -364,7 +364,7 @@ def test_a_job_with_an_older_input_runs_again(stages, demo, tmp_path, monkeypatc
     assert statuses(pipeline.run(DEMO)) == ["skipped", "skipped", "skipped", "done"]
     assert (tmp_path / "runs/demo/evaluate.old-1/made_by").exists()
     assert statuses(pipeline.run(DEMO)) == ["skipped"] * 4
-    demo["stages"][0]["grid"]["seed"].append(2)  # a seed that is added later
+    demo["stages"][0]["grid"]["seed"].append(2)  # a new seed
     assert statuses(pipeline.run(demo)) == ["skipped", "skipped", "done", "skipped", "done"]
     assert (tmp_path / "runs/demo/evaluate.old-2/made_by").exists()
     demo["stages"][2]["config"] |= {"runs": ["${plain}"], "threshold": 0.7}

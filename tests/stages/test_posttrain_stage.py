@@ -1,4 +1,4 @@
-"""The posttrain stage: what a run leaves behind; and a killed run ends as the whole one does."""
+"""The posttrain stage: the output of a run, its end, and exact resuming."""
 
 import csv
 import math
@@ -189,7 +189,7 @@ def test_metrics_go_to_mlflow_too_and_a_resumed_run_loses_none(config, tmp_path,
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     config["trainer"] = config["trainer"] | {"logger": "mlflow", "log_every_n_steps": 1}
     run_and_kill(monkeypatch, killed_at_step(5), config, tmp_path)
-    config["trainer"].pop("logger")  # no part of what the run is
+    config["trainer"].pop("logger")  # not part of the run's identity
     posttrain.run(config, tmp_path)
     assert "logger" not in manifest_of(tmp_path)["config"]["trainer"]
     trace = read_trace(tmp_path)

@@ -1,4 +1,4 @@
-"""The prepare stage: files with every fault there is, and the corpus that comes of them."""
+"""The prepare stage: corpora from files with many faults."""
 
 import gzip
 import hashlib
@@ -46,7 +46,7 @@ def dropped(folder):
 
 
 def files_in(folder):
-    """The names in a folder, but for the lock that says who is writing."""
+    """Return the names in a folder, without the lock."""
     return sorted(p.name for p in folder.iterdir() if p.name != ".lock")
 
 
@@ -120,7 +120,7 @@ def test_names_are_kept_from_tables_and_sd_files_and_left_out_where_there_are_no
         writer.write(mol)
     table = molecules(prepare.run(config_for(tmp_path / "a.sdf"), tmp_path / "sdf"))
     assert table[["smiles", "name", "line"]].values.tolist() == [["CCO", "ethanol", 1]]
-    table = molecules(of_file(tmp_path, "OCC\nCC\nC\n", limit=2))  # only so many lines are read
+    table = molecules(of_file(tmp_path, "OCC\nCC\nC\n", limit=2))  # at most two lines are read
     assert table.columns.tolist() == ["smiles", "split", "line", "n_tokens"]
     assert table["line"].tolist() == [1, 2]
 

@@ -1,4 +1,4 @@
-"""The stages pretrain and pretrain_llm on the small MOSES sample: what they write and continue."""
+"""The stages pretrain and pretrain_llm on the MOSES sample: output, fine-tuning, resuming."""
 
 import csv
 import json
@@ -122,7 +122,7 @@ def test_the_seed_decides(tmp_path):
 
 
 def steps(number, **changes):
-    """Settings of a training of so many steps."""
+    """Settings of a training with a limit of steps."""
     return TINY | changes | {"trainer": TINY["trainer"] | {"max_steps": number}}
 
 
@@ -149,7 +149,7 @@ def test_quality_of_samples_by_hand():
     assert quality(["C1", None]) == {"validity": 0, "uniqueness": 0, "novelty": 0}
     quality = PromptQuality(Conditions([ConditionConfig(**LOGP)]), {"CCO"})
     # logP: ethanol 0.0, hexane 2.6, benzene 1.7, decane 4.1; two samples of each prompt; one is
-    # cut off, and what is no molecule is neither as asked nor otherwise
+    # cut off: an invalid sample neither fulfils nor breaks its prompt
     shares = quality(["CCO", "CCCCCC", "CCCCCC", None, "CCCCCCCCCC", "c1ccccc1"])
     assert (shares["as_asked"], shares["validity"]) == (3 / 5, 5 / 6)
     assert quality(["C1"] * 3)["as_asked"] == 0
@@ -277,7 +277,7 @@ def test_killed_fine_tuning_makes_the_same_model(
     pretrain.run(tuning, cut)
     same_run(cut, whole, but=PROGRESS)
     assert manifest_of(cut)["ended_by"] == "patience"
-    (cut / POLICY).unlink()  # killed behind the end of the training
+    (cut / POLICY).unlink()  # as if killed after the end of training
     (cut / "manifest.json").write_text(json.dumps(manifest_of(cut) | {"status": "running"}))
     pretrain.run(tuning, cut)
     assert same_weights(weights_of(cut), weights_of(whole))
@@ -289,7 +289,7 @@ def test_a_model_of_reinvent_is_fine_tuned(tuning, tmp_path, monkeypatch):
     convert(tuning["init"], tmp_path / "my.prior")
     tuning |= {"init": str(tmp_path / "my.prior"), "epochs": 1, "learning_rate": 1e-9}
     model_path = pretrain.run(tuning, tmp_path / "run")
-    # what the conversion has changed, the embedding of the end token, no likelihood depends on
+    # the conversion changes only the embedding of the end token, which affects no likelihood
     assert nll_of(model_path, SMALL) == pytest.approx(
         nll_of(tmp_path / "my.prior", SMALL), abs=1e-4
     )
@@ -361,7 +361,7 @@ def test_probabilities_follow_the_weights(tmp_path, capsys):
     assert dropped[["line", "reason"]].values.tolist() == [[n, reason] for n in (4, 5, 6)]
     table = pd.read_parquet(tmp_path / "corpus/corpus.parquet")
     assert dict(zip(table["smiles"], table["weight"], strict=True)) == {"CCO": 1, "CCCCN": 3}
-    # many of each, so that there is a part to validate on
+    # many copies, so that there is a part to validate on
     corpus = pd.concat([table.assign(split="train")] * 16 + [table.assign(split="valid")])
     corpus.to_parquet(tmp_path / "corpus/corpus.parquet")
     config = TINY | {"corpus": str(tmp_path / "corpus"), "batch_size": 32, "epochs": 150}
@@ -394,7 +394,7 @@ def level_of(smiles):
 
 
 def logp_under(folder):
-    """The log-probability of a molecule behind a tag, which itself is not predicted."""
+    """Return a function for the log-probability of a molecule after a tag."""
     network = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
@@ -514,7 +514,7 @@ def test_a_run_that_was_begun_without_the_weights_of_its_corpus_is_refused(
     assert manifest_of(out)["status"] == "complete"
 
 
-# no checkpoint is written behind the last batch of an epoch, but one step later
+# no checkpoint is written after the last batch of an epoch, but one step later
 @pytest.mark.parametrize(
     ("stage", "step", "saved"),
     [

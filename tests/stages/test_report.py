@@ -63,7 +63,7 @@ def runs(tmp_path, write_run):
 
 @pytest.fixture
 def reported(tmp_path):
-    """Make a page of these settings in a folder of its own; give its text."""
+    """Make a page with these settings in a new folder; return its text."""
     folders = (tmp_path / f"out{n}" for n in count())
 
     def make(**config):
@@ -210,7 +210,7 @@ def test_mistakes_are_named(tmp_path, monkeypatch, config, message):
 
 
 def test_what_rdkit_cannot_read_or_draw_is_counted(tmp_path, write_run, monkeypatch, capsys):
-    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read what it writes for it
+    bad = "Cc1ccc2nc(C)=n(C)c12"  # RDKit 2026.09 cannot read its own output for it
     folder = write_run(tmp_path / "old", [[*STEPS[0], (bad, 0.99)], STEPS[1]])
 
     def fails(mol, **settings):

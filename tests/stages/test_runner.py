@@ -38,7 +38,7 @@ CHANGED = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, tiny_prior, write_run, write_text_run):
-    """A folder with what the stages read."""
+    """A folder with the inputs of the stages."""
     place = tmp_path_factory.mktemp("inputs")
     (place / "molecules.smi").write_text(MOLECULES)
     shutil.copy(tiny_prior, place / "prior.safetensors")
@@ -85,7 +85,7 @@ def config_of(place):
 
 @pytest.fixture(scope="module")
 def output_of(config_of, tmp_path_factory):
-    """Run a stage once for all tests: its folder, and what the run returned."""
+    """Run a stage once for all tests; return its folder and the returned value."""
     runs = {}
 
     def make(stage):
@@ -99,7 +99,7 @@ def output_of(config_of, tmp_path_factory):
 
 @pytest.fixture
 def copy_of(output_of, tmp_path):
-    """A copy of what a stage has made."""
+    """Copy the output of a stage."""
     return lambda stage: shutil.copytree(output_of(stage)[0], tmp_path / "copy")
 
 
@@ -331,7 +331,7 @@ def test_a_missing_or_empty_folder_is_silent(tmp_path, capsys):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_running_run_stays_where_it_is(running, monkeypatch, rank):
-    monkeypatch.setenv("SLURM_PROCID", rank)  # a further process too moves what is at rest only
+    monkeypatch.setenv("SLURM_PROCID", rank)  # a rank of srun also moves only idle folders
     for refuse in (check_movable, move_aside):
         with pytest.raises(InputError, match=RUNS):
             refuse(running)

@@ -1,4 +1,4 @@
-"""The sample stage: how many rows, that they repeat, and what they say."""
+"""The sample stage: tables of samples, mixtures, and refused settings."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The score stage and its command: every line kept, the same numbers as the reward's own."""
+"""The score stage and its command: every line is kept, with the numbers of the reward."""
 
 import io
 import json

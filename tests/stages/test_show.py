@@ -245,7 +245,7 @@ def test_an_answer_is_cut_and_may_have_no_rows(run, file):
     wide = show_lines(run, sql="select * from trace")
     assert any(line.split()[:1] == ["logp_policy"] for line in wide)
     assert "0 rows" in show_lines(run, sql="select step from trace where step < 0")
-    for path in (file.parent, file):  # the tables of an evaluation can be asked too
+    for path in (file.parent, file):  # the tables of an evaluation too
         assert row(show_lines(path, sql="select count(*) n, 'x' x from samples"), "3") == ["x"]
 
 
@@ -417,7 +417,7 @@ def test_molecules_keep_their_view_and_say_their_prompt(tmp_path, write_text_run
     assert ["reward", "call", "prompt", "qed", "SMILES"] in best
     assert ["0.9", "2", "<logp_high>", "0.9", "Cc1ccccc1"] in best
     assert ["0.3", "1", "<logp_low>", "0.3", "CCO"] in best
-    # of 60 characters 10 are left beside reward, call and SMILES: <logp_high> has 11, qed takes 9
+    # of 60 characters 10 are left next to reward, call and SMILES: <logp_high> has 11, qed takes 9
     assert ["reward", "call", "qed", "SMILES"] in [
         line.split() for line in show_lines(texts, width=60)
     ]
@@ -437,7 +437,7 @@ def test_a_run_without_molecules_is_not_exported_but_as_a_table(texts, tmp_path,
     assert export(texts, csv=tmp_path / "a.csv", all_rows=True) == 6
     table = pd.read_csv(tmp_path / "a.csv")
     assert table["completion"].tolist() == ["1", "1", "2\n", "2", "May", "It is"]
-    pytest.importorskip("duckdb")  # the way that is named works
+    pytest.importorskip("duckdb")  # the suggested command works
     sql = "SELECT prompt, completion, answer, reward FROM trace"
     assert chemkl("show", texts, "--sql", sql, "--csv", tmp_path / "texts.csv") == 0
     assert pd.read_csv(tmp_path / "texts.csv")["reward"].tolist() == [1, 1, 0, 1, 0.5, 0]

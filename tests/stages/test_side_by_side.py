@@ -1,4 +1,4 @@
-"""Jobs of a pipeline side by side: what may start when, what ends with what, the same results."""
+"""Jobs of a pipeline side by side: order, failures, environment, equal results."""
 
 import os
 import signal
@@ -180,7 +180,7 @@ def test_jobs_side_by_side_equal_one_job_at_a_time(grid, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_ten_kills_of_jobs_side_by_side_leave_the_same_runs(grid, tmp_path):
-    """By turns all is killed, told to end and interrupted, at last one job alone is killed."""
+    """In turn all jobs are killed, stopped and interrupted; at last one job is killed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*RUN, "p.yaml", "--out", "whole"], check=True, env=environment)
     out, log = tmp_path / "out", (tmp_path / "log").open("w")
@@ -206,12 +206,12 @@ def test_ten_kills_of_jobs_side_by_side_leave_the_same_runs(grid, tmp_path):
 
 
 def parts(out):
-    """How often a checkpoint or a part of a trace has been written, by what lies there."""
+    """Count the parts of traces."""
     return sum(1 for _ in out.glob("run-*/trace/part-*"))
 
 
 def pids_of_jobs(out):
-    """Those that live of all that ever were, as their logs tell."""
+    """Return the live processes of all that the logs name."""
     events = (event for run in out.glob("run-*") for event in read_log(run))
     pids = [event["pid"] for event in events if event["event"] == "start"]
     return [pid for pid in pids if Path("/proc", str(pid)).exists()]
