@@ -138,7 +138,7 @@ class _TextReward(Config):
     """Base of the rewards for text."""
 
     failed: FiniteFloat = 0.0
-    """Reward of a completion without an answer, that was cut off, or that could not be scored. An
+    """Reward of a completion that has no answer, was cut off, or could not be scored. An
     answer must be paid more, or the policy would learn to fail; a function that returns less ends
     the run."""
 
@@ -332,7 +332,7 @@ class LlmCallbacksConfig(CallbacksConfig):
     """Watches the newest valid completions for a collapse, and warns or ends the run; a warning is
     no part of the run's identity. Omitted: as for `chemkl posttrain` if the reward is of kind
     smiles, otherwise null. With other rewards a completion takes the place of the molecule, and the
-    answer that of the scaffold. null: nothing is limits."""
+    answer that of the scaffold. null: nothing is watched."""
     terminate: TextTerminationConfig | None = None
     """Ends the run by mean reward, plateau, hits and others, with the name of the key as ended_by;
     null: it ends when its steps or its budget are spent."""

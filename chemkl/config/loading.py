@@ -295,7 +295,7 @@ def _yaml_problem(error: Exception, text: str, line: int) -> str:
         line -= 1  # to where the bracket was opened
     what = ", ".join(filter(None, [error.context, error.problem]))
     if re.match(r'\s*\{\s*"', text):
-        return f"{line + 1}: not valid JSON: {what}"
+        return f"{line + 1}: not valid JSON: {what}; a config is YAML, one 'key: value' a line"
     hint = QUOTE_HINT if _NEEDS_QUOTES.search(lines[line]) else ""
     return f"{line + 1}: not valid YAML: {what}{hint}"
 
@@ -501,7 +501,7 @@ def place_of(
     inside = (*map(str, document.prefix), *path)
     of_key = text.startswith(("not a known key", "required"))
     lists_names = of_key or "Known: " in text
-    named = set() if lists_names else {*re.findall(r"(?<![\w/.~-])\w+(?![\w/])", text)}
+    named = set() if lists_names else {*re.findall(r"(?<![\w/.~-])[A-Za-z_]\w*(?![\w/])", text)}
     n_in_file, line = document.nearest(keys)
     is_replaced, sources = _sources(path, n_in_file, overrides, named, of_key=of_key)
     joined = " and ".join(dict.fromkeys(override.where for _, override in sources))

@@ -387,7 +387,7 @@ class ScaffoldSimilarityFilterConfig(FilterConfig):
     """Similar Bemis-Murcko scaffolds share a bucket; all acyclic molecules share one."""
 
     kind: Literal["scaffold_similarity"]
-    """Bemis-Murcko scaffolds within the distance."""
+    """Bemis-Murcko scaffolds closer than `distance`."""
     distance: Distance = 0.5
     fingerprint: Fingerprint = "atom_pairs"
 
@@ -396,7 +396,7 @@ class MoleculeSimilarityFilterConfig(FilterConfig):
     """Similar molecules share a bucket; with bucket 1 a hit near a paid one is worth 0."""
 
     kind: Literal["molecule_similarity"]
-    """Molecules within the distance (sphere exclusion)."""
+    """Molecules closer than `distance` (sphere exclusion)."""
     bucket: int = Field(1, ge=1)
     """Number of sampled molecules per sphere that are paid; all later ones get 0. 1 as in Renz et
     al., J. Chem. Inf. Model. 2024 (PMC11323242)."""
@@ -465,7 +465,7 @@ class MemoryConfig(Config):
     """Most molecules to store, 1 or more. 100 in Augmented Memory."""
     rows: int | None = Field(None, ge=1)
     """Molecules that join each sampled batch, at most capacity; null: half of batch_size. Fewer
-    join while the memory holds fewer."""
+    join if fewer can be drawn."""
     draw: Draw = "reward"
     """How to draw them, without replacement. reward: in proportion to what the filter pays for them
     now; rank: in proportion to 1 / rank by that; hits: uniformly from the present hits; scaffolds:
@@ -476,8 +476,8 @@ class MemoryConfig(Config):
     lowest reward of the scaffold with the most molecules; none: nothing, and new molecules are not
     stored."""
     selective: bool = True
-    """Remove molecules for which the diversity filter pays nothing any more at once, full or not
-    (the selective memory purge of Augmented Memory); false: rank and uniform still draw them."""
+    """Remove at once, full or not, molecules for which the diversity filter no longer pays (the
+    selective memory purge of Augmented Memory); false: rank and uniform still draw them."""
     repeats: bool = Field(True, exclude_if=lambda repeats: repeats)
     """Whether molecules that the policy samples again are still replayed. false: such a molecule is
     removed for good, as the policy already knows it."""

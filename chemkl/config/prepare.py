@@ -196,7 +196,7 @@ class SampleConfig(Config):
     mixture: MixtureConfig | None = None
     """Several policies decoded as one. Give this or policy."""
     prior: ModelPath | None = None
-    """Model file from which the policies were post-trained; for beta_scale only. With a generator,
+    """Model file from which the policies were post-trained, for beta_scale or a generator. It is
     the model that chooses between spellings, as in training; null: the policy does."""
     beta_scale: float | None = Field(None, gt=0)
     """Sample as if the policy had been trained with its beta times this number (arXiv 2402.02992);

@@ -156,7 +156,7 @@ def _lines(table: Table, layout: _Layout) -> Iterator[Line]:
     for row in islice(rows, int(layout.header), None):
         yield _line(table, layout, row)
     if row is None:
-        raise InputError(f"{table.place}: {HEADER_ONLY if table.sample else EMPTY}")
+        raise InputError(f"{table.place}: {HEADER_ONLY if table.sample or table.types else EMPTY}")
 
 
 def _line(table: Table, layout: _Layout, row: Row) -> Line:

@@ -84,7 +84,7 @@ beta float64: The target's beta in this step.
 origin string: Who proposed the molecule: policy (sampled), crossover, mutation, neighbour,
   fragments or prior (exploration) or seed; of a replayed one, who did so first.
 """)}  # fmt: skip
-"""Additional columns of runs with several stages, a moving target, exploration or seeds."""
+"""Additional columns of runs with several stages, a moving target or exploration."""
 
 _IN_TEXT = _in_words("""
 call: 1-based index of the oracle call that this row spent: the first scoring of an answer to its

@@ -491,10 +491,10 @@ class Manifest(BaseModel):
         if not (self._folder / FILE_NAME).is_file():
             safe = f"Nothing of the run is left in {self._folder}."
         elif checkpoint.is_file():
+            last = note_of(checkpoint) or checkpoint.name
             safe = (
-                f"Everything up to the checkpoint of {note_of(checkpoint) or 'the last step'} is "
-                f"safe in {self._folder}. Once the disk can be written again, the same command "
-                "continues from there."
+                f"Everything up to the last checkpoint ({last}) is safe in {self._folder}. Once "
+                "the disk can be written again, the same command continues from there."
             )
         return StorageError(f"{message} {safe}")
 

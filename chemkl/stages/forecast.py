@@ -68,7 +68,8 @@ def work(config: ForecastConfig, start: Start) -> None:
     """Write ``forecast.parquet``, ``forecast.json`` and the samples; print the forecast."""
     out_dir = start.out
     if config.stages is not None:
-        start.say(f"forecasts the last of {len(config.stages)} stages, which decides about hits")
+        n = len(config.stages)
+        start.say(f"forecasts the last of {n} stages, by whose reward the run is evaluated")
     config = config.in_stages[-1]
     run_data = targets.read_runs(config.runs, config.prior, config.reward)
     names = run_names(config.runs)

@@ -304,7 +304,7 @@ REFUSED = {
     "empty archive": ("a.smi.gz", "", None, r"a\.smi\.gz: .*empty; expected"),
     "no rows": ("a.csv", "smiles,x\n", None, "has a header but no rows"),
     "no rows of Parquet": ("a.parquet", {"smiles": pa.array([], pa.string())}, None,
-        r"a\.parquet: the file is empty"),
+        r"a\.parquet: the file has a header but no rows"),
     "empty Parquet": ("a.parquet", b"", None, r"a\.parquet: not a readable Parquet file"),
     "text as Parquet": ("a.parquet", b"smiles\nCC\n", None, "not a readable Parquet file"),
     "bad Parquet": ("a.parquet", b"PAR1PAR1PAR1PAR1", None, "not a readable Parquet file"),

@@ -333,7 +333,9 @@ def test_a_disk_that_fills_up_later_names_the_safe_checkpoint(place, tiny_prior,
         saved.append(trainer.global_step)
 
     monkeypatch.setattr(Checkpoint, "save", counted)
-    with pytest.raises(StorageError, match=r"Everything up to the checkpoint of step 2 is safe"):
+    with pytest.raises(
+        StorageError, match=r"Everything up to the last checkpoint \(step 2\) is safe"
+    ):
         posttrain.run(full_config(tiny_prior), out)
     assert saved == [2]
     assert temporary_in(out) == []
