@@ -47,36 +47,30 @@ def murcko(bucket, min_score):
     return the_filter("murcko", bucket=bucket, min_score=min_score)
 
 
-def test_a_bucket_of_10_pays_exactly_10_of_40_molecules_in_one_batch():
-    smiles = [f"c1ccccc1{'C' * n}" for n in range(1, 41)]
-    scaffolds = [MurckoScaffold.MurckoScaffoldSmiles(s) for s in smiles]
-    assert set(scaffolds) == {"c1ccccc1"}
-    batch = scaffold_rows([(scaffold, 0.9) for scaffold in scaffolds])
-    assert murcko(10, 0.4)(batch).tolist() == [0.9] * 10 + [0.0] * 30
-    assert batch["reward"].tolist() == [0.9] * 40  # what was earned stays in the trace
+@pytest.mark.parametrize(
+    ("bucket", "min_score", "pairs", "paid"),
+    [
+        # a bucket of 10 pays exactly 10 of 40 molecules in one batch
+        (10, 0.4, [("c1ccccc1", 0.9)] * 40, [0.9] * 10 + [0.0] * 30),
+        # each scaffold has its bucket, and the acyclic molecules share one
+        (1, 0.4, [("C1CC1", 0.8), ("", 0.8), ("C1CCC1", 0.8), ("", 0.7), ("C1CC1", 0.6)],
+         [0.8, 0.8, 0.8, 0.0, 0.0]),
+        # rewards below the minimum are neither counted nor changed
+        (1, 0.4, [("C1CC1", 0.39), ("C1CC1", 0.4), ("C1CC1", 0.39), ("C1CC1", 0.4)],
+         [0.39, 0.4, 0.39, 0.0]),
+        # rows without a scaffold have no bucket
+        (1, 0.0, [(None, 0.0), (np.nan, 0.0), ("C1CC1", 0.9), (None, 0.0)], [0.0, 0.0, 0.9, 0.0]),
+        # the same molecule again counts again
+        (2, 0.4, [("C1CC1", 0.9)] * 3, [0.9, 0.9, 0.0]),
+    ],
+)  # fmt: skip
+def test_a_bucket_pays_so_many_molecules(bucket, min_score, pairs, paid):
+    batch = scaffold_rows(pairs)
+    assert murcko(bucket, min_score)(batch).tolist() == paid
+    assert batch["reward"].tolist() == [reward for _, reward in pairs]  # raw rewards stay
 
 
-def test_each_scaffold_has_a_bucket_of_its_own_and_the_acyclic_ones_share_theirs():
-    batch = scaffold_rows([("C1CC1", 0.8), ("", 0.8), ("C1CCC1", 0.8), ("", 0.7), ("C1CC1", 0.6)])
-    assert murcko(1, 0.4)(batch).tolist() == [0.8, 0.8, 0.8, 0.0, 0.0]
-
-
-def test_rewards_below_the_minimum_are_not_counted_and_not_touched():
-    batch = scaffold_rows([("C1CC1", 0.39), ("C1CC1", 0.4), ("C1CC1", 0.39), ("C1CC1", 0.4)])
-    assert murcko(1, 0.4)(batch).tolist() == [0.39, 0.4, 0.39, 0.0]
-
-
-def test_rows_without_a_scaffold_are_left_alone():
-    batch = scaffold_rows([(None, 0.0), (np.nan, 0.0), ("C1CC1", 0.9), (None, 0.0)])
-    assert murcko(1, 0.0)(batch).tolist() == [0.0, 0.0, 0.9, 0.0]
-
-
-def test_the_same_molecule_again_takes_another_place():
-    batch = scaffold_rows([("C1CC1", 0.9)] * 3)
-    assert murcko(2, 0.4)(batch).tolist() == [0.9, 0.9, 0.0]
-
-
-def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
+def test_without_repeats_a_molecule_is_paid_and_counted_once():
     smiles = [BENZENE, BENZENE, "CCc1ccccc1", "CCC", BENZENE, "CCC", "CCCc1ccccc1"]
     batch = rows_of(smiles, [0.9, 0.9, 0.8, 0.1, 0.9, 0.1, 0.7])
     batch["repeat"] = batch["canonical_smiles"].duplicated()  # as the ledger says
@@ -85,7 +79,7 @@ def test_without_repeats_a_molecule_is_paid_once_and_takes_one_place():
     assert once(batch.assign(repeat=True)).tolist() == [0.0] * 7
 
 
-def test_a_molecule_that_is_not_paid_again_is_one_of_its_bucket_all_the_same():
+def test_a_repeat_belongs_to_its_bucket_without_counting():
     once = the_filter("murcko", bucket=1, repeats=False)
     once(rows_of([BENZENE, "CCc1ccccc1"]).assign(repeat=False))
     assert once.bucket_number("CCCc1ccccc1") == 0
@@ -124,25 +118,23 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("kind", "settings", "smiles", "paid"), KINDS)
-def test_each_kind_pays_a_bucket_of_what_it_takes_for_alike(kind, settings, smiles, paid):
+def test_each_kind_pays_a_bucket_of_similar_molecules(kind, settings, smiles, paid):
     rows = rows_of(smiles)
     assert the_filter(kind, **settings)(rows).tolist() == [0.9 * share for share in paid]
     assert rows["reward"].tolist() == [0.9] * len(smiles)
 
 
 @pytest.mark.parametrize(("kind", "settings", "smiles", "paid"), KINDS)
-def test_what_would_be_paid_is_told_before_and_nothing_is_counted_by_asking(
-    kind, settings, smiles, paid
-):
-    withdraws, told = the_filter(kind, **settings), []
+def test_the_next_share_is_what_will_be_paid_and_counts_nothing(kind, settings, smiles, paid):
+    diversity_filter, shares = the_filter(kind, **settings), []
     for text in smiles:
         canonical = Chem.CanonSmiles(text)
-        told.append([withdraws.next_share(canonical) for _ in range(3)])
-        withdraws(rows_of([text]))
-    assert told == [[pytest.approx(share)] * 3 for share in paid]
+        shares.append([diversity_filter.next_share(canonical) for _ in range(3)])
+        diversity_filter(rows_of([text]))
+    assert shares == [[pytest.approx(share)] * 3 for share in paid]
 
 
-def test_there_is_a_row_above_for_each_kind_and_each_does_something():
+def test_every_kind_has_a_row_above():
     assert {kind for kind, *_ in KINDS} == set(FILTERS) == set(BUCKETS)
 
 
@@ -160,7 +152,7 @@ def molecules():
 
 @pytest.mark.parametrize("block", [7, 4096])
 @pytest.mark.parametrize("distance", [0.4, 0.7, 0.85])
-def test_sphere_exclusion_is_what_it_is_by_hand(molecules, monkeypatch, block, distance):
+def test_sphere_exclusion_by_hand(molecules, monkeypatch, block, distance):
     """Renz et al. 2024: a hit nearer than D to a paid one gets 0, so paid ones are D apart."""
     monkeypatch.setattr(Spheres, "BLOCK", block)
     filtered = the_filter("molecule_similarity", distance=distance, min_score=0.3)(molecules)
@@ -190,7 +182,7 @@ def test_rows_in_batches_are_paid_as_in_one(molecules, kind, settings, penalty):
     assert (whole < molecules["reward"]).sum() > 5
 
 
-def test_a_molecule_without_a_fingerprint_has_a_sphere_of_its_own(monkeypatch):
+def test_a_molecule_without_a_fingerprint_has_its_own_sphere(monkeypatch):
     def fails(_):
         raise RuntimeError("made up")
 
@@ -201,7 +193,7 @@ def test_a_molecule_without_a_fingerprint_has_a_sphere_of_its_own(monkeypatch):
     assert the_filter("scaffold_similarity", bucket=1)(rows).tolist() == [0.9, 0.0, 0.9]
 
 
-def test_a_generic_scaffold_that_is_none_gives_way_to_the_scaffold():
+def test_the_scaffold_replaces_a_generic_one_that_rdkit_cannot_make():
     hypervalent = "C1CCS12(=O)CCC2"  # five neighbours: it cannot become a carbon
     rows = rows_of([hypervalent, hypervalent, "CC1CCC1"])
     assert the_filter("generic", bucket=1)(rows).tolist() == [0.9, 0.0, 0.9]
@@ -229,7 +221,7 @@ def test_penalties_by_the_published_formulas(penalty, expected):
     assert floored.tolist() == pytest.approx([0.8 * max(s, 0.3) for s in expected], abs=1e-12)
 
 
-def test_what_was_earned_counts_and_not_what_was_paid():
+def test_the_minimum_applies_to_the_raw_reward():
     rows = rows_of(["CCO"] * 4, [0.8, 0.8, 0.8, 0.3])  # .6, .4, .2 are paid
     paid = the_filter("same_smiles", bucket=4, penalty="linear", min_score=0.5)(rows)
     assert paid.tolist() == pytest.approx([0.6, 0.4, 0.2, 0.3])
@@ -274,7 +266,7 @@ def test_each_mistake_is_one_clear_line(tmp_path, given, says):
     assert says in line
 
 
-def test_a_run_is_known_by_what_is_not_the_default():
+def test_the_identity_of_a_run_has_only_changed_options():
     """Runs of earlier versions, which had no penalty, floor or repeats, go on."""
     plain = FILTERS["murcko"](kind="murcko")
     assert plain.model_dump(mode="json") == {"kind": "murcko", "bucket": 25, "min_score": 0.4}

@@ -73,38 +73,34 @@ def expected_reward(smiles):
 # ---- counting
 
 
-def test_a_call_is_the_first_scoring_of_a_molecule_and_repeats_and_failures_are_free(make_ledger):
+def test_only_the_first_scoring_of_a_valid_molecule_costs_a_call(make_ledger):
     ledger = make_ledger()
     rows = ledger.enter(0, rollout(["CCO", "OCC", "C1CC", "CCO", "CCN"]))
     assert rows["call"].tolist() == [1, pd.NA, pd.NA, pd.NA, 2]
     assert rows["repeat"].tolist() == [False, True, False, True, False]
     assert rows["valid"].tolist() == [True, True, False, True, True]
     assert (ledger.n_calls, ledger.n_samples) == (2, 5)
-    rows = ledger.enter(1, rollout(["C(N)C", "CCCC", "OCC"]))  # counting goes on
+    rows = ledger.enter(1, rollout(["C(N)C", "CCCC", "OCC"]))  # counting continues
     assert rows["call"].tolist() == [pd.NA, 3, pd.NA]
     assert rows["repeat"].tolist() == [True, False, True]
     assert rows["step"].tolist() == [1, 1, 1]
     assert rows["row"].tolist() == [0, 1, 2]
 
 
-def test_a_truncated_row_is_invalid_with_that_reason_whatever_its_text(make_ledger, asked):
+def test_a_truncated_row_is_invalid_whatever_its_text(make_ledger, asked):
     rows = make_ledger().enter(0, rollout(["CCO", "CCN", "CCCC"], truncated={1}))
     row = rows.iloc[1]
     assert not row["valid"]
     assert row["reason"] == "truncated: no end after 5 tokens"  # the longest has 4 and an end
-    assert row["smiles"] == "CCN"
-    assert row["n_tokens"] == 5
-    assert pd.isna(row["canonical_smiles"])
-    assert pd.isna(row["scaffold"])
-    assert np.isnan(row["raw_qed"])
-    assert row["reward"] == 0.0
-    assert row["reward_filtered"] == 0.0
+    assert (row["smiles"], row["n_tokens"]) == ("CCN", 5)
+    assert row[["canonical_smiles", "scaffold", "raw_qed"]].isna().all()
+    assert row["reward"] == row["reward_filtered"] == 0.0
     assert rows["call"].tolist() == [1, pd.NA, 2]
     assert asked == ["CCO", "CCCC"]
 
 
 @pytest.mark.parametrize("truncated", [set(), {0, 1, 2}])
-def test_a_batch_without_a_valid_row_is_a_normal_one(make_ledger, tmp_path, truncated):
+def test_a_batch_without_a_valid_row_is_accepted(make_ledger, tmp_path, truncated):
     ledger = make_ledger()
     rows = ledger.enter(0, rollout(["C1CC", "C(C", ""], truncated))
     assert not rows["valid"].any()
@@ -113,12 +109,8 @@ def test_a_batch_without_a_valid_row_is_a_normal_one(make_ledger, tmp_path, trun
     assert rows["call"].isna().all()
     assert not rows["repeat"].any()
     assert ledger.n_calls == 0
-    assert [str(rows[c].dtype) for c in ("valid", "repeat", "call", "reward")] == [
-        "bool",
-        "bool",
-        "Int64",
-        "float64",
-    ]
+    dtypes = [str(rows[c].dtype) for c in ("valid", "repeat", "call", "reward")]
+    assert dtypes == ["bool", "bool", "Int64", "float64"]
     assert written(rows, tmp_path)["reason"].tolist() == rows["reason"].tolist()
 
 
@@ -140,7 +132,7 @@ def test_a_molecule_whose_component_failed_costs_its_call_and_gets_no_reward(mak
 # ---- rows keep their neighbours
 
 
-def test_every_row_keeps_what_belongs_to_it_among_invalid_truncated_and_repeated_ones(make_ledger):
+def test_rows_stay_aligned_among_invalid_truncated_and_repeated_ones(make_ledger):
     rng = random.Random(1)
     ledger = make_ledger()
     for step in range(5):
@@ -149,23 +141,23 @@ def test_every_row_keeps_what_belongs_to_it_among_invalid_truncated_and_repeated
         rows = ledger.enter(step, rollout(smiles, truncated))
         assert rows["smiles"].tolist() == smiles
         for i, row in rows.iterrows():
-            wanted = None if i in truncated else canonical(smiles[i])
-            assert row["valid"] == (wanted is not None)
-            if wanted is None:
+            expected = None if i in truncated else canonical(smiles[i])
+            assert row["valid"] == (expected is not None)
+            if expected is None:
                 assert row["reward"] == 0.0
                 assert np.isnan(row["raw_counted"])
                 continue
-            assert row["canonical_smiles"] == wanted
-            assert row["scaffold"] == MurckoScaffold.MurckoScaffoldSmiles(wanted)
+            assert row["canonical_smiles"] == expected
+            assert row["scaffold"] == MurckoScaffold.MurckoScaffoldSmiles(expected)
             assert row["n_tokens"] == len(smiles[i]) + 1
-            assert row["raw_counted"] == Descriptors.TPSA(Chem.MolFromSmiles(wanted))
-            assert row["reward"] == pytest.approx(expected_reward(wanted), abs=1e-12)
+            assert row["raw_counted"] == Descriptors.TPSA(Chem.MolFromSmiles(expected))
+            assert row["reward"] == pytest.approx(expected_reward(expected), abs=1e-12)
 
 
 # ---- the budget
 
 
-def test_a_rollout_is_cut_before_the_row_that_would_overspend(make_ledger, asked):
+def test_a_rollout_is_cut_before_the_row_that_exceeds_the_budget(make_ledger, asked):
     ledger = make_ledger(budget=2)
     batch = rollout(["CCO", "OCC", "CCN", "C1CC", "CCO", "CCCC", "CCO"])
     kept = ledger.affordable(batch)
@@ -179,7 +171,7 @@ def test_a_rollout_is_cut_before_the_row_that_would_overspend(make_ledger, asked
         assert make_ledger(budget=budget).affordable(batch) is batch
 
 
-def test_molecules_too_large_for_the_reward_cost_nothing_and_others_do(make_ledger):
+def test_molecules_too_large_for_the_reward_cost_no_call(make_ledger):
     ledger = make_ledger(budget=2, reward={**REWARD, "max_atoms": 4})
     batch = rollout(["CCO", "CCCCC", "CCCCCC", "CCN", "CCCCCCC"])
     kept = ledger.affordable(batch)
@@ -194,7 +186,7 @@ def test_molecules_too_large_for_the_reward_cost_nothing_and_others_do(make_ledg
 
 
 @pytest.mark.parametrize("budget", range(1, 8))
-def test_the_budget_is_spent_exactly_and_never_over(make_ledger, asked, budget):
+def test_the_budget_is_spent_exactly(make_ledger, asked, budget):
     rng = random.Random(budget)
     ledger = make_ledger(budget)
     calls = []
@@ -223,7 +215,7 @@ def written(rows, folder):
 
 @pytest.mark.parametrize("kind", FILTERS)
 @pytest.mark.parametrize("penalty", ["step", "tanh"])
-def test_a_restored_ledger_goes_on_as_the_uninterrupted_one(
+def test_a_restored_ledger_continues_like_the_uninterrupted_one(
     make_ledger, asked, tmp_path, kind, penalty
 ):
     rng = random.Random(3)
@@ -243,28 +235,26 @@ def test_a_restored_ledger_goes_on_as_the_uninterrupted_one(
     assert not set(asked) & set(trace["canonical_smiles"].dropna())
 
 
-def test_a_withdrawn_reward_is_not_what_is_remembered(asked):
-    """A molecule that was withdrawn once is not 0 for ever: what it earned is kept."""
+def test_remembered_rewards_are_the_raw_ones_and_cost_no_second_scoring(
+    make_ledger, asked, tmp_path
+):
     reward = RewardModel.from_config(REWARD)
     once = build_filter(FILTERS["same_smiles"](kind="same_smiles", min_score=0.0))
     first = Ledger(reward, once, 1000).enter(0, rollout(["CCO", "OCC", "CCO"]))
     assert first["reward_filtered"].tolist() == [first["reward"][0], 0.0, 0.0]
     again = Ledger(reward, NoFilter(), 1000).enter(0, rollout(["CCO"]))
-    assert asked == ["CCO"]  # it was remembered
+    assert asked == ["CCO"]
     assert again["reward_filtered"][0] == again["reward"][0] == first["reward"][2] > 0
 
-
-def test_rows_set_aside_are_counted_anew_but_not_scored_again(make_ledger, asked, tmp_path):
-    ledger = make_ledger()
-    expected = ledger.enter(0, rollout(["CCO", "C1CC", "CCN", "OCC"]))
-    paid = written(expected, tmp_path)
+    batch = rollout(["CCO", "C1CC", "CCN", "OCC"])  # of a step after the checkpoint
+    expected = make_ledger().enter(0, batch)
     asked.clear()
-    again = make_ledger()
-    again.remember(paid)
-    assert again.n_calls == 0
-    pd.testing.assert_frame_equal(again.enter(0, rollout(["CCO", "C1CC", "CCN", "OCC"])), expected)
+    ledger = make_ledger()
+    ledger.remember(written(expected, tmp_path))
+    assert ledger.n_calls == 0
+    pd.testing.assert_frame_equal(ledger.enter(0, batch), expected)
     assert asked == []
-    assert again.n_calls == 2
+    assert ledger.n_calls == 2
 
 
 # ---- hits: length, size, synthetic accessibility
@@ -286,11 +276,11 @@ def hits(pairs):
     return pd.DataFrame(pairs, columns=["canonical_smiles", "n_tokens"])
 
 
-def test_means_are_over_rows_for_the_length_and_over_molecules_for_the_rest(sascorer):
+def test_hits_are_described_by_rows_for_the_length_and_by_molecules_for_the_rest(sascorer):
     aspirin, ethanol = "CC(=O)Oc1ccccc1C(=O)O", "CCO"
-    found = describe_hits(hits([(aspirin, 20), (ethanol, 4), (aspirin, 24)]))
+    got = describe_hits(hits([(aspirin, 20), (ethanol, 4), (aspirin, 24)]))
     sa = [sascorer.calculateScore(Chem.MolFromSmiles(s)) for s in (aspirin, ethanol)]
-    assert found == {
+    assert got == {
         "n_tokens": pytest.approx((20 + 4 + 24) / 3),
         "heavy_atoms": pytest.approx((13 + 3) / 2),
         "sa_score": pytest.approx(sum(sa) / 2, abs=1e-12),
@@ -299,9 +289,8 @@ def test_means_are_over_rows_for_the_length_and_over_molecules_for_the_rest(sasc
 
 @pytest.mark.parametrize("missing", [None, np.nan])
 def test_invalid_rows_may_be_hits_where_tau_is_zero(missing):
-    found = describe_hits(hits([("CCO", 4), (missing, 8)]))
-    assert found["n_tokens"] == 6
-    assert found["heavy_atoms"] == 3
+    got = describe_hits(hits([("CCO", 4), (missing, 8)]))
+    assert (got["n_tokens"], got["heavy_atoms"]) == (6, 3)
     assert math.isnan(describe_hits(hits([(missing, 8)]))["sa_score"])
     assert all(math.isnan(value) for value in describe_hits(hits([])).values())
 
@@ -312,7 +301,7 @@ def test_a_hit_that_cannot_be_read_or_scored_is_left_out(monkeypatch):
             raise RuntimeError("made up")
         return 3.0
 
-    found_component = SimpleNamespace(build=lambda _: fails)
-    monkeypatch.setattr(ledger_module, "find_component", lambda _: found_component)
-    found = describe_hits(hits([("CCO", 4), ("CC", 3), ("CC1=c2c(nc(C)n2C)C=C1", 20)]))
-    assert found == {"n_tokens": 9, "heavy_atoms": 2.5, "sa_score": 3.0}
+    component = SimpleNamespace(build=lambda _: fails)
+    monkeypatch.setattr(ledger_module, "find_component", lambda _: component)
+    got = describe_hits(hits([("CCO", 4), ("CC", 3), ("CC1=c2c(nc(C)n2C)C=C1", 20)]))
+    assert got == {"n_tokens": 9, "heavy_atoms": 2.5, "sa_score": 3.0}
