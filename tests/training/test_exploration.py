@@ -1,6 +1,7 @@
-"""Which molecules are worth a call: children of given ones, none known before, by each screen."""
+"""Exploration: which molecules each screen selects, and what the explorer passes on."""
 
 import sys
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -31,12 +32,12 @@ def numbers(seed=0):
 
 
 def spell(smiles):
-    """A policy without sulfur and of no more than 30 characters."""
+    """A policy that cannot write sulfur or more than 30 characters."""
     return None if "S" in smiles or len(smiles) > 30 else [0, *map(ord, smiles), 1]
 
 
 def by_length(tokens):
-    """The shorter the likelier."""
+    """Shorter molecules are likelier."""
     return -(tokens > 1).sum(dim=1).float()
 
 
@@ -57,7 +58,7 @@ def chosen(screen, n=8, seed=0, parents=None, **options):
 
 
 @pytest.mark.parametrize("screen", ["none", "prior", "surrogate"])
-def test_candidates_are_new_and_can_be_written(screen):
+def test_candidates_are_new_and_writable(screen):
     got = chosen(screen)
     assert len(got.candidates) == 8
     assert got.n_proposed == 64
@@ -74,13 +75,13 @@ def test_candidates_are_new_and_can_be_written(screen):
     assert known.isdisjoint(one.smiles for one in others)
 
 
-def test_the_prior_takes_the_likeliest_of_all():
+def test_the_screen_prior_selects_the_likeliest():
     every = chosen("none", n=64, proposals_per_call=1).candidates
     likeliest = sorted((one.logp_ref for one in every), reverse=True)[:8]
     assert [one.logp_ref for one in chosen("prior").candidates] == likeliest
 
 
-def test_samples_of_the_prior_stand_among_children_in_their_share():
+def test_samples_of_the_prior_are_mixed_with_children():
     samples = [f"C{'C' * n}N" for n in range(20)]
     shares = {"crossover": 0, "mutation": 1, "neighbour": 0, "prior": 1}
     options = {"shares": shares, "sample_prior": lambda n: samples[:n], "proposals_per_call": 2}
@@ -93,7 +94,7 @@ def test_samples_of_the_prior_stand_among_children_in_their_share():
     assert chosen("none", n=4, parents=[]).candidates == ()
 
 
-def test_the_forest_knows_what_was_paid_well():
+def test_the_forest_prefers_molecules_like_the_best():
     with_f, without = ["FCCCCCc1ccccc1"], ["NCCCCCc1ccccc1"]
     forest = fit_forest(PAID, numbers())
     assert upper_bound(forest, with_f, 0.0) > upper_bound(forest, without, 0.0) + 0.2
@@ -105,7 +106,7 @@ def test_the_forest_knows_what_was_paid_well():
     assert shares[1] > shares[0]
 
 
-def test_what_the_filter_pays_decides_what_is_worth_a_call():
+def test_the_diversity_filter_decides_what_is_worth_a_call():
     every = chosen("none", n=64, proposals_per_call=1).candidates
     rings = [one for one in every if "c1" in one.smiles]
     assert 0 < len(rings) < len(every)
@@ -120,62 +121,51 @@ def test_what_the_filter_pays_decides_what_is_worth_a_call():
 
 
 @pytest.mark.parametrize(
-    ("module", "screen", "says"),
+    ("module", "screen", "message"),
     [
         ("sklearn.ensemble", "surrogate", "exploration.screen: the screen surrogate needs sci"),
         ("mol_ga.graph_ga.mutate", "prior", "^exploration: genetic operators need the package m"),
         ("sklearn.ensemble", "prior", ""),
     ],
 )
-def test_the_extra_that_is_missing_is_named(monkeypatch, module, screen, says):
+def test_a_missing_package_is_named(monkeypatch, module, screen, message):
     monkeypatch.setitem(sys.modules, module, None)
     graph_ga.cache_clear()
-    config = ExplorationConfig(screen=screen)
-    if not says:
-        check_exploration(config)
-        return
-    with pytest.raises(InputError, match=says):
-        check_exploration(config)
+    with pytest.raises(InputError, match=message) if message else nullcontext():
+        check_exploration(ExplorationConfig(screen=screen))
 
 
-@pytest.fixture
-def asked(monkeypatch):
-    """An explorer of its settings, and what it has asked of others, by name."""
-    asked = {"parents": [], "fitted": [], "optimism": [], "explore": []}
+def test_an_explorer_follows_its_settings(monkeypatch):
+    calls = {"parents": [], "fit_forest": [], "upper_bound": [], "explore": []}
 
     class Memory(dict):
         def best(self, n):
-            asked["parents"].append(n)
+            calls["parents"].append(n)
             return best(n)
 
-    def explored(parents, n, _rng, *, predict, **given):
-        asked["explore"].append((list(parents), n, given))
+    def explored(parents, n, _rng, *, predict, **options):
+        calls["explore"].append((list(parents), n, options))
         predict(["CCO"])
 
-    def fits(paid, rng):
-        asked["fitted"].append(len(paid))
-        return fit_forest(paid, rng)
+    def fitted(rewards, rng):
+        calls["fit_forest"].append(len(rewards))
+        return fit_forest(rewards, rng)
 
-    def expects(forest, smiles, optimism):
-        asked["optimism"].append(optimism)
+    def bounded(forest, smiles, optimism):
+        calls["upper_bound"].append(optimism)
         return upper_bound(forest, smiles, optimism)
 
-    for name, spy in (("explore", explored), ("fit_forest", fits), ("upper_bound", expects)):
+    for name, spy in (("explore", explored), ("fit_forest", fitted), ("upper_bound", bounded)):
         monkeypatch.setattr(f"chemkl.training.exploration.{name}", spy)
 
-    def make(**settings):
-        pays = SimpleNamespace(next_share=lambda _: 1.0)
-        ledger = SimpleNamespace(n_calls=40, has_paid=bool, filter=pays, most_atoms=20)
+    def explorer_of(**settings):
+        no_filter = SimpleNamespace(next_share=lambda _: 1.0)
+        ledger = SimpleNamespace(n_calls=40, has_paid=bool, filter=no_filter, most_atoms=20)
         prior = SimpleNamespace(device="cpu", logp_tokens=by_length)
-        explorer = Explorer(ExplorationConfig(**settings), Memory(), ledger, prior, spell)
-        return explorer, asked
+        return Explorer(ExplorationConfig(**settings), Memory(), ledger, prior, spell)
 
-    return make
-
-
-def test_an_explorer_does_what_its_settings_say(asked):
     shares = {"crossover": 0, "mutation": 2, "neighbour": 0, "fragments": 3, "prior": 1}
-    explorer, seen = asked(
+    explorer = explorer_of(
         calls=5, every=3, parents=4, optimism=0.25, refit=4, start=40, screen="surrogate",
         proposals_per_call=6, shares=shares,
     )  # fmt: skip
@@ -185,30 +175,29 @@ def test_an_explorer_does_what_its_settings_say(asked):
     assert due == [2, 5, 8, 11, 14]
     for step in due:
         explorer.choose(step)
-    assert seen["parents"] == [4] * 5
-    assert seen["optimism"] == [0.25] * 5
-    assert seen["fitted"] == [len(PAID)] * 3  # at 2, 8 and 14: 4 steps after are not yet due
-    for parents, n, given in seen["explore"]:
+    assert calls["parents"] == [4] * 5
+    assert calls["upper_bound"] == [0.25] * 5
+    assert calls["fit_forest"] == [len(PAID)] * 3  # at 2, 8 and 14: 4 steps later are not yet due
+    for parents, n, options in calls["explore"]:
         assert (parents, n) == (best(4), 5)
-        assert given["shares"] == shares
-        assert (given["proposals_per_call"], given["screen"]) == (6, "surrogate")
-        assert given["most_atoms"] == 20
-    assert not asked(start=41, every=1)[0].is_due(0)
+        assert options["shares"] == shares
+        assert (options["proposals_per_call"], options["screen"]) == (6, "surrogate")
+        assert options["most_atoms"] == 20
+    assert not explorer_of(start=41, every=1).is_due(0)
 
 
-def test_nothing_comes_of_nothing():
+def test_without_usable_parents_there_are_no_candidates():
     assert chosen("none", parents=[]) == ((), 0, 0, 0)
     got = chosen("none", parents=["S"], shares={"mutation": 1.0})
-    assert all("S" not in one.smiles for one in got.candidates)
+    assert all("S" not in candidate.smiles for candidate in got.candidates)
 
 
-def test_it_asks_the_prior_without_a_graph():
-    weight = torch.ones(1, requires_grad=True)
-    seen = []
+def test_the_prior_is_evaluated_without_a_graph():
+    weight, values = torch.ones(1, requires_grad=True), []
 
     def logp_ref(tokens):
-        seen.append(weight * by_length(tokens))
-        return seen[-1]
+        values.append(weight * by_length(tokens))
+        return values[-1]
 
     chosen("none", logp_ref=logp_ref)
-    assert not seen[0].requires_grad
+    assert not values[0].requires_grad

@@ -1,4 +1,4 @@
-"""The memory: what it keeps, lets go of and draws, and what replayed rows are paid."""
+"""The memory: what it keeps, removes and draws, and the rewards of replayed rows."""
 
 import io
 from collections import Counter
@@ -55,7 +55,7 @@ SCAFFOLDS = {"a": "x", "b": "x", "c": "y", "d": "x", "e": "z"}
     ],
 )
 @pytest.mark.parametrize("at_once", [True, False])
-def test_who_leaves_a_full_memory(purge, left, at_once):
+def test_a_full_memory_is_purged(purge, left, at_once):
     memory = memory_of(capacity=3, purge=purge)
     molecules = [molecule(name, REWARDS[name], SCAFFOLDS[name]) for name in "abcde"]
     for some in [molecules] if at_once else [[one] for one in molecules]:
@@ -68,54 +68,49 @@ def murcko(bucket=2, **settings):
     return build_filter(FILTERS["murcko"](kind="murcko", bucket=bucket, min_score=0.2, **settings))
 
 
-def paid_by(withdraws, names, scaffold="x", reward=0.8):
+def filtered(diversity_filter, names, scaffold="x", reward=0.8):
+    """Have a filter count molecules; their filtered rewards."""
     rows = pd.DataFrame({"canonical_smiles": list(names), "scaffold": scaffold, "reward": reward})
-    return withdraws(rows).tolist()
+    return diversity_filter(rows).tolist()
 
 
 @pytest.mark.parametrize("selective", [True, False])
-def test_what_the_filter_no_longer_pays_is_0_today_and_leaves_first(selective):
-    withdraws = murcko(bucket=2)
-    memory = memory_of(diversity_filter=withdraws, selective=selective)
-    paid_by(withdraws, "ab")
+def test_molecules_of_a_full_bucket_have_no_reward_and_leave_first(selective):
+    murcko_filter = murcko(bucket=2)
+    memory = memory_of(diversity_filter=murcko_filter, selective=selective)
+    filtered(murcko_filter, "ab")
     memory.add([molecule("a", 0.8, "x"), molecule("b", 0.8, "x"), molecule("c", 0.1, "x")])
-    assert memory.filtered_rewards().tolist() == [
-        0.8,
-        0.8,
-        0.1,
-    ]  # the bucket is full, and holds these two
-    assert paid_by(withdraws, "d") == [0.0]
-    paid_by(withdraws, "e", scaffold="y")
+    assert memory.filtered_rewards().tolist() == [0.8, 0.8, 0.1]  # the bucket holds these two
+    assert filtered(murcko_filter, "d") == [0.0]
+    filtered(murcko_filter, "e", scaffold="y")
     memory.add([molecule("e", 0.8, "y")])
-    kept = {
-        one.canonical: paid
-        for one, paid in zip(memory.molecules, memory.filtered_rewards(), strict=True)
-    }
-    assert kept == ({"c": 0.1, "e": 0.8} if selective else {"a": 0, "b": 0, "c": 0.1, "e": 0.8})
+    pairs = zip(memory.molecules, memory.filtered_rewards(), strict=True)
+    rewards = {molecule.canonical: reward for molecule, reward in pairs}
+    assert rewards == ({"c": 0.1, "e": 0.8} if selective else {"a": 0, "b": 0, "c": 0.1, "e": 0.8})
 
 
-def test_a_soft_penalty_is_that_of_the_newest_of_the_bucket():
-    withdraws = murcko(bucket=4, penalty="linear")
-    assert paid_by(withdraws, "a") == [pytest.approx(0.8 * 3 / 4)]
-    memory = memory_of([molecule("a", 0.8, "x"), molecule("seed", 0.8, "x")], withdraws)
-    newest = paid_by(withdraws, "b")[0]
-    assert memory.filtered_rewards().tolist() == [newest, 0.8]  # nobody has sampled the other one
-    newest = paid_by(withdraws, ["seed"])[0]
+def test_a_soft_penalty_is_that_of_the_newest_molecule_of_the_bucket():
+    murcko_filter = murcko(bucket=4, penalty="linear")
+    assert filtered(murcko_filter, "a") == [pytest.approx(0.8 * 3 / 4)]
+    memory = memory_of([molecule("a", 0.8, "x"), molecule("seed", 0.8, "x")], murcko_filter)
+    newest = filtered(murcko_filter, "b")[0]
+    assert memory.filtered_rewards().tolist() == [newest, 0.8]  # the policy has not sampled seed
+    newest = filtered(murcko_filter, ["seed"])[0]
     memory.add([molecule("seed", 0.8, "x")])
     assert memory.filtered_rewards().tolist() == [newest, newest]
 
 
-def test_the_best_are_those_that_are_paid_most_today():
-    withdraws = murcko(bucket=1)
-    memory = memory_of(diversity_filter=withdraws, selective=False)
-    paid_by(withdraws, "ab")
+def test_the_best_molecules_have_the_highest_filtered_rewards():
+    murcko_filter = murcko(bucket=1)
+    memory = memory_of(diversity_filter=murcko_filter, selective=False)
+    filtered(murcko_filter, "ab")
     memory.add([molecule("a", 0.9, "x"), molecule("c", 0.2, "y"), molecule("d", 0.3, "y")])
-    assert memory.best(5) == ["d", "c"]  # a is one of two that the bucket is too small for
+    assert memory.best(5) == ["d", "c"]  # the bucket of a is full
     assert memory.best(1) == ["d"]
 
 
 @pytest.mark.parametrize(("repeats", "left"), [(True, ["CC", "CCC", "CCN"]), (False, ["CCC"])])
-def test_without_repeats_what_a_batch_repeats_leaves_and_does_not_come_back(repeats, left):
+def test_without_repeats_a_repeated_molecule_leaves_for_good(repeats, left):
     memory = memory_of([molecule("CC", 0.9), molecule("CCC", 0.2)], repeats=repeats)
     memory.drop_repeats(["CC", "CCN", "O"])
     memory.add([molecule("CC", 0.9), molecule("CCN", 0.5)])  # CCN twice in this very batch
@@ -142,7 +137,7 @@ def shares(memory, n_steps=4000):
         ("rank", {n: 120 / 137 / k for k, n in enumerate("bedac", 1)}),
     ],
 )
-def test_each_molecule_is_drawn_as_often_as_it_says(draw, expected):
+def test_molecules_are_drawn_with_their_stated_chances(draw, expected):
     rewards = REWARDS | {"d": 0.6}
     memory = memory_of(
         [molecule(name, rewards[name], SCAFFOLDS[name]) for name in "abcde"], rows=2, draw=draw
@@ -153,15 +148,7 @@ def test_each_molecule_is_drawn_as_often_as_it_says(draw, expected):
     assert chance == pytest.approx({name: expected[name] for name in chance})
 
 
-def test_chances_are_in_proportion_up_to_1():
-    weight = np.array([8.0, 1.0, 1.0, 0.0, 2.0])
-    assert inclusion_chances(weight, 2).tolist() == [1, 0.25, 0.25, 0, 0.5]
-    assert inclusion_chances(weight, 3).tolist() == [1, 0.5, 0.5, 0, 1]
-    assert inclusion_chances(weight, 9).tolist() == [1, 1, 1, 0, 1]
-    assert inclusion_chances(np.zeros(0), 3).tolist() == []
-
-
-def test_none_is_drawn_twice_and_few_are_drawn_whole():
+def test_draws_are_distinct_and_complete_if_there_are_few():
     memory = memory_of([molecule(str(n), 0.1 + n / 100) for n in range(50)], rows=20, tau=0.55)
     for step in range(50):
         drawn = memory.draw(step).molecules
@@ -179,9 +166,9 @@ def test_a_draw_depends_on_seed_step_and_content_alone():
     assert one.draw(4).molecules != other.draw(3).molecules
 
 
-def test_a_target_with_a_quantile_has_the_hits_of_the_newest_batch():
+def test_a_target_with_a_quantile_uses_the_hits_of_the_latest_batch():
     memory = memory_of([molecule("a", 0.4), molecule("b", 0.9)], tau=None, draw="hits")
-    assert len(memory.draw(0)) == 0  # no hit was seen yet
+    assert len(memory.draw(0)) == 0  # no hit so far
     memory.observe_hits([0.6, 0.7])
     assert [one.canonical for one in memory.draw(0).molecules] == ["b"]
     memory.observe_hits([])
@@ -197,7 +184,7 @@ def test_without_hits_scaffolds_are_those_of_all_molecules():
     )
 
 
-def test_what_is_explored_joins_for_certain():
+def test_explored_molecules_join_with_chance_1():
     memory = memory_of([molecule("a", 0.9), molecule("b", 0.4)], rows=1, draw="uniform")
     sampled = memory.draw(0, ["a", "c"], torch.tensor([[1, 5, 6, 0], [1, 5, 5, 0]]))
     rows = pd.DataFrame({"reward_filtered": [0.7]})
@@ -221,41 +208,47 @@ def test_the_chance_of_a_sampled_row_is_that_of_its_own_tokens():
 @pytest.mark.parametrize(
     ("weights", "n", "chances"),
     [
-        ([6, 4, 1, 1], 3, [1, 1, 0.5, 0.5]),  # one comes to exactly 1 by computation
+        ([8, 1, 1, 0, 2], 2, [1, 0.25, 0.25, 0, 0.5]),
+        ([8, 1, 1, 0, 2], 3, [1, 0.5, 0.5, 0, 1]),
+        ([8, 1, 1, 0, 2], 9, [1, 1, 1, 0, 1]),
+        ([], 3, []),
+        ([6, 4, 1, 1], 3, [1, 1, 0.5, 0.5]),  # the second comes to exactly 1
         ([9, 1, 1, 1], 2, [1, 1 / 3, 1 / 3, 1 / 3]),
         ([3, 0, 2], 5, [1, 0, 1]),
         ([1, 1, 1, 1], 2, [0.5] * 4),
     ],
 )
-def test_the_chances_come_to_as_many_as_are_drawn(weights, n, chances):
+def test_chances_are_proportional_to_weights_up_to_1_and_sum_to_n(weights, n, chances):
     assert inclusion_chances(np.array(weights, dtype=float), n) == pytest.approx(chances)
 
 
 # ---- the checkpoint
 
 
-def test_a_memory_goes_on_from_its_state():
+def test_a_memory_continues_from_its_state():
     rng = np.random.default_rng(0)
-    withdraws = murcko(bucket=28)
-    whole = memory_of(diversity_filter=withdraws, capacity=40, purge="scaffold", tau=None)
+    murcko_filter = murcko(bucket=28)
+    whole = memory_of(diversity_filter=murcko_filter, capacity=40, purge="scaffold", tau=None)
     resumed = None
     for step in range(30):
         if step == 15:
             file = io.BytesIO()
             torch.save(whole.state_dict(), file)
             file.seek(0)
-            resumed = memory_of(diversity_filter=withdraws, capacity=40, purge="scaffold", tau=None)
+            resumed = memory_of(
+                diversity_filter=murcko_filter, capacity=40, purge="scaffold", tau=None
+            )
             resumed.load_state_dict(torch.load(file, weights_only=True))
         batch = []
         for _ in range(8):
             name, reward = f"{step}-{rng.integers(99)}", float(rng.random())
             scaffold = "xyzuvw"[rng.integers(6)]
-            if rng.random() < 0.9:  # others were not sampled by the policy
-                paid_by(withdraws, [name], scaffold, reward)
+            if rng.random() < 0.9:  # the policy did not sample the others
+                filtered(murcko_filter, [name], scaffold, reward)
             batch.append(molecule(name, reward, scaffold))
-        for one in (whole, resumed) if resumed is not None else (whole,):
-            one.add(batch)
-            one.observe_hits([0.5] if step % 3 else [])
+        for memory in (whole, resumed) if resumed is not None else (whole,):
+            memory.add(batch)
+            memory.observe_hits([0.5] if step % 3 else [])
         if resumed is not None:
             assert resumed.draw(step).molecules == whole.draw(step).molecules
             assert resumed.filtered_rewards().tolist() == whole.filtered_rewards().tolist()
@@ -263,7 +256,7 @@ def test_a_memory_goes_on_from_its_state():
     assert 10 < len(whole) < 40  # scaffolds are used up
 
 
-def test_a_checkpoint_of_a_version_that_did_not_keep_log_p_goes_on():
+def test_a_checkpoint_without_logp_policy_can_be_loaded():
     whole = memory_of([molecule("CCO", 0.8), molecule("CCN", 0.2)])
     state = {name: value for name, value in whole.state_dict().items() if name != "logp_policy"}
     resumed = memory_of()
@@ -271,12 +264,12 @@ def test_a_checkpoint_of_a_version_that_did_not_keep_log_p_goes_on():
     assert resumed.molecules == [one._replace(logp_policy=0.0) for one in whole.molecules]
 
 
-def test_seeds_are_read_by_a_column_in_other_letters_and_paid_only_if_they_are_kept(tmp_path):
+def test_seeds_may_exceed_the_capacity_only_if_they_cost_no_call(tmp_path):
     file = tmp_path / "seed.csv"
     file.write_text("SMILES,activity\nCCO,0.7\nCC,0.2\nC,1\n")
-    told = []
-    seeds = read_seed(MemorySeed(path=file, reward="Activity"), 9, 2, told.append)
-    assert told == [
+    warnings = []
+    seeds = read_seed(MemorySeed(path=file, reward="Activity"), 9, 2, warnings.append)
+    assert warnings == [
         f"memory.seed: {file}: 3 molecules for a capacity of 2: memory.purge says which ones stay"
     ]
     assert [one.reward for one in seeds] == [0.7, 0.2, 1.0]
