@@ -14,14 +14,11 @@ from chemkl.chem.fingerprints import morgan_fingerprint, tanimoto
 from chemkl.chem.operators import SHARES, graph_ga, propose
 from chemkl.config import InputError
 
-PARENTS = [
-    "CC(=O)Nc1ccc(O)cc1",
-    "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
-    "Cn1c(=O)c2c(ncn2C)n(C)c1=O",
-    "O=C(O)c1ccccc1OC(C)=O",
-    "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1",
-    "CN1CCC[C@H]1c1cccnc1",
-]
+_PARENTS = """
+    CC(=O)Nc1ccc(O)cc1 CC(C)Cc1ccc(C(C)C(=O)O)cc1 Cn1c(=O)c2c(ncn2C)n(C)c1=O O=C(O)c1ccccc1OC(C)=O
+    Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1 CN1CCC[C@H]1c1cccnc1
+"""
+PARENTS = _PARENTS.split()
 LOG_BEFORE = rdBase.LogStatus()
 
 

@@ -7,16 +7,11 @@ from reinvent_chemistry.library_design import BondMaker
 from chemkl.chem.parts import Lead, Opened, Pair, Scaffold, Walk, Way
 from chemkl.config import InputError
 
-SCAFFOLDS = [
-    "*c1ccccc1",
-    "*c1ccc2[nH]ccc2c1",
-    "*N1CCN(*)CC1",
-    "*C(=O)N1CCC(*)CC1",
-    "*n1cc(*)c(*)n1",
-    "*c1cnc2c(c1)oc1ccc(*)cc12",
-    "*CC(C)(*)C(=O)N*",
-    "C[C@H](N)c1ccc(*)cc1",
-]
+_SCAFFOLDS = """
+    *c1ccccc1 *c1ccc2[nH]ccc2c1 *N1CCN(*)CC1 *C(=O)N1CCC(*)CC1 *n1cc(*)c(*)n1
+    *c1cnc2c(c1)oc1ccc(*)cc12 *CC(C)(*)C(=O)N* C[C@H](N)c1ccc(*)cc1
+"""
+SCAFFOLDS = _SCAFFOLDS.split()
 
 
 @pytest.mark.parametrize("smiles", SCAFFOLDS)

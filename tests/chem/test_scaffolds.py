@@ -5,14 +5,12 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from chemkl.chem.scaffolds import StructureReader, generic_scaffold, murcko_scaffold, skeleton
 
-DRUGS = [
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1",
-    "OC(CCCN1CCC(O)(c2ccc(Cl)cc2)CC1)c1ccc(F)cc1",
-    "C[C@H]1CC[C@@H](O)C1=O",
-    "CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21",
-    "O=S1(=O)CCCC1",
-]
+_DRUGS = """
+    CC(=O)Oc1ccccc1C(=O)O Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1
+    OC(CCCN1CCC(O)(c2ccc(Cl)cc2)CC1)c1ccc(F)cc1 C[C@H]1CC[C@@H](O)C1=O
+    CN1C(=O)CN=C(c2ccccc2)c2cc(Cl)ccc21 O=S1(=O)CCCC1
+"""
+DRUGS = _DRUGS.split()
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,12 @@ from reinvent_chemistry.standardization.filter_registry import FilterRegistry
 from chemkl.chem.standardise import FILTER_NAMES, PARAMETER_TYPES, Standardiser
 from chemkl.config import InputError
 
-SMILES = [
-    "C[C@H]([NH3+])C(=O)[O-].[Cl-]",
-    "O=C([O-])CC(C(=O)[O-])c1ccccc1.[K+].[K+]",
-    "CC(=O)Oc1ccccc1C(=O)O",
-    "CCCCCCC",
-    "SCc1ccccc1",
-    "[Pt]c1ccccc1",
-    "[Na+].[Cl-]",
-    "C",
-    "[2H]c1ccccc1C",
-    "OC(=O)c1ccccc1[N+](=O)[O-]",
-    "F/C=C/c1ccccc1",
-]
+_SMILES = """
+    C[C@H]([NH3+])C(=O)[O-].[Cl-] O=C([O-])CC(C(=O)[O-])c1ccccc1.[K+].[K+] CC(=O)Oc1ccccc1C(=O)O
+    CCCCCCC SCc1ccccc1 [Pt]c1ccccc1 [Na+].[Cl-] C [2H]c1ccccc1C OC(=O)c1ccccc1[N+](=O)[O-]
+    F/C=C/c1ccccc1
+"""
+SMILES = _SMILES.split()
 
 
 @pytest.fixture(scope="module")

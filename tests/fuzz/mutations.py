@@ -7,28 +7,17 @@ from typing import Any
 
 import yaml
 
-SMILES = [
-    "Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1",
-    "CC(C)(C)NC[C@H](O)c1ccc(O)c(CO)c1",
-    "O=C(N[C@@H](Cc1ccccc1)C(=O)O)/C=C/c1ccc2nc[nH]c2c1",
-    "C[N+](C)(C)CC([O-])=O.[Na+].[Cl-]",
-    "CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)O",
-    "OC[C@H]1O[C@@H](n2cnc3c(N)ncnc32)[C@H](O)[C@@H]1O",
-    "C1CC2CCC1(C2)N=[N+]=[N-]",
-    "[2H]C([2H])([2H])Oc1ccc2[nH]cc(CCN)c2c1",
-    "c1ccc2c(c1)[nH]c1ccccc12",
-    "O=c1[nH]c(=O)c2[nH]cnc2[nH]1",
-    "CC1=CC2=C(C=C1)N=C(C)N2C",
-    "Cc1ccc2nc(C)=n(C)c12",
-    "C12C3C4C1C5C2C3C45",
-    "*c1ccc(*)cc1",
-    "CN1CCC[C@H]1c1cccnc1",
-    "[Fe+2].c1cc[cH-]c1.c1cc[cH-]c1",
-    "F[P-](F)(F)(F)(F)F.CCn1cc[n+](C)c1",
-    "CC(=O)OB(O)c1ccc([Si](C)(C)C)s1",
-    "C[S@@](=O)c1ccccc1",
-    "FC(F)(Cl)C(Br)I",
-]
+_SMILES = """
+    Cc1ccc(-c2cc(C(F)(F)F)nn2-c2ccc(S(N)(=O)=O)cc2)cc1 CC(C)(C)NC[C@H](O)c1ccc(O)c(CO)c1
+    O=C(N[C@@H](Cc1ccccc1)C(=O)O)/C=C/c1ccc2nc[nH]c2c1 C[N+](C)(C)CC([O-])=O.[Na+].[Cl-]
+    CC1(C)S[C@@H]2[C@H](NC(=O)Cc3ccccc3)C(=O)N2[C@H]1C(=O)O
+    OC[C@H]1O[C@@H](n2cnc3c(N)ncnc32)[C@H](O)[C@@H]1O C1CC2CCC1(C2)N=[N+]=[N-]
+    [2H]C([2H])([2H])Oc1ccc2[nH]cc(CCN)c2c1 c1ccc2c(c1)[nH]c1ccccc12 O=c1[nH]c(=O)c2[nH]cnc2[nH]1
+    CC1=CC2=C(C=C1)N=C(C)N2C Cc1ccc2nc(C)=n(C)c12 C12C3C4C1C5C2C3C45 *c1ccc(*)cc1
+    CN1CCC[C@H]1c1cccnc1 [Fe+2].c1cc[cH-]c1.c1cc[cH-]c1 F[P-](F)(F)(F)(F)F.CCn1cc[n+](C)c1
+    CC(=O)OB(O)c1ccc([Si](C)(C)C)s1 C[S@@](=O)c1ccccc1 FC(F)(Cl)C(Br)I
+"""
+SMILES = _SMILES.split()
 """Molecules with all features of SMILES: stereo, charges, isotopes, cages, metals, dummies."""
 
 PIECES = [
