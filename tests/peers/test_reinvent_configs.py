@@ -134,102 +134,90 @@ REWARD = {
     "aggregate": "geometric_mean",
 }
 POSTTRAIN = {
-    "prior": "my.prior",
-    "target": {"kind": "gibbs", "sigma": 64.0},
-    "estimator": "reinvent",
-    "batch_size": 16,
-    "learning_rate": 0.001,
-    "seed": 5,
-    "trainer": {"accelerator": "cpu"},
+    "prior": "my.prior", "target": {"kind": "gibbs", "sigma": 64.0}, "estimator": "reinvent",
+    "batch_size": 16, "learning_rate": 0.001, "seed": 5, "trainer": {"accelerator": "cpu"},
     "reward": REWARD,
     "diversity_filter": {"kind": "murcko", "bucket": 10, "min_score": 0.3, "repeats": False},
-    "budget": 32,
-    "max_samples": 32,
-}
+    "budget": 32, "max_samples": 32,
+}  # fmt: skip
 
 
-def test_a_run_of_one_stage_is_a_posttrain_config_that_runs(folder):
-    config, text = converted(STAGED)
-    assert config == POSTTRAIN
-    assert kind() == "posttrain"
-    first = "# Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml"
-    assert text.startswith(first)
+SCORED = "max_steps = 9\nmax_score = 0.6\nmin_steps = 1"
+MEAN = {"mean_reward": 0.6, "min_steps": 3}
+FILTER = STAGED[STAGED.index("[diversity_filter]") :].partition("\n\n")[0]
+TWO_FILTERS = STAGED.replace(FILTER, "") + SECOND + FILTER.replace("[div", "\n[stage.div")
+INCEPTION = "[inception]\nmemory_size = 40\nsample_size = 5\ndeduplicate = true\n[learning"
+MEMORY = {"capacity": 40, "rows": 5, "draw": "uniform", "selective": False}
+SEEDED = INCEPTION.replace("[learning", "smiles_file = 'a.smi'\n[learning")
+UNPURGED = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
+TWO = {"budget": 80, "max_samples": 80}
+UNTIL = [{"until": {"samples": 32}}, {"until": {"samples": 48}}]
+LONG = {"budget": 144, "max_samples": 144}
+HEAD = "Made from in.toml of REINVENT4 by chemkl convert.\n#   chemkl posttrain out.yaml"
+CONFIGS = {  # REINVENT4's config: the settings that it becomes, a note in the written file
+    "one stage": (STAGED, POSTTRAIN, HEAD),
+    "two stages": (STAGED + SECOND, POSTTRAIN | TWO | {"stages": UNTIL},
+        "max_steps ends a stage and the next one starts"),
+    "a mean score": (STAGED.replace("max_steps = 2", SCORED),
+        POSTTRAIN | LONG | {"callbacks": {"terminate": MEAN}}, ""),
+    "a mean score of two": (STAGED.replace("max_steps = 2", SCORED) + SECOND,
+        POSTTRAIN | {"budget": 192, "max_samples": 192,
+                     "stages": [{"until": MEAN | {"samples": 144}}, UNTIL[1]]}, ""),
+    "no mean score": (STAGED.replace("max_steps = 2", f"{SCORED}\ntermination = 'Null'"),
+        POSTTRAIN | LONG, ""),
+    # the top level has the settings of the last stage, the other stages what differs
+    "two scorings": (STAGED + SECOND.replace("geometric", "arithmetic"),
+        POSTTRAIN | TWO | {"reward": REWARD | {"aggregate": "arithmetic_mean"},
+                           "stages": [{"reward": REWARD} | UNTIL[0], UNTIL[1]]}, ""),
+    "two filters": (TWO_FILTERS,
+        POSTTRAIN | TWO | {"stages": [{"diversity_filter": None} | UNTIL[0], UNTIL[1]]}, ""),
+    "one filter that continues": (UNPURGED, POSTTRAIN, ""),  # nothing to purge
+    "a filter that continues": (UNPURGED + SECOND,
+        POSTTRAIN | TWO | {"stages": [UNTIL[0], UNTIL[1] | {"keep_filter": True}]}, ""),
+    "inception": (STAGED.replace("[learning", INCEPTION, 1), POSTTRAIN | {"memory": MEMORY},
+        ": inception: replayed molecules get the reward of the filter now"),
+    "inception of two": (STAGED.replace("[learning", INCEPTION, 1) + SECOND,
+        POSTTRAIN | TWO | {"memory": MEMORY, "stages": UNTIL},
+        "inception: the memory is emptied when scoring or filter change"),
+    "seeds": (STAGED.replace("[learning", SEEDED, 1),
+        POSTTRAIN | {"memory": MEMORY | {"seed": {"path": "a.smi"}}},
+        "smiles_file: each molecule costs a call of the budget"),
+    "an agent": (STAGED.replace('agent_file = "my.prior"', 'agent_file = "agent.chkpt"'),
+        POSTTRAIN | {"agent": "agent.chkpt"}, ""),
+    "sampling": (SAMPLING + "tb_logdir = 'tb'\n", {"policy": "my.prior", "n": 12}, ""),
+    "scoring": (SCORES.replace("[scoring]", "[scoring]\nparallel = false"),
+        {"file": "a.csv", "format": "csv", "column": "SMI", "reward": REWARD},
+        "#   chemkl score a.csv --config out.yaml --out scores.csv"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "settings", "note"), CONFIGS.values(), ids=[*CONFIGS])
+def test_configs_become_settings_that_pass_the_check(folder, text, settings, note):
+    Path("agent.chkpt").write_bytes(Path("my.prior").read_bytes())
+    config, output = converted(text)
+    assert config == settings
+    assert note in output
+    assert "&" not in output  # no YAML anchors
+    assert "LEFT OUT" not in output
+    assert kind() == {"policy": "sample", "file": "score"}.get(next(iter(config)), "posttrain")
+
+
+def test_keys_that_need_no_counterpart_are_named_by_line(folder):
+    _, text = converted(STAGED)
     assert "#   in.toml:5: tb_logdir: TensorBoard's log" in text
     needless = ["tb_logdir", "parameters.summary_csv_prefix", "stage.0.chkpt_file"]
     assert re.findall(r"^#   in\.toml:\d+: ([\w.]+): ", text, re.MULTILINE) == needless
-    assert "LEFT OUT" not in text
     assert "Differs from REINVENT4" not in text
-    assert posttrain("out.yaml", folder / "run").exists()
 
 
-def test_a_run_of_two_stages_is_one_run(folder):
-    config, text = converted(STAGED + SECOND)
-    stages = [{"until": {"samples": 32}}, {"until": {"samples": 48}}]
-    assert config == POSTTRAIN | {"budget": 80, "max_samples": 80, "stages": stages}
-    assert kind() == "posttrain"
-    assert "max_steps ends a stage and the next one starts" in text
-    assert "&" not in text  # no YAML anchors
-    assert posttrain("out.yaml", folder / "run").exists()
-    first = Manifest.load(folder / "run").results["stages"][0]
+def test_converted_configs_run(folder):
+    for name in ("one stage", "two stages", "inception"):
+        converted(CONFIGS[name][0])
+        assert posttrain("out.yaml", folder / name).exists()
+    first = Manifest.load(folder / "two stages").results["stages"][0]
     assert (first["ended_by"], first["samples"]) == ("samples", 32)
-
-
-def test_a_stage_that_ends_at_its_mean_score(folder):
-    scored = "max_steps = 9\nmax_score = 0.6\nmin_steps = 1"
-    config, _ = converted(STAGED.replace("max_steps = 2", scored) + SECOND)
-    end = {"mean_reward": 0.6, "min_steps": 3}
-    ends = [stage["until"] for stage in config["stages"]]
-    assert ends == [end | {"samples": 144}, {"samples": 48}]
-    assert kind() == "posttrain"
-    config, _ = converted(STAGED.replace("max_steps = 2", scored))
-    limits = {"budget": 144, "max_samples": 144}
-    assert config == POSTTRAIN | limits | {"callbacks": {"terminate": end}}
-    without = scored + "\ntermination = 'Null'"
-    assert "callbacks" not in converted(STAGED.replace("max_steps = 2", without))[0]
-    with pytest.raises(InputError, match=r"as converted: .*callbacks.terminate.mean_reward: "):
-        converted(STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"))
-
-
-def test_stages_with_different_scoring_and_filters(folder):
-    """The top level has the settings of the last stage, the other stages what differs."""
-    arithmetic = SECOND.replace('type = "geometric_mean"', 'type = "arithmetic_mean"')
-    config, _ = converted(STAGED + arithmetic)
-    assert config["reward"] == REWARD | {"aggregate": "arithmetic_mean"}
-    assert config["stages"][0]["reward"] == REWARD
-    assert "reward" not in config["stages"][1]
-    table = STAGED[STAGED.index("[diversity_filter]") :].partition("\n\n")[0]
-    of_stage = table.replace("[diversity_filter]", "[stage.diversity_filter]")
-    config, _ = converted(STAGED.replace(table, "") + SECOND + "\n" + of_stage)
-    assert config["diversity_filter"] == POSTTRAIN["diversity_filter"]
-    assert config["stages"][0]["diversity_filter"] is None
-    assert kind() == "posttrain"
-
-
-def test_inception_is_a_memory(folder):
-    inception = "[inception]\nmemory_size = 40\nsample_size = 5\ndeduplicate = true\n[learning"
-    config, text = converted(STAGED.replace("[learning", inception, 1))
-    memory = {"capacity": 40, "rows": 5, "draw": "uniform", "selective": False}
-    assert config == POSTTRAIN | {"memory": memory}
-    assert ": inception: replayed molecules get the reward of the filter now" in text
-    assert posttrain("out.yaml", folder / "run").exists()
-    _, text = converted(STAGED.replace("[learning", inception, 1) + SECOND)
-    assert "inception: the memory is emptied when scoring or filter change" in text
-    seeded = inception.replace("[learning", "smiles_file = 'a.smi'\n[learning")
-    config, text = converted(STAGED.replace("[learning", seeded, 1))
-    assert config["memory"] == memory | {"seed": {"path": "a.smi"}}
-    assert "smiles_file: each molecule costs a call of the budget" in text
-    with pytest.raises(InputError, match=r"memory\.rows: 50 rows a step, but a capacity of 40"):
-        converted(STAGED.replace("[learning", inception.replace("= 5", "= 50"), 1))
-
-
-def test_sampling_and_scoring(folder):
-    config, _ = converted(SAMPLING + "tb_logdir = 'tb'\n")
-    assert config == {"policy": "my.prior", "n": 12}
+    converted(SAMPLING)
     assert len(pd.read_parquet(sample("out.yaml", folder / "samples"))) == 12
-    config, text = converted(SCORES.replace("[scoring]", "[scoring]\nparallel = false"))
-    assert config == {"file": "a.csv", "format": "csv", "column": "SMI", "reward": REWARD}
-    assert "#   chemkl score a.csv --config out.yaml --out scores.csv" in text
-    assert kind() == "score"
 
 
 def test_transfer_learning_is_a_pipeline_of_prepare_and_pretrain(folder):
@@ -356,20 +344,25 @@ def test_every_filter_has_a_counterpart_and_unused_keys_are_named(folder, table,
     assert sorted(map(int, lines)) == unused
 
 
-def test_a_filter_that_continues_and_inputs_of_other_generators(folder):
-    unpurged = STAGED.replace("batch_size", "purge_memories = false\nbatch_size", 1)
-    assert converted(unpurged)[0] == POSTTRAIN  # a single stage has nothing to purge
-    assert converted(unpurged + SECOND)[0]["stages"][1]["keep_filter"] is True
-    table = '[stage.diversity_filter]\ntype = "IdenticalMurckoScaffold"\nbucket_size = {}\n'
-    text = unpurged.partition("[diversity_filter]")[0] + "[[stage]]\nmax_steps = 2\n"
-    text += table.format(5) + unpurged.partition("max_steps = 2\n")[2] + SECOND + table.format(6)
-    with pytest.raises(InputError, match="purge_memories: false: a filter with other settings st"):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (SAMPLING + "sample_strategy = 'beamsearch'", "sample_strategy"),
+        (SAMPLING + "smiles_file = 'a.smi'", "smiles_file"),
+        (SAMPLING + "temperature = 2", "temperature"),
+        (SAMPLING + "[filter]\nsmarts = ['C']\n", r"filter: .'smarts': "),
+        (TWO_FILTERS.replace("batch_size", "purge_memories = false\nbatch_size", 1).replace(
+            "max_steps = 2\n", "max_steps = 2\n[stage.diversity_filter]\ntype = 'IdenticalMurckoS"
+            "caffold'\n", 1), "purge_memories: false: a filter with other settings starts empty"),
+        (STAGED.replace("max_steps = 2", "max_steps = 2\nmax_score = -1"),
+         r"as converted: .*callbacks.terminate.mean_reward: "),
+        (STAGED.replace("[learning", INCEPTION.replace("= 5", "= 50"), 1),
+         r"memory\.rows: 50 rows a step, but a capacity of 40"),
+    ],
+)  # fmt: skip
+def test_other_settings_without_a_counterpart_are_refused(folder, text, why):
+    with pytest.raises(InputError, match=why):
         converted(text)
-    for change in ("sample_strategy = 'beamsearch'", "smiles_file = 'a.smi'", "temperature = 2"):
-        with pytest.raises(InputError, match=change.split()[0]):
-            converted(SAMPLING + change)
-    with pytest.raises(InputError, match=r"filter: .'smarts': "):
-        converted(SAMPLING + "[filter]\nsmarts = ['C']\n")
 
 
 USUAL = {  # keys of REINVENT4's schemas with their default values
@@ -415,13 +408,6 @@ def test_the_documentation_names_every_key():
     keys = set(re.findall(r"^(\w+) =", text, re.MULTILINE))
     assert len(keys) > 50
     assert [key for key in sorted(keys) if not re.search(rf"\b{key}\b", page)] == []
-
-
-def test_an_agent_is_where_a_run_starts(folder):
-    Path("agent.chkpt").write_bytes(Path("my.prior").read_bytes())
-    config, _ = converted(STAGED.replace('agent_file = "my.prior"', 'agent_file = "agent.chkpt"'))
-    assert config == POSTTRAIN | {"agent": "agent.chkpt"}
-    assert kind() == "posttrain"
 
 
 @pytest.mark.parametrize(
