@@ -22,7 +22,7 @@ from chemkl.results.outcome import collapse_config
 from chemkl.results.provenance import ABSENT, differences
 
 Section = dict[str, Any]
-"""`id`, `title`, `read` (how to read it), `kind` (the template that renders it), `missing` (why
+"""`id`, `title`, `intro` (how to read it), `kind` (the template that renders it), `missing` (why
 there is nothing to show, else empty), and the values for the template."""
 
 OFF = "Disabled in the settings of this report."
@@ -88,7 +88,7 @@ def _swatch(number: int) -> Markup:
 
 # ---- sections
 
-_WORDS = {
+_INTRODUCTIONS = {
     "summary": ("Summary", "The results below in words."),
     "tables": (
         "Tables",
@@ -175,15 +175,15 @@ def sections(runs: Sequence[RunView], methods: Methods, options: PageOptions) ->
     }
 
     def section(name: str, kind: str, more: str = "", **content: Any) -> Section:
-        title, read = _WORDS[name]
+        title, intro = _INTRODUCTIONS[name]
         if name == "learning" and options.smoothing == 1:
-            read = "Values of single steps."
+            intro = "Values of single steps."
         if name == "learning" and missing["rank"] and not missing[name]:
             more = f" {missing['rank']}{more}"
         if name == "yield" and missing["rank"]:
-            read = f"{missing['rank']} The panels show the best rewards so far."
+            intro = f"{missing['rank']} The panels show the best rewards so far."
         head = {"id": name, "title": title, "kind": kind, "missing": missing.get(name, "")}
-        return {**head, "read": read.format(**values) + more, **content}
+        return {**head, "intro": intro.format(**values) + more, **content}
 
     def panels(
         name: str, draw: Callable[[], Sequence[Panel]], more: str = "", columns: int = 2
