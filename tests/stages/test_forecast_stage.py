@@ -157,12 +157,12 @@ def test_a_converted_prior_is_the_one_that_it_was_made_of(tmp_path, tiny_prior, 
     convert(tiny_prior, theirs)
     convert(theirs, ours)
     reward = RewardModel.from_config(REWARD).config
-    for n, (trained, settings) in enumerate(product((theirs, ours, tiny_prior), repeat=2)):
+    for n, (trained, prior) in enumerate(product((theirs, ours, tiny_prior), repeat=2)):
         run, settings = tmp_path / f"run{n}", {"target": RUN["target"], "reward": REWARD}
         Manifest.start(run, stage="posttrain", config=settings, inputs={"prior": trained}).finish()
-        same = trained == settings or tiny_prior not in (trained, settings)
+        same = trained == prior or tiny_prior not in (trained, prior)
         with pytest.raises(InputError, match="no trace" if same else "with another prior than"):
-            read_runs([run], settings, reward)
+            read_runs([run], prior, reward)
 
 
 def test_the_file_to_train_with_is_the_file_to_forecast(
