@@ -24,7 +24,7 @@ SHORT = {"steps": 20}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """All five figures after a short training, and what was printed."""
+    """The folder of all five figures after a short training, the table, and the printed text."""
     folder, printed = tmp_path_factory.mktemp("didactic"), StringIO()
     console = Console(file=printed, width=200)
     frame = didactic.run({"learning": SHORT}, folder, console=console)
@@ -56,7 +56,7 @@ def test_the_table_is_written_described_and_printed(made):
     assert row["trained_min"] < row["trained"] < row["trained_max"]
 
 
-def test_a_training_that_was_too_short_is_said_to_be(made, monkeypatch, tmp_path):
+def test_a_training_that_is_too_short_is_reported(made, monkeypatch, tmp_path):
     _, frame, printed = made
     assert f"largest TV {frame['tv'].max():.4f}: not converged, take more steps" in printed
     monkeypatch.setattr(didactic_run, "CONVERGED", 1.0)  # no distance is above that
@@ -66,7 +66,7 @@ def test_a_training_that_was_too_short_is_said_to_be(made, monkeypatch, tmp_path
     assert "not converged" not in console.file.getvalue()
 
 
-def test_the_manifest_says_what_was_made(made):
+def test_the_manifest_names_the_figures(made):
     folder, frame, _ = made
     manifest = Manifest.load(folder)
     assert manifest.status == "complete"
@@ -80,7 +80,7 @@ def test_the_manifest_says_what_was_made(made):
 
 
 def test_some_figures_alone_are_the_same_bytes(made, tmp_path):
-    """Every run has a stream of its own, and no file has a date in it."""
+    """Every run has its own random stream, and no file has a date in it."""
     folder, _, _ = made
     didactic.run({"figures": [4, 3], "learning": SHORT}, tmp_path, console=Console(quiet=True))
     for name in ("fig3.png", "fig3.svg", "fig4.png", "fig4.svg"):

@@ -1,4 +1,4 @@
-"""The precision of a run: what auto takes, what a device lacks; and looking changes nothing."""
+"""The precision of a run: what auto chooses, resumed runs, what a device lacks, the probe."""
 
 import random
 
@@ -18,7 +18,7 @@ LACKS = "an LSTM in bfloat16 does not run on it"
 
 @pytest.fixture
 def device(monkeypatch):
-    """Give the processor other properties: what it lacks, and how much faster bf16-mixed is."""
+    """Replace the properties of the CPU: what it lacks, and the speedup of bf16-mixed."""
 
     def make(lacks="", ratio=None):
         monkeypatch.setattr(precision, "missing", lambda _: lacks)
@@ -28,7 +28,7 @@ def device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "devices", "lacks", "ratio", "used", "why"),
+    ("setting", "devices", "lacks", "ratio", "used", "why"),
     [
         ("auto", 1, "", 1.63, "bf16-mixed", "auto: bf16-mixed is 1.6 times as fast as 32-true"),
         ("auto", 1, "", precision.FASTER, "bf16-mixed", "auto: bf16-mixed is 1.1 times as fast"),
@@ -38,23 +38,23 @@ def device(monkeypatch):
          f"auto: bf16-mixed cannot be used on this device: {LACKS}"),
         # several are not measured
         ("auto", 2, "", 9.0, "32-true", "auto: not measured on several devices"),
-        # what is asked for is taken even if it is slower
+        # an explicit setting is used even if it is slower
         ("32-true", 1, "", 2.0, "32-true", "as asked for"),
         ("bf16-mixed", 1, "", 0.5, "bf16-mixed", "as asked for"),
     ],
 )  # fmt: skip
-def test_auto_takes_what_the_device_does_faster(
-    device, tmp_path, asked, devices, lacks, ratio, used, why
+def test_auto_chooses_the_faster_precision(
+    device, tmp_path, setting, devices, lacks, ratio, used, why
 ):
     device(lacks, ratio)
-    chosen = settle(asked, CPU | {"devices": devices}, tmp_path, {})
+    chosen = settle(setting, CPU | {"devices": devices}, tmp_path, {})
     assert (chosen.used, chosen.device) == (used, "cpu")
     assert str(chosen).startswith(f"precision {used} ({why}")
-    measured = asked == "auto" and devices == 1 and not lacks
+    measured = setting == "auto" and devices == 1 and not lacks
     assert chosen.speedup == (round(ratio, 2) if measured else None)
 
 
-# ---- a run that goes on
+# ---- a resumed run
 
 
 def begin(folder, used, config, error=None):
@@ -66,7 +66,7 @@ def begin(folder, used, config, error=None):
 
 
 @pytest.mark.parametrize(("used", "ratio"), [("32-true", 5.0), ("bf16-mixed", 0.1)])
-def test_a_resumed_run_keeps_its_own(device, tmp_path, used, ratio):
+def test_a_resumed_run_keeps_its_precision(device, tmp_path, used, ratio):
     began = begin(tmp_path, used, {"precision": "auto"})
     device(ratio=ratio)
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_a_resumed_run_keeps_its_own(device, tmp_path, used, ratio):
         assert Manifest.load(tmp_path).precision == kept
 
 
-def test_threads_are_recorded_and_a_resumed_run_keeps_its_own(device, tmp_path):
+def test_a_resumed_run_keeps_its_threads(device, tmp_path):
     device(ratio=0.1)
     before = torch.get_num_threads()
     try:
@@ -98,14 +98,14 @@ def test_threads_are_recorded_and_a_resumed_run_keeps_its_own(device, tmp_path):
         torch.set_num_threads(before)
 
 
-def test_a_failed_attempt_of_another_config_has_no_say(device, tmp_path):
+def test_a_failed_attempt_of_another_config_does_not_count(device, tmp_path):
     with pytest.raises(RuntimeError):
         begin(tmp_path, "32-true", {"precision": "auto", "seed": 1}, RuntimeError())
     device(ratio=5.0)
     assert settle("auto", CPU, tmp_path, {"precision": "auto"}).used == "bf16-mixed"
 
 
-def test_a_run_that_cannot_go_on_here_says_how_to(device, tmp_path):
+def test_a_run_that_this_device_cannot_continue_is_refused(device, tmp_path):
     begin(tmp_path, "bf16-mixed", {"precision": "auto"})
     before = (tmp_path / "manifest.json").read_bytes()
     device(LACKS)
@@ -137,16 +137,13 @@ def test_measuring_changes_nothing():
     assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_what_does_not_run_is_missing(monkeypatch):
+def test_a_device_may_lack_an_operation_or_bfloat16_units(monkeypatch):
     def refuse(*_):
         raise RuntimeError("could not create a primitive descriptor for the LSTM. Run with\nmore")
 
     monkeypatch.setattr(precision, "_work", refuse)
     lacks = precision.missing.__wrapped__(torch.device("cpu"))
     assert lacks.endswith("(could not create a primitive descriptor for the LSTM)")
-
-
-def test_a_gpu_without_bfloat16_units_lacks_them(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert "is 7.5, and bfloat16 needs 8.0" in precision.missing.__wrapped__(torch.device("cuda"))
 
@@ -167,6 +164,6 @@ def test_a_gpu_without_bfloat16_units_lacks_them(monkeypatch):
         ),
     ],
 )
-def test_a_device_that_is_not_there(settings, message):
+def test_a_missing_device_is_refused(settings, message):
     with pytest.raises(InputError, match=rf"^trainer: {message}"):
         precision.devices_of(settings)

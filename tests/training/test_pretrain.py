@@ -1,4 +1,4 @@
-"""The pretraining module: its loss, its rate, what it logs, and runs that are cut and continued."""
+"""The pretraining module: loss, learning rate, logs, and runs that are cut and continued."""
 
 import csv
 import math
@@ -22,7 +22,7 @@ SEED = 3
 
 
 class Watch(lightning.Callback):
-    """Notes every batch and every validation; raises after a step, as a kill would end the run."""
+    """Records every batch and validation; raises after a step, as a kill would end the run."""
 
     def __init__(self, stop_at=None):
         self.seen, self.rates, self._stop_at = [], [], stop_at
@@ -41,7 +41,7 @@ class Watch(lightning.Callback):
 
 @pytest.fixture
 def fit(tmp_path):
-    """Train (or continue) a tiny network in a folder; returns the module and what was seen."""
+    """Train (or continue) a tiny network in a folder; returns the module and its `Watch`."""
 
     def run(name="run", *, stop_at=None, every=3, epochs=3, metrics=None, policy=None, **settings):
         out = tmp_path / name
@@ -76,7 +76,7 @@ def fit(tmp_path):
     return run
 
 
-def test_replay_has_its_share_of_the_loss():
+def test_replay_contributes_its_share_of_the_loss():
     vocabulary = Vocabulary.of("CON")
     sizes = {"embedding_size": 4, "hidden_size": 8, "n_layers": 1, "max_length": 12}
     policy, model = RnnPolicy(vocabulary, **sizes), RnnPolicy(vocabulary, **sizes)
@@ -110,7 +110,7 @@ def equal(one, other):
 # ---- one step
 
 
-def test_one_step_is_adamw_on_the_mean_over_molecules_of_minus_log_p(fit):
+def test_one_step_is_adamw_on_the_mean_of_minus_log_p(fit):
     module, watch = fit(max_steps=1, warmup_steps=0, log_every_n_steps=1)
     torch.manual_seed(0)
     twin = RnnPolicy(
@@ -124,8 +124,8 @@ def test_one_step_is_adamw_on_the_mean_over_molecules_of_minus_log_p(fit):
     )
     loss.backward()
     optimizer.step()
-    for found, expected in zip(weights(module), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    for got, expected in zip(weights(module), twin.state_dict().values(), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -175,28 +175,24 @@ def test_validation_is_the_mean_over_molecules_whatever_the_batches(fit):
     assert module.validated_at == 10
 
 
-def test_cut_off_samples_are_handed_on_as_none(fit):
-    handed = []
-
-    def metrics(smiles):
-        handed.append(smiles)
-        return {"validity": 1.0}
-
+def test_cut_off_samples_are_passed_on_as_none(fit):
+    passed = []
+    metrics = lambda smiles: passed.append(smiles) or {"validity": 1.0}  # noqa: E731
     module, _ = fit(epochs=1, samples_per_epoch=300, metrics=metrics)
     drawn = module.policy.sample(300, stream(SEED, 10, 0))  # the seed, the step, the process
     expected = [None if c else s for s, c in zip(drawn.smiles, drawn.truncated, strict=True)]
     assert 0 < expected.count(None) < 300
-    assert handed == [expected]
+    assert passed == [expected]
 
 
-@pytest.mark.parametrize("wanted", [0, 4])
-def test_samples_are_drawn_where_some_are_wanted_and_not_by_the_sanity_check(fit, wanted):
+@pytest.mark.parametrize("n", [0, 4])
+def test_samples_are_drawn_at_validations_but_not_by_the_sanity_check(fit, n):
     sizes = []
     module, _ = fit(
-        epochs=1, num_sanity_val_steps=1, samples_per_epoch=wanted,
+        epochs=1, num_sanity_val_steps=1, samples_per_epoch=n,
         metrics=lambda s: sizes.append(len(s)) or {"v": 1},
     )  # fmt: skip
-    assert sizes == [4] * (wanted > 0)
+    assert sizes == [4] * (n > 0)
     assert module.validated_at == 10
 
 
@@ -273,8 +269,7 @@ def test_a_run_that_is_cut_and_continued_is_the_run_that_was_not(fit, cut):
     continued, then_seen = fit("cut", **settings)
     assert equal(whole, continued)
     assert continued.global_step == whole.global_step
-    # the same batches and validations to the end, and nothing but steps since the last checkpoint
-    # is done twice
+    # the same batches and validations to the end; only steps since the checkpoint are repeated
     n_rest = len(then_seen.seen)
     assert then_seen.seen == all_seen.seen[-n_rest:]
     assert len(first_seen.seen) + n_rest >= len(all_seen.seen)
@@ -282,18 +277,14 @@ def test_a_run_that_is_cut_and_continued_is_the_run_that_was_not(fit, cut):
     assert then_seen.rates == all_seen.rates[-len(then_seen.rates) :]
 
 
-def test_a_run_may_be_cut_more_than_once(fit):
+def test_a_run_may_be_cut_more_than_once_and_ends_once(fit):
     whole, _ = fit("whole", randomise=True)
     for stop_at in (2, 5, 10, 11, 19, 29):
         fit("cut", stop_at=stop_at, randomise=True)
     continued, _ = fit("cut", randomise=True)
-    assert equal(whole, continued)
-
-
-def test_a_finished_run_is_not_trained_further(fit):
-    whole, _ = fit()
-    again, watch = fit()
+    again, watch = fit("cut", randomise=True)  # a finished run is not trained further
     assert watch.seen == []
+    assert equal(whole, continued)
     assert equal(whole, again)
 
 

@@ -1,4 +1,4 @@
-"""Two processes of a run against one: the gradients of the joined batch; whose rows are whose."""
+"""The processes of a run: gradients equal those of one process, and each row has one process."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_the_parts_of_all_ranks_are_all_rows(n):
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])
-def test_a_process_without_rows_asks_no_network(monkeypatch, n):
+def test_a_process_without_rows_calls_no_network(monkeypatch, n):
     weight = torch.ones(1, requires_grad=True)
 
     def logp_of(token_BT):
@@ -55,30 +55,26 @@ def test_a_process_without_rows_asks_no_network(monkeypatch, n):
         return weight * token_BT[:, 1]
 
     token_BT = torch.arange(3 * n).view(n, 3)
-    everyone = [Ranks(rank, 3) for rank in range(3)]
-    parts = [one.local_logp(logp_of, token_BT).detach().numpy() for one in everyone]
+    processes = [Ranks(rank, 3) for rank in range(3)]
+    parts = [ranks.local_logp(logp_of, token_BT).detach().numpy() for ranks in processes]
     monkeypatch.setattr(Ranks, "gather", lambda _self, _mine: parts)
-    for one in everyone:
-        logp_B = one.logp(logp_of, token_BT)
+    for ranks in processes:
+        logp_B = ranks.logp(logp_of, token_BT)
         assert logp_B.tolist() == token_BT[:, 1].tolist()
         weight.grad = None
         (logp_B.sum() + 0 * weight).backward()
-        part = one.part(n)
-        assert weight.grad.tolist() == [3 * token_BT[part, 1].sum()]
+        assert weight.grad.tolist() == [3 * token_BT[ranks.part(n), 1].sum()]
 
 
-def test_one_process_asks_nobody():
-    assert ALONE.spread(lambda some: [2 * one for one in some], [1, 2]) == [2, 4]
+def test_a_single_process_exchanges_nothing():
+    assert ALONE.spread(lambda items: [2 * item for item in items], [1, 2]) == [2, 4]
     with pytest.raises(ZeroDivisionError):
         ALONE.agree(lambda: 1 / 0)
-    own = torch.ones(2, requires_grad=True)
-    assert ALONE.join(own) is own
+    local = torch.ones(2, requires_grad=True)
+    assert ALONE.join(local) is local
 
 
-# ---- what is not there
-
-
-def test_several_machines_need_somebody_who_starts_the_processes(monkeypatch):
+def test_several_machines_need_a_launcher(monkeypatch):
     for name in ("LOCAL_RANK", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=r"num_nodes: 2: .* by srun .* or torchrun, or leave"):
@@ -88,7 +84,7 @@ def test_several_machines_need_somebody_who_starts_the_processes(monkeypatch):
     check_launched(SimpleNamespace(num_nodes=2))
 
 
-def test_more_processes_than_processors_are_refused_but_for_two_on_one(monkeypatch):
+def test_more_processes_than_cores_are_refused_except_two_on_one(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
     assert devices_of({"accelerator": "cpu", "devices": 2})[1] == 2
     with pytest.raises(InputError, match=r"devices: 3: .* 1 processors: take 2 at most"):
