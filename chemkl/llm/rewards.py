@@ -197,7 +197,7 @@ def _load(config: FunctionReward) -> tuple[UserFunction, dict[str, Any]]:
             inspect.signature(function.function).bind_partial("", "")
         place = "reward."
         arguments = ("the prompt", "the completion")
-        return function, function.checked(config.parameters, given=arguments)
+        return function, function.checked(config.parameters, positional=arguments)
     except (InputError, TypeError) as error:
         lines = str(error).splitlines()
         if isinstance(error, TypeError):

@@ -345,6 +345,8 @@ A name may belong to two kinds; case, blanks and punctuation do not matter.
 
 # ---- tables of components and transforms
 
+_COSTLY = "computed last, and only for molecules that passed every filter"
+
 
 def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
     """Yield a table of all components by family, or the details of one."""
@@ -369,9 +371,6 @@ def reward_tables(kind: str | None = None) -> Iterator[RenderableType]:
         yield table
     yield f"* costly: {_COSTLY}."
     yield "Details of one component: chemkl show rewards KIND"
-
-
-_COSTLY = "computed last, and only for molecules that passed every filter"
 
 
 def _details(entry: Component) -> Iterator[RenderableType]:

@@ -103,11 +103,11 @@ class UserFunction:
         raise InputError(f"{self} {problem}")
 
     def checked(
-        self, parameters: Mapping[str, Any], *, given: Sequence[str] = ("the molecule",)
+        self, parameters: Mapping[str, Any], *, positional: Sequence[str] = ("the molecule",)
     ) -> dict[str, Any]:
         """Check parameters against the signature and convert them to the annotated types.
 
-        `given` describes the positional arguments that precede them.
+        `positional` describes the arguments that precede them.
         """
         if self._signature is None:  # a compiled function checks its parameters at each call
             return dict(parameters)
@@ -118,7 +118,7 @@ class UserFunction:
                 ... if parameter.default is Parameter.empty else parameter.default,
             )
             for place, parameter in enumerate(signature)
-            if (place >= len(given) or parameter.kind not in _POSITIONAL)
+            if (place >= len(positional) or parameter.kind not in _POSITIONAL)
             and parameter.kind in _BY_NAME
             and not parameter.name.startswith("_")
         }
@@ -126,7 +126,7 @@ class UserFunction:
         if parameters and not fields and not takes_any:
             names = ", ".join(map(str, parameters))
             raise InputError(
-                f"parameters: {self} takes nothing but {' and '.join(given)} (got {names})"
+                f"parameters: {self} takes nothing but {' and '.join(positional)} (got {names})"
             )
         config = ConfigDict(
             extra="allow" if takes_any else "forbid",

@@ -238,13 +238,15 @@ def load_skops(
     two_classes = len(getattr(model, "classes_", ())) == 2
     if class_index is None and two_classes and called == "predict_proba":
         class_index = 1
-    method_of_model = getattr(model, called)
-
-    # in trees a batch gives bit-equal values to single rows, in matrix products it does not
     kind = type(model).__name__.removesuffix("Classifier").removesuffix("Regressor")
-    run = method_of_model
-    if kind not in ("DecisionTree", "RandomForest", "ExtraTrees"):
-        run = lambda rows: np.concatenate([method_of_model(row[None]) for row in rows])  # noqa: E731
+    predict = getattr(model, called)
+
+    def run(rows: np.ndarray) -> Any:
+        # trees give a batch the bit-equal values of single rows, matrix products do not
+        if kind in ("DecisionTree", "RandomForest", "ExtraTrees"):
+            return predict(rows)
+        return np.concatenate([predict(row[None]) for row in rows])
+
     return _one_number(run, class_index, n, path, called)
 
 
