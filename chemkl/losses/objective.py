@@ -376,7 +376,7 @@ def objective_problems(
         suited = [n for n in ESTIMATORS if ESTIMATORS[n].refuses(target) is None]
         able = ", ".join(n for n in suited if n != estimator.name)
         instead = f", or one of these estimators: {able}" if able else ""
-        text = f"cannot walk to the target {names[0]!r}, {why}{instead}"
+        text = f"cannot be used with the target {names[0]!r}, {why}{instead}"
         problems.append(("estimator", f"estimator {estimator.name!r} {text}"))
     if shaper is not None and not estimator.takes_shaper:
         able = ", ".join(name for name in ESTIMATORS if ESTIMATORS[name].takes_shaper)

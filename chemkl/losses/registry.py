@@ -133,9 +133,9 @@ def options_of(function: Callable[..., Any]) -> dict[str, Option]:
     return options
 
 
-def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iterable[str]) -> None:
+def check_names(kind: str, name: str, options: Mapping[str, Option], names: Iterable[str]) -> None:
     """Refuse unknown options, and missing required ones."""
-    tails = {o: nearest_names(o, options) if options else ": it has none" for o in given}
+    tails = {o: nearest_names(o, options) if options else ": it has none" for o in names}
     problems = [f"has no option {o!r}{tail}" for o, tail in tails.items() if o not in options]
     needed = [o for o in options if options[o].default is REQUIRED and o not in tails]
     if needed:
@@ -145,11 +145,11 @@ def check_names(kind: str, name: str, options: Mapping[str, Option], given: Iter
 
 
 def check_options(
-    kind: str, name: str, options: Mapping[str, Option], given: Mapping[str, Any]
+    kind: str, name: str, options: Mapping[str, Option], values: Mapping[str, Any]
 ) -> None:
     """Refuse what ``check_names`` refuses; then all invalid values at once."""
-    check_names(kind, name, options, given)
-    problems = [problem for o, value in given.items() if (problem := options[o].problem(value))]
+    check_names(kind, name, options, values)
+    problems = [problem for o, value in values.items() if (problem := options[o].problem(value))]
     if problems:
         raise ValueError(f"{name}: {'; '.join(problems)}")
 

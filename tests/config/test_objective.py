@@ -204,7 +204,9 @@ def test_contradictions_are_named_with_their_lines(tmp_path):
     assert missing.startswith(f"{path}:1: prior: no such file")
     assert tau.startswith(f"{path}:5: target.tau: tau is 1.5, but no reward is above 1")
     assert shaper.startswith(f"{path}:6: shaper: estimator 'reinvent' has no advantage")
-    assert pair.startswith(f"{path}:7: estimator: estimator 'reinvent' cannot walk to the target")
+    assert pair.startswith(
+        f"{path}:7: estimator: estimator 'reinvent' cannot be used with the target"
+    )
 
 
 def test_a_misspelt_section_causes_no_problem_of_the_default_that_replaces_it():
@@ -213,8 +215,10 @@ def test_a_misspelt_section_causes_no_problem_of_the_default_that_replaces_it():
         "reward": {"components": [{"kind": "qed"}]},
         "target": {"kind": "filter", "tau": 0.5},
     }
-    with pytest.raises(InputError, match="estimator 'rloo' cannot walk to the target 'filter'"):
+    with pytest.raises(
+        InputError, match="estimator 'rloo' cannot be used with the target 'filter'"
+    ):
         load_config(PosttrainConfig, settings)
     with pytest.raises(InputError, match="estimater: not a known key; did you mean") as caught:
         load_config(PosttrainConfig, settings | {"estimater": {"kind": "snis"}})
-    assert "cannot walk" not in str(caught.value)
+    assert "cannot be used with" not in str(caught.value)

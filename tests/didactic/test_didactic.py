@@ -98,7 +98,7 @@ def test_the_seed_reaches_the_samples(made, tmp_path):
     assert other["trained"].to_numpy() != pytest.approx(same, nan_ok=True)
 
 
-def test_bad_settings_are_told_together(tmp_path):
+def test_all_bad_settings_are_reported_together(tmp_path):
     bad = {
         "figures": [1, 7],
         "seed": -1,

@@ -178,7 +178,9 @@ def test_the_optima_are_far_from_each_other():
 
 @pytest.mark.parametrize(("target", "name", "options", "why"), WRONG)
 def test_a_pair_that_goes_wrong_is_refused(target, name, options, why):
-    with pytest.raises(ValueError, match=rf"estimator '{name}' cannot walk to the target") as info:
+    with pytest.raises(
+        ValueError, match=rf"estimator '{name}' cannot be used with the target"
+    ) as info:
         build_objective(target, name, estimator_options=options, **OPTIONS[target])
     assert why in str(info.value)
     if target == "filter":  # it says which ones can

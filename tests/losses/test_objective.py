@@ -197,7 +197,7 @@ UNIT = {"reward_range": (0.0, 1.0)}
         (from_config(target={"beta": 1.0}), "kind is missing beside beta"),
         # every problem of a combination, a line each
         (build("filter", tau=1.5, shaper="set_diversity", **UNIT),
-         r"tau is 1\.5, but no reward is above 1.*\n.*cannot walk to the target 'filter'.*$"),
+         r"tau is 1\.5, but no reward is above 1.*\n.*cannot be used with the target 'filter'.*$"),
         (build("mara", "log_variance", beta=1.0, tau=1.5, shaper="ips", **UNIT),
          r"no reward is above 1.*\n.*has no advantage"),
     ],

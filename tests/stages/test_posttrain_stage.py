@@ -423,7 +423,10 @@ def test_a_foreign_checkpoint_or_a_trace_without_its_end_is_refused(config, tmp_
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"target": {"kind": "filter", "tau": 0.8}}, "cannot walk to the target 'filter'.*f_dpg"),
+        (
+            {"target": {"kind": "filter", "tau": 0.8}},
+            "cannot be used with the target 'filter'.*f_dpg",
+        ),
         ({"estimator": "log_variance", "shaper": "ips"}, "has no advantage .* rloo"),
     ],
 )

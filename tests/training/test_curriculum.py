@@ -417,7 +417,7 @@ NO_STAIRS = {"kind": "mara", "beta": 0.1, "tau_quantile": 0.9, "tau_floor": 0.1}
          r"stages\.0\.until\.hits: the target gibbs has no hits"),
         ({"stages": [{"keep_filter": True}]}, r"stages\.0\.keep_filter: the previous stage"),
         ({"stages": [{"estimator": "reinvent", "target": {"kind": "filter", "tau": 0.5}}]},
-         r"stages\.0\.estimator: estimator 'reinvent' cannot walk to the target 'filter'"),
+         r"stages\.0\.estimator: estimator 'reinvent' cannot be used with the target 'filter'"),
         ({"stages": [{"reward": {"components": [{"kind": "qet"}]}}]},
          r"^stages\.0\.reward: components\.0\.kind: unknown component 'qet'; did you mean 'qed'"),
         ({"stages": [{"until": {"hits": 3}}, {"name": "1"}]},
