@@ -1,4 +1,4 @@
-"""What several rooms test with: hand-made traces, real molecules, a prior learnt in seconds."""
+"""Shared fixtures: hand-made traces, real molecules, a prior trained in seconds."""
 
 import os
 
@@ -24,7 +24,7 @@ from chemkl.results import Manifest, TraceWriter, external, trace_schema
 from chemkl.results.external import Wheel
 
 for _name, _handler in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
-    # under nohup, or in the background of a script, they are ignored; but tests send them
+    # ignored under nohup or in the background of a script, but tests send them
     if hasattr(signal, _name) and signal.getsignal(getattr(signal, _name)) == signal.SIG_IGN:
         signal.signal(getattr(signal, _name), _handler)
 
@@ -32,43 +32,48 @@ Step = Sequence[tuple[str, float]]
 TextStep = Sequence[tuple[str, str, str | None, float]]
 
 
+def _row(step: int, row: int, mol: Chem.Mol | None, smiles: str, **columns: object) -> dict:
+    """Make a row of a trace with one component `qed`; ``columns`` has the rest."""
+    of_component = columns["reward"] if columns["valid"] else None
+    return {
+        "step": step,
+        "row": row,
+        "smiles": smiles,
+        "canonical_smiles": Chem.MolToSmiles(mol) if mol else None,
+        "scaffold": MurckoScaffold.MurckoScaffoldSmiles(smiles) if mol else None,
+        "raw_qed": of_component,
+        "score_qed": of_component,
+        "reward_filtered": columns["reward"],
+        "anchor": False,
+        "is_replay": False,
+    } | columns
+
+
 def _trace(steps: Sequence[Step]) -> pd.DataFrame:
-    """A trace with one component `qed`; calls and repeats are counted here, by RDKit alone."""
+    """Make a trace; calls and repeats are counted here, by RDKit alone."""
     RDLogger.DisableLog("rdApp.error")
-    seen: set[str] = set()
+    known: set[str] = set()
     rows = []
     for step, molecules in enumerate(steps):
         for row, (smiles, reward) in enumerate(molecules):
             mol = Chem.MolFromSmiles(smiles)
             canonical = Chem.MolToSmiles(mol) if mol else None
-            repeat = canonical in seen
-            new = mol is not None and not repeat
-            if new:
-                seen.add(canonical)
-            rows.append(
-                {
-                    "step": step,
-                    "row": row,
-                    "call": len(seen) if new else None,
-                    "smiles": smiles,
-                    "canonical_smiles": canonical,
-                    "valid": mol is not None,
-                    "reason": None if mol else "not parsable: made up",
-                    "repeat": repeat,
-                    "scaffold": MurckoScaffold.MurckoScaffoldSmiles(smiles) if mol else None,
-                    "n_tokens": len(smiles) + 1,
-                    "logp_policy": -20.0 + step,
-                    "logp_ref": -30.0,
-                    "raw_qed": reward if mol else None,
-                    "score_qed": reward if mol else None,
-                    "reward": reward if mol else 0.0,
-                    "reward_filtered": reward if mol else 0.0,
-                    "log_target": -25.0,
-                    "hit": reward >= 0.8,
-                    "anchor": False,
-                    "is_replay": False,
-                }
-            )
+            repeat = canonical in known
+            is_new = mol is not None and not repeat
+            known |= {canonical} if is_new else set()
+            columns = {
+                "call": len(known) if is_new else None,
+                "valid": mol is not None,
+                "reason": None if mol else "not parsable: made up",
+                "repeat": repeat,
+                "n_tokens": len(smiles) + 1,
+                "logp_policy": -20.0 + step,
+                "logp_ref": -30.0,
+                "reward": reward if mol else 0.0,
+                "log_target": -25.0,
+                "hit": reward >= 0.8,
+            }
+            rows.append(_row(step, row, mol, smiles, **columns))
     RDLogger.EnableLog("rdApp.error")
     return pd.DataFrame(rows, columns=trace_schema(["qed"]).names)
 
@@ -80,7 +85,7 @@ def make_trace() -> Callable[[Sequence[Step]], pd.DataFrame]:
 
 @pytest.fixture(scope="session")
 def write_run() -> Callable[..., Path]:
-    """Write a run folder, manifest and trace, from steps of (SMILES, reward)."""
+    """Writes a run folder, manifest and trace, from steps of (SMILES, reward)."""
 
     def write(folder: Path, steps: Sequence[Step], config: dict | None = None) -> Path:
         config = config or {"batch_size": 4, "target": {"kind": "mara", "tau": 0.8}}
@@ -97,48 +102,36 @@ def write_run() -> Callable[..., Path]:
 def _text_trace(
     steps: Sequence[TextStep], molecules: bool = False, truncated: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """A language model's trace; calls are counted here: of SMILES, or of answers to a prompt."""
+    """Make the trace of a language model; calls are of SMILES, or of answers to a prompt."""
     groups: dict[str, int] = {}
-    seen: set[object] = set()
+    known: set[object] = set()
     rows = []
-    for step, written in enumerate(steps):
-        for row, (prompt, completion, answer, reward) in enumerate(written):
+    for step, completions in enumerate(steps):
+        for row, (prompt, completion, answer, reward) in enumerate(completions):
             group = groups.setdefault(prompt, len(groups))
             mol = Chem.MolFromSmiles(answer) if molecules and answer else None
-            canonical = Chem.MolToSmiles(mol) if mol else None
-            named = canonical if molecules else answer
-            thing = named if molecules or named is None else (group, named)
-            new = thing is not None and thing not in seen
-            seen |= {thing} if new else set()
+            name = (Chem.MolToSmiles(mol) if mol else None) if molecules else answer
+            item = name if molecules or name is None else (group, name)
+            is_new = item is not None and item not in known
+            known |= {item} if is_new else set()
             cut = "truncated: no end after 4 tokens" if completion in truncated else "no answer"
-            rows.append(
-                {
-                    "step": step,
-                    "row": row,
-                    "call": len(seen) if new else None,
-                    "smiles": answer if mol else "",
-                    "canonical_smiles": canonical,
-                    "valid": named is not None,
-                    "reason": None if named is not None else cut,
-                    "repeat": thing is not None and not new,
-                    "scaffold": MurckoScaffold.MurckoScaffoldSmiles(answer) if mol else None,
-                    "n_tokens": 4,
-                    "logp_policy": -2.0,
-                    "logp_ref": -3.0,
-                    "group": group,
-                    "prompt": prompt,
-                    "completion": completion,
-                    "answer": answer if named is not None else None,
-                    "raw_qed": reward if named is not None else None,
-                    "score_qed": reward if named is not None else None,
-                    "reward": reward,
-                    "reward_filtered": reward,
-                    "log_target": -2.5,
-                    "hit": reward >= 0.8,
-                    "anchor": False,
-                    "is_replay": False,
-                }
-            )
+            columns = {
+                "call": len(known) if is_new else None,
+                "valid": name is not None,
+                "reason": None if name is not None else cut,
+                "repeat": item is not None and not is_new,
+                "n_tokens": 4,
+                "logp_policy": -2.0,
+                "logp_ref": -3.0,
+                "group": group,
+                "prompt": prompt,
+                "completion": completion,
+                "answer": answer if name is not None else None,
+                "reward": reward,
+                "log_target": -2.5,
+                "hit": reward >= 0.8,
+            }
+            rows.append(_row(step, row, mol, answer if mol else "", **columns))
     return pd.DataFrame(rows, columns=trace_schema(["qed"], text=True).names)
 
 
@@ -149,7 +142,7 @@ def make_text_trace() -> Callable[..., pd.DataFrame]:
 
 @pytest.fixture(scope="session")
 def write_text_run() -> Callable[..., Path]:
-    """Write a language model's run from steps of (prompt, completion, answer, reward).
+    """Writes the run of a language model from steps of (prompt, completion, answer, reward).
 
     With `molecules` the answers are SMILES; completions in `truncated` have no end.
     """
@@ -169,7 +162,7 @@ def write_text_run() -> Callable[..., Path]:
 
 @pytest.fixture
 def chemkl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run the command line in this process and give its exit code."""
+    """Runs the command line in this process and returns its exit code."""
     from chemkl import cli
 
     def call(*arguments: object) -> int:
@@ -186,32 +179,20 @@ def chemkl(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 @pytest.fixture(scope="session")
 def report_sections() -> list[str]:
     """The sections of a report by their ids, in order."""
-    return [
-        "summary",
-        "tables",
-        "learning",
-        "yield",
-        "collapse",
-        "rank",
-        "anchors",
-        "families",
-        "map",
-        "scaffolds",
-        "top",
-        "settings",
-    ]
+    ids = "summary tables learning yield collapse rank anchors families map scaffolds top settings"
+    return ids.split()
 
 
 @pytest.fixture(scope="session")
 def real_smiles() -> list[str]:
-    """The first molecules of the MOSES sample that travels with the project."""
+    """The first molecules of the included MOSES sample."""
     path = Path(__file__).parents[1] / "data" / "moses_sample.smi"
     return path.read_text().split()[:400]
 
 
 @pytest.fixture(scope="session")
 def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A prior for small rings with chains of C, N and O, learnt in seconds; 95 % valid."""
+    """A prior for small rings with chains of C, N and O, trained in seconds; 95 % valid."""
     torch = pytest.importorskip("torch")
     from chemkl.policies import RnnPolicy, Vocabulary, save_policy
 
@@ -240,7 +221,7 @@ def tiny_prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Register the component `counted` (TPSA); the list holds what it was asked, in order."""
+    """Register the component `counted` (TPSA); the list has the SMILES that it scored, in order."""
     from chemkl.rewards.registry import COMPONENTS, Component
 
     molecules: list[str] = []
@@ -259,13 +240,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def wheel(wheel_file):
-    """The wheel that a test's own ``wheel_file`` is."""
+    """The wheel in the ``wheel_file`` of a test module."""
     return Wheel("molsets", "0.3.1", hashlib.sha256(wheel_file.read_bytes()).hexdigest())
 
 
 @pytest.fixture
 def pip(wheel_file, monkeypatch):
-    """Stand in for pip: copies the served wheel, and remembers how it was called."""
+    """Replace pip: copy the ``wheel_file``, and record the commands."""
     calls = []
 
     def run(command, **_):
@@ -279,7 +260,7 @@ def pip(wheel_file, monkeypatch):
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what trains in bf16-mixed where the processor cannot, as the product itself finds."""
+    """Skip bf16-mixed training if the processor does not support it."""
     if item.get_closest_marker("bf16") is None:
         return
     import torch
@@ -303,11 +284,11 @@ NUMERICS = (
     "stages/test_posttrain_stage.py",
     "stages/test_pretrain_stage.py",
 )
-"""Folders and files of tests whose results depend on the processor's arithmetic."""
+"""Tests whose results depend on the arithmetic of the processor."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what depends on the processor's arithmetic."""
+    """Mark the tests in NUMERICS."""
     places = [Path(__file__).parent / place for place in NUMERICS]
     for item in items:
         if any(item.path.is_relative_to(place) for place in places):

@@ -1,7 +1,7 @@
 """Runs of stages in forks of one warm process, some of which kill themselves at a given moment.
 
-A moment is an entry into a function: `before` it, `after` it, or with `half` of the file that it
-wrote. The fork sends itself SIGKILL there: nothing is cleaned up, flushed or told.
+A moment is a call of a function: `before` it, `after` it, or with `half` of the file that it wrote.
+The fork sends itself SIGKILL there: nothing is cleaned up, flushed or reported.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 
 class Moment(NamedTuple):
-    """The n-th entry into a function, ``module:name`` or ``module:class.name``."""
+    """The n-th call of a function, ``module:name`` or ``module:class.name``."""
 
     where: str
     n: int
@@ -33,19 +33,19 @@ def arm(moment: Moment) -> None:
     module, _, path = moment.where.partition(":")
     *owners, name = path.split(".")
     owner = import_module(module)
-    for each in owners:
-        owner = getattr(owner, each)
-    whole, entries = getattr(owner, name), []
+    for attribute in owners:
+        owner = getattr(owner, attribute)
+    function, calls = getattr(owner, name), []
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        entries.append(1)
-        if len(entries) != moment.n:
-            return whole(*args, **kwargs)
+        calls.append(1)
+        if len(calls) != moment.n:
+            return function(*args, **kwargs)
         if moment.how != "before":
-            written = [*args, *kwargs.values(), getattr(args[0], "_path", None)]
-            paths = [Path(each) for each in written if isinstance(each, str | Path)]
+            values = [*args, *kwargs.values(), getattr(args[0], "_path", None)]
+            paths = [Path(value) for value in values if isinstance(value, str | Path)]
             sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
-            whole(*args, **kwargs)
+            function(*args, **kwargs)
             for path, size in zip(paths, sizes, strict=True):
                 if moment.how == "half" and path.is_file():
                     os.truncate(path, (size + path.stat().st_size) // 2)
@@ -74,9 +74,9 @@ class Forks:
         self._server.wait()
 
     def run(self, stage: str, config: object, out: Path, moment: Moment | None = None) -> int:
-        """The exit code of a run, negative for a signal; its errors stand in OUT.err."""
-        asked = json.dumps([stage, config, str(out), moment], default=str)
-        self._server.stdin.write(f"{asked}\n")
+        """Run a stage; return the exit code, negative for a signal. Its errors are in OUT.err."""
+        request = json.dumps([stage, config, str(out), moment], default=str)
+        self._server.stdin.write(f"{request}\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
 
@@ -84,7 +84,7 @@ class Forks:
 def check_kill(
     forks: Forks, stage: str, config: object, out: Path, moment: Moment, whole: Path, same: Callable
 ) -> None:
-    """Kill a run at a moment and go on with it: `same` holds it beside the undisturbed one."""
+    """Kill a run at a moment, resume it, and compare it with an undisturbed run by `same`."""
     assert forks.run(stage, config, out, moment) == -signal.SIGKILL, f"{moment} is not reached"
     assert forks.run(stage, config, out) == 0, Path(f"{out}.err").read_text()
     same(out, whole)
@@ -92,7 +92,7 @@ def check_kill(
 
 
 def serve(stages: Sequence[str]) -> None:
-    """Import the stages; then, for each line of the input, fork, run, and print the exit code."""
+    """Import the stages; then fork, run and print the exit code for each line of the input."""
     from chemkl.stages.registry import STAGES
 
     for stage in stages:
@@ -108,7 +108,7 @@ def serve(stages: Sequence[str]) -> None:
                 if moment:
                     arm(Moment(*moment))
                 STAGES[stage].run(config, out)
-            except BaseException:  # noqa: BLE001 - whatever it is, the fork ends here
+            except BaseException:  # noqa: BLE001 - the fork ends here in any case
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)

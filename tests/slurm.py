@@ -1,4 +1,4 @@
-"""A Slurm of two nodes on this machine, started for a test and ended after it."""
+"""Slurm with two nodes on this machine, for the duration of a test."""
 
 import os
 import shutil
@@ -45,7 +45,7 @@ PartitionName=main Nodes=n[0-1] Default=YES MaxTime=INFINITE State=UP OverSubscr
 
 
 def lacking() -> str:
-    """Why Slurm cannot be started here; empty where it can."""
+    """Say why Slurm cannot be started here; empty if it can."""
     path = f"{os.environ['PATH']}:/usr/sbin"
     missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     if missing:
@@ -56,22 +56,22 @@ def lacking() -> str:
 
 def free_ports(n: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [server.getsockname()[1] for server in sockets]
+    for server in sockets:
+        server.close()
     return ports
 
 
 def ask(*command: str) -> str:
-    """What one of Slurm's programs says."""
+    """Return the output of a program of Slurm."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @contextmanager
 def one_machine() -> Iterator[Path]:
-    """Run it, with two nodes of four cores and one fake GPU; the folder has its logs.
+    """Run Slurm with two nodes of four cores and one fake GPU; yields the folder of its logs.
 
-    Within, SLURM_CONF is set, and Slurm's programs need nothing else.
+    SLURM_CONF is set, which is all that the programs of Slurm need.
     """
     folder = Path(tempfile.mkdtemp(prefix="chemkl-slurm-"))
     folder.chmod(0o755)

@@ -23,7 +23,7 @@ class Settings(Config):
 
 
 class FakeStage(Stage):
-    """A stage whose settings and code are the test's own."""
+    """A stage with the settings and code of the test."""
 
     model = Settings
     module = SimpleNamespace()
@@ -31,7 +31,7 @@ class FakeStage(Stage):
 
 @pytest.fixture
 def posttrain(monkeypatch, tmp_path):
-    """What `chemkl posttrain` calls; it remembers its arguments."""
+    """A fake stage that `chemkl posttrain` runs; it records its arguments."""
     monkeypatch.chdir(tmp_path)
     calls = []
 
@@ -72,7 +72,7 @@ def test_a_stage_gets_its_checked_config_and_its_folder(
     assert posttrain.calls == [(Settings(**settings), Path(out))]
 
 
-def test_config_errors_are_exit_code_2_and_nothing_starts(posttrain, chemkl, capsys):
+def test_config_errors_have_exit_code_2_and_nothing_starts(posttrain, chemkl, capsys):
     Path("mine.yaml").write_text("sede: 1\nbeta: x\n")
     assert chemkl("posttrain", "mine.yaml", "prior=nowhere.bin") == 2
     out, err = capsys.readouterr()
@@ -107,7 +107,7 @@ def test_an_error_of_the_stage_decides_the_exit_code(posttrain, chemkl, capsys, 
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), StoppedBySignal(signal.SIGTERM)])
-def test_scoring_tells_so_too(chemkl, capsys, monkeypatch, stop):
+def test_an_interrupted_score_says_so(chemkl, capsys, monkeypatch, stop):
     def interrupt(*_arguments, **_options):
         raise stop
 
@@ -117,7 +117,7 @@ def test_scoring_tells_so_too(chemkl, capsys, monkeypatch, stop):
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
 
 
-def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(posttrain, chemkl, capsys):
+def test_ctrl_c_says_what_is_kept_and_how_to_continue(posttrain, chemkl, capsys):
     def interrupt(config, start):
         with start.claim():
             (start.out / "checkpoints").mkdir(parents=True)
@@ -134,7 +134,7 @@ def test_ctrl_c_tells_what_is_kept_and_how_to_go_on(posttrain, chemkl, capsys):
     )
 
 
-def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain, chemkl):
+def test_fresh_moves_earlier_output_after_the_config_was_checked(posttrain, chemkl):
     assert chemkl("posttrain", "mine.yaml") == 0
     assert chemkl("posttrain", "mine.yaml", "seed=2") == 2  # another config is in the folder
     assert chemkl("posttrain", "mine.yaml", "--fresh", "sede=2") == 2
@@ -144,7 +144,7 @@ def test_fresh_moves_earlier_output_aside_after_the_config_was_checked(posttrain
     assert Manifest.load("runs/mine").config["seed"] == 2
 
 
-def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, chemkl, capsys):
+def test_fresh_moves_neither_inputs_nor_other_files(posttrain, chemkl, capsys):
     with Manifest.start("earlier", stage="pretrain", config={}):
         Path("earlier/policy.bin").touch()
     Path("kept").mkdir()
@@ -163,7 +163,7 @@ def test_fresh_moves_neither_inputs_nor_what_no_stage_has_written(posttrain, che
     assert chemkl("posttrain", "kept/mine.yaml", "--out", "kept") == 0  # a folder made beforehand
 
 
-def test_without_a_word_there_is_the_help(chemkl, capsys):
+def test_without_arguments_the_help_is_shown(chemkl, capsys):
     assert chemkl() == 2
     assert "Usage" in "".join(capsys.readouterr())
 
@@ -192,7 +192,7 @@ def test_without_a_word_there_is_the_help(chemkl, capsys):
         (["bench", "--json", "/proc/x.json"], "--json /proc/x.json: "),  # before it measures
     ],
 )
-def test_a_mistake_in_the_words_of_a_command_is_one_line(chemkl, capsys, arguments, says):
+def test_a_wrong_argument_is_one_line(chemkl, capsys, arguments, says):
     assert chemkl(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -218,7 +218,7 @@ def test_run_runs_a_pipeline(posttrain, chemkl, capsys):
     assert [folder.parent for _, folder in posttrain.calls[2:]] == [Path("there").resolve()] * 2
 
 
-def test_run_tells_a_mistake_from_a_run_that_stopped(posttrain, chemkl, capsys):
+def test_run_distinguishes_an_input_error_from_an_interrupted_run(posttrain, chemkl, capsys):
     Path("p.yaml").write_text(PIPELINE.replace("[0, 1]", "[0, x]"))
     assert chemkl("run", "p.yaml") == 2
     assert capsys.readouterr().err == "p.yaml:3: seed: should be a whole number (got 'x')\n"
@@ -234,7 +234,7 @@ def test_run_tells_a_mistake_from_a_run_that_stopped(posttrain, chemkl, capsys):
 # ---- check
 
 
-def test_check_says_what_each_file_is_for_and_every_problem(posttrain, chemkl, capsys):
+def test_check_names_the_purpose_of_each_file_and_every_problem(posttrain, chemkl, capsys):
     for folder in ("posttrain", "rewards"):
         Path(folder).mkdir()
     Path("posttrain/a.yaml").write_text("seed: 1\n")
@@ -276,7 +276,7 @@ NO_SETTINGS = "a pipeline takes no settings on the command line; change it in th
         (["seed=2"], 2, "seed=2: a setting; give a file to check too"),
     ],
 )
-def test_check_finds_out_what_a_file_is_for(posttrain, chemkl, capsys, arguments, code, says):
+def test_check_detects_the_purpose_of_a_file(posttrain, chemkl, capsys, arguments, code, says):
     Path("a.yaml").write_text("seed: 1\nbeta: 2\nprior: nowhere\n")
     Path("b.yaml").write_text("whatever: 1\n")
     Path("c.yaml").write_text("components: [{kind: qed}]\n")
@@ -289,7 +289,7 @@ def test_check_finds_out_what_a_file_is_for(posttrain, chemkl, capsys, arguments
     assert posttrain.calls == []
 
 
-def test_check_accepts_what_a_stage_will_write_and_says_so(posttrain, chemkl, capsys):
+def test_check_accepts_future_output_of_a_stage_and_says_so(posttrain, chemkl, capsys):
     Path("a.yaml").write_text("prior: runs/earlier/policy.bin\n")
     assert chemkl("check", "a.yaml", "--stage", "posttrain") == 0
     place = Path("runs/earlier/policy.bin").resolve()
@@ -312,7 +312,7 @@ def test_check_includes_the_stages_own_deeper_check(posttrain, chemkl, capsys):
     ]
 
 
-def test_check_and_the_stage_itself_find_what_stands_beside_the_schema(posttrain, chemkl, capsys):
+def test_check_and_the_stage_find_problems_beyond_the_schema(posttrain, chemkl, capsys):
     def problems(view):
         yield "seed", [f"{view.get('seed')} is unlucky"]
 
@@ -338,14 +338,14 @@ def run_python(*arguments):
     )
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_the_version_and_threads_that_sleep_unless_the_user_says_otherwise(given, expected):
+@pytest.mark.parametrize(("policy", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_user_says_otherwise(policy, expected):
     code = (
         "import atexit, os, sys, chemkl.cli\n"
         "atexit.register(lambda: print(os.environ['OMP_WAIT_POLICY']))\n"
         "sys.argv = ['chemkl', '--version']\n"
         "os.environ.pop('OMP_WAIT_POLICY', None)\n"
-        f"os.environ.update({{'OMP_WAIT_POLICY': {given!r}}} if {given!r} else {{}})\n"
+        f"os.environ.update({{'OMP_WAIT_POLICY': {policy!r}}} if {policy!r} else {{}})\n"
         "chemkl.cli.main()\n"
     )
     ended = run_python("-c", code)
@@ -365,8 +365,8 @@ def test_help_loads_nothing_heavy():
     assert ended.returncode == 0, ended.stderr
     others = ["run", "submit", "status", "check", "show", "export", "convert", "bench"]
     assert all(f" {command} " in ended.stdout for command in (*STAGES, *others))
-    told = " ".join(ended.stdout.split())
-    assert all(text in told for text in ("143 SIGTERM", "129 SIGHUP", "138 SIGUSR1"))
+    output = " ".join(ended.stdout.split())
+    assert all(text in output for text in ("143 SIGTERM", "129 SIGHUP", "138 SIGUSR1"))
     assert run_python("-c", code, "posttrain", "--help").returncode == 0
 
 

@@ -25,7 +25,7 @@ from chemkl.display import (
 )
 
 
-def test_a_value_that_is_not_there_is_a_dash():
+def test_a_missing_value_is_a_dash():
     for value in (None, pd.NA, math.nan, np.float32("nan")):
         assert is_missing(value)
         assert cell(value, ".3f") == cell(value, ",d") == MISSING
@@ -36,7 +36,7 @@ def test_a_value_that_is_not_there_is_a_dash():
     ("value", "how", "text"),
     [(0, ".1%", "0.0%"), (1234.0, ",d", "1,234"), (0.9876, ".3f", "0.988"), (math.inf, "g", "inf")],
 )
-def test_a_value_is_written_as_asked(value, how, text):
+def test_a_value_has_its_format(value, how, text):
     assert cell(value, how) == text
 
 
@@ -55,13 +55,13 @@ def test_long_molecules_counts_ranges_and_names_in_words():
 @pytest.mark.parametrize(
     ("share", "text"), [(0.279, "27.9"), (1.0, "100"), (0.5, "50"), (0.0, "0"), (0.9999, "100.0")]
 )
-def test_shares_are_not_broken_in_a_line(share, text):
+def test_a_share_has_no_line_break(share, text):
     assert percent(share) == f"{text}\N{NO-BREAK SPACE}%"
 
 
-def printed(made):
+def printed(result):
     console = Console(width=60, record=True, file=io.StringIO())
-    console.print(made)
+    console.print(result)
     return [line.rstrip() for line in console.export_text().splitlines() if line.strip()]
 
 
@@ -73,7 +73,7 @@ COLUMNS = [
 ]
 
 
-def test_a_table_has_texts_to_the_left_numbers_to_the_right_and_no_empty_column():
+def test_a_table_aligns_texts_left_numbers_right_and_has_no_empty_column():
     rows = [{"run": "a[b]", "n": 1000, "ess": 2.4}, {"run": "a[b]", "n": None}]
     lines = printed(table("Runs [1]", COLUMNS, rows))
     assert lines[0] == "Runs [1]"
@@ -103,7 +103,7 @@ def screens(monkeypatch):
     return open_screens
 
 
-def test_a_bar_says_how_much_is_done_and_a_part_goes_when_it_is_over(screens):
+def test_a_bar_shows_the_amount_done_and_removes_finished_parts(screens):
     made = screens(is_terminal=True)
     with Bar("scoring", 7, "calls") as bar:
         bar.advance(3)
@@ -114,7 +114,7 @@ def test_a_bar_says_how_much_is_done_and_a_part_goes_when_it_is_over(screens):
     assert all(part in text for part in ("scoring", "5/7", "calls, 9 samples"))
 
 
-def test_a_late_bar_does_not_show_for_what_is_quick(screens):
+def test_a_bar_with_a_delay_is_not_shown_for_quick_work(screens):
     made = screens(is_terminal=True)
     with Bar("scoring", 7, delay=0.1) as bar:
         bar.advance()
@@ -125,7 +125,7 @@ def test_a_late_bar_does_not_show_for_what_is_quick(screens):
     assert "3/7" in made[1].file.getvalue()
 
 
-def test_without_a_terminal_there_are_lines_where_wanted(screens, monkeypatch):
+def test_without_a_terminal_lines_are_printed_on_request(screens, monkeypatch):
     made, now = screens(is_terminal=False), [0]
     monkeypatch.setattr("chemkl.display.Progress", partial(Progress, get_time=lambda: now[0]))
     for lines in (0, 2):

@@ -1,4 +1,4 @@
-"""The house's own rules: who loads what, docstrings, descriptions, and every shipped file."""
+"""Rules of the repository: imports, docstrings, descriptions, and every shipped file."""
 
 import ast
 import importlib
@@ -26,7 +26,7 @@ def relative(path):
 
 
 def folder_of(path):
-    """What a shipped file is for, by its place: pipelines/x.yaml or configs/<folder>/.../x.yaml."""
+    """Purpose of a shipped file by its place: pipelines/x.yaml or configs/<folder>/.../x.yaml."""
     parts = path.relative_to(ROOT).parts
     return parts[1] if parts[0] == "configs" else parts[0]
 
@@ -38,7 +38,7 @@ def modules_of(room):
     return [package.__name__, *(module.name for module in inside)]
 
 
-# ---- who loads what: static imports are import-linter's; this is what Python really loads
+# ---- imports: import-linter checks static ones, this what Python really loads
 
 
 def loaded_after_importing(room):
@@ -77,7 +77,7 @@ LLM = {"transformers", "trl"}
         ("evaluation", {"lightning", "pytorch_lightning", *LLM}),
     ],
 )
-def test_a_room_loads_nothing_that_it_must_not(room, forbidden):
+def test_a_package_loads_nothing_that_it_must_not(room, forbidden):
     loaded = loaded_after_importing(room)
     assert f"chemkl.{room}" in loaded
     assert sorted(loaded & forbidden) == []
@@ -92,7 +92,7 @@ def test_the_loss_core_loads_no_other_room():
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)
-def test_every_module_says_what_it_is_for(path):
+def test_every_module_has_a_docstring(path):
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert docstring, f"{relative(path)} has no docstring"
     assert "placeholder" not in docstring.lower()
@@ -100,12 +100,12 @@ def test_every_module_says_what_it_is_for(path):
 
 def config_models():
     """Every config class of chemkl.config and of the figures of the paper."""
-    found = {}
+    models = {}
     for name in [*modules_of("config"), "chemkl.didactic.config"]:
         for member in vars(importlib.import_module(name)).values():
             if inspect.isclass(member) and issubclass(member, Config) and member is not Config:
-                found[f"{member.__module__}.{member.__qualname__}"] = member
-    return [found[name] for name in sorted(found)]
+                models[f"{member.__module__}.{member.__qualname__}"] = member
+    return [models[name] for name in sorted(models)]
 
 
 @pytest.mark.parametrize("model", config_models(), ids=lambda model: model.__name__)
@@ -140,7 +140,7 @@ def test_there_are_shipped_files_of_every_kind():
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=relative)
-def test_every_shipped_file_says_first_what_it_is_and_how_to_run_it(path):
+def test_every_shipped_file_starts_with_its_purpose_and_command(path):
     comment = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -164,14 +164,16 @@ def test_the_constraints_name_every_direct_dependency():
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for lines in project["optional-dependencies"].values() for line in lines]
-    wanted = {re.split(r"[<>=\[; ]", line)[0].lower() for line in project["dependencies"] + extras}
+    required = {
+        re.split(r"[<>=\[; ]", line)[0].lower() for line in project["dependencies"] + extras
+    }
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines if "==" in line}
-    assert wanted == pinned
+    assert required == pinned
     assert chemkl.__version__ == project["version"]
 
 
-def test_a_reward_in_a_folder_of_rewards_is_told_by_its_place_when_it_lacks_components(tmp_path):
+def test_a_reward_without_components_is_detected_by_its_folder(tmp_path):
     file = tmp_path / "rewards" / "mine" / "broken.yaml"
     file.parent.mkdir(parents=True)
     file.write_text("aggregate: product\n")

@@ -1,4 +1,4 @@
-"""What is built of the repository: every module and every shipped file, and that it works alone."""
+"""The built package: every module and every shipped file, and that it works alone."""
 
 import os
 import subprocess
@@ -19,13 +19,13 @@ PRIOR = "data/priors/moses.safetensors"
 
 def shipped_files():
     """The files of the three folders, by looking at them."""
-    found = {
+    names = {
         file.relative_to(ROOT).as_posix()
         for folder in ("configs", "data", "pipelines")
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and file.suffix != ".pyc" and not file.name.startswith(".")
     }
-    return {name for name in found if not name.startswith(("data/cache/", "data/corpora/"))}
+    return {name for name in names if not name.startswith(("data/cache/", "data/corpora/"))}
 
 
 def test_everything_is_built(tmp_path):
@@ -52,11 +52,11 @@ def test_a_clone_in_the_working_directory_is_not_taken_for_the_package(tmp_path)
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A copy of what is built from: the build leaves folders beside it."""
+    """A copy of the source: the build leaves folders in it."""
     copy = tmp_path_factory.mktemp("source")
-    kept = [*shipped_files(), "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"]
-    kept += [p.relative_to(ROOT).as_posix() for p in ROOT.glob("chemkl/**/*") if p.is_file()]
-    for name in kept:
+    names = [*shipped_files(), "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"]
+    names += [p.relative_to(ROOT).as_posix() for p in ROOT.glob("chemkl/**/*") if p.is_file()]
+    for name in names:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((ROOT / name).read_bytes())
     return copy
@@ -64,7 +64,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(source, tmp_path_factory):
-    """An environment with the built wheel, and the packages of this one behind it."""
+    """An environment with the built wheel, and the packages of this one."""
     place = tmp_path_factory.mktemp("wheel")
     run(source, sys.executable, "-m", "pip", "wheel", *ALONE, "-w", str(place), ".")
     run(place, sys.executable, "-m", "venv", "--without-pip", "venv")
@@ -72,8 +72,8 @@ def installed(source, tmp_path_factory):
     site = sysconfig.get_path("purelib", vars={"base": str(place / "venv")})
     with ZipFile(next(place.glob("chemkl-*.whl"))) as wheel:
         wheel.extractall(site)  # what pip does with a pure wheel, but for its script
-    behind = [each for each in sys.path if each.endswith("-packages")]
-    Path(site, "shared.pth").write_text("\n".join(behind))
+    shared = [path for path in sys.path if path.endswith("-packages")]
+    Path(site, "shared.pth").write_text("\n".join(shared))
     return python
 
 
@@ -117,6 +117,6 @@ def test_a_source_distribution_has_everything(source, tmp_path):
     code = "import sys; from setuptools import build_meta as b; print(b.build_sdist(sys.argv[1]))"
     run(source, sys.executable, "-c", code, str(tmp_path))
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
-    assert shipped_files() <= held
-    assert {"chemkl/cli.py", "chemkl/reports/templates/report.html.j2"} <= held
+        members = {name.partition("/")[2] for name in archive.getnames()}
+    assert shipped_files() <= members
+    assert {"chemkl/cli.py", "chemkl/reports/templates/report.html.j2"} <= members

@@ -1,4 +1,4 @@
-"""The priors that come with chemkl: what they can write, that they sample, and their hashes."""
+"""The shipped priors: their vocabulary, samples and hashes."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def test_every_prior_has_a_card_and_is_the_file_that_the_card_is_of():
 def test_well_known_drugs_can_be_written(chembl):
     """Counterions go, charges that a proton explains too, stereochemistry stays."""
     config = load_config(PrepareConfig, ROOT / "configs/prepare/chembl.yaml")
-    parent = Standardiser([each.model_dump() for each in config.standardise[:1]])
+    parent = Standardiser([step.model_dump() for step in config.standardise[:1]])
     assert len(DRUGS) == len({name for _, name in DRUGS}) == 100
     assert sum("." in smiles for smiles, _ in DRUGS) >= 30
     assert sum("@" in smiles for smiles, _ in DRUGS) >= 40

@@ -50,19 +50,19 @@ def test_a_signal_ends_the_scope_and_leaves_nothing_behind(name):
     assert pending() is None
 
 
-def test_a_deferred_signal_is_seen_by_who_asks_and_raised_at_the_end():
-    seen = []
+def test_a_deferred_signal_is_pending_and_raised_at_the_end():
+    events = []
 
     def work():
         with handled(), deferred():
             with deferred():
                 send("SIGHUP")
-                seen.append(pending())
-            seen.append("after the inner scope")
+                events.append(pending())
+            events.append("after the inner scope")
 
     with pytest.raises(StoppedBySignal, match="SIGHUP"):
         work()
-    assert seen == [signal.SIGHUP, "after the inner scope"]
+    assert events == [signal.SIGHUP, "after the inner scope"]
 
 
 def test_an_error_of_deferred_work_is_not_hidden_by_a_signal():
@@ -75,7 +75,7 @@ def test_an_error_of_deferred_work_is_not_hidden_by_a_signal():
         work()
 
 
-def test_ignored_signals_stay_ignored_and_the_callers_handler_in_force():
+def test_ignored_signals_stay_ignored_and_handlers_of_the_caller_in_force():
     heard = []
     ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     own = signal.signal(signal.SIGUSR1, lambda *_: heard.append("own"))
@@ -91,16 +91,16 @@ def test_ignored_signals_stay_ignored_and_the_callers_handler_in_force():
 
 
 def test_another_thread_sets_no_handlers():
-    found = []
+    in_thread = []
 
     def work():
         with handled(), deferred():
-            found.append(handlers())
+            in_thread.append(handlers())
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [handlers()]
+    assert in_thread == [handlers()]
 
 
 def run_python(code, *arguments):
@@ -144,7 +144,7 @@ with handled(), deferred():
         (IN_COMPILED_CODE, ["0.3", "40_000_000"], 129),  # a second one ends at once
     ],
 )
-def test_what_a_process_comes_to(script, arguments, code):
+def test_how_a_process_ends(script, arguments, code):
     ended = run_python(script, *arguments)
     out = "the step is finished\n" if code == 143 else ""
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, "")
@@ -189,7 +189,7 @@ class Settings(Config):
 
 
 class FakeStage(Stage):
-    """A stage whose settings and code are the test's own."""
+    """A stage with the settings and code of the test."""
 
     model = Settings
     module = SimpleNamespace()
@@ -197,7 +197,7 @@ class FakeStage(Stage):
 
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
-    """What `chemkl score` calls: a stage without steps, to be told to end while it works."""
+    """A stage without steps that sends itself a signal while it works."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("seed: 1\n")
     code = SimpleNamespace(ended=[])
@@ -245,7 +245,7 @@ def test_a_signal_during_an_import_is_not_lost(stage, chemkl, capsys, monkeypatc
     assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
 
 
-# ---- those who read the output
+# ---- readers of the output
 
 
 PRINTS = """
@@ -262,7 +262,7 @@ cli.main()
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_run_outlives_those_who_read_its_output(tmp_path, stream):
+def test_a_run_outlives_the_reader_of_its_output(tmp_path, stream):
     done = tmp_path / "done"
     process = subprocess.Popen(
         [sys.executable, "-c", PRINTS.format(stream=stream, done=str(done))],
@@ -298,13 +298,13 @@ def square(number):
 
 
 def hit_by(name):
-    """Be sent a signal by another than the parent, as all processes of a Slurm job are."""
+    """Receive a signal that the parent did not send, as all processes of a Slurm job do."""
     send(name)
     return "still here"
 
 
 @pytest.mark.parametrize("name", [*CODES, "SIGINT"])
-def test_a_worker_is_its_parents_alone(name):
+def test_a_worker_only_obeys_its_parent(name):
     with Pool(Work, 1) as pool:
         assert list(pool.run("misbehave", [name])) == [(0, "still here")]
         pids = pool.pids
@@ -339,7 +339,7 @@ if __name__ == "__main__":
 
 
 @every_signal
-def test_what_starts_workers_outlives_a_signal_to_the_whole_group(tmp_path, name):
+def test_the_server_of_workers_outlives_a_signal_to_the_whole_group(tmp_path, name):
     script = tmp_path / "parent.py"
     script.write_text(GROUP.format(folder=str(Path(__file__).parent), name=name))
     command = [sys.executable, str(script)]
@@ -348,7 +348,7 @@ def test_what_starts_workers_outlives_a_signal_to_the_whole_group(tmp_path, name
     assert done.returncode == 0
 
 
-def test_what_is_shielded_inherits_it():
+def test_child_processes_inherit_the_shield():
     code = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('still here')"
     for scope, out in ((processes.shielded(), "still here\n"), (nullcontext(), "")):
         with scope:

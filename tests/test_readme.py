@@ -1,4 +1,4 @@
-"""The READMEs keep their word: their Python runs, and the files that they name are there."""
+"""The Python in the READMEs runs, and the files that they name exist."""
 
 import re
 import subprocess
@@ -39,9 +39,9 @@ def test_its_python_runs(name):
 
 
 @pytest.mark.parametrize(("name", "text"), READMES.items(), ids=READMES)
-def test_what_it_names_is_there(name, text):
-    named = {ROOT / found for found in NAME.findall(text) if not found.startswith("data/corpora")}
-    linked = {(ROOT / name).parent / found for found in LINK.findall(text)}
+def test_its_files_exist(name, text):
+    named = {ROOT / path for path in NAME.findall(text) if not path.startswith("data/corpora")}
+    linked = {(ROOT / name).parent / path for path in LINK.findall(text)}
     assert not [str(path) for path in named | linked if not path.exists()]
 
 

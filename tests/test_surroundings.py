@@ -1,4 +1,4 @@
-"""What the command line runs in: encodings, closed streams, odd names, no home, no folder."""
+"""Environments of the command line: encodings, closed streams, odd names, no home."""
 
 import io
 import json
@@ -22,8 +22,8 @@ NAMES = ["a b", "a\nb", "[x]", "[/x", "[red]", "%s%d", "é", "a'b\"c", "*", "-x"
 SMILES = ["CCO", "c1ccccc1", "CC(=O)O"]
 
 
-def written(monkeypatch, encoding, *arguments):
-    """Run the command line with an output of that encoding: its exit code, and what it wrote."""
+def output_of(monkeypatch, encoding, *arguments):
+    """Run the command line with that output encoding; return the exit code and the output."""
     out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     err = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "argv", ["chemkl", *arguments])
@@ -44,13 +44,13 @@ def written(monkeypatch, encoding, *arguments):
 )
 def test_output_replaces_what_its_encoding_lacks(monkeypatch, encoding, bound):
     monkeypatch.setenv("COLUMNS", "200")
-    code, out, err = written(monkeypatch, encoding, "show", "rewards", "tanimoto")
+    code, out, err = output_of(monkeypatch, encoding, "show", "rewards", "tanimoto")
     assert (code, err) == (0, "")
     assert bound in out
 
 
-def test_a_file_name_that_is_not_utf8_can_be_told(monkeypatch):
-    code, _, err = written(monkeypatch, "utf-8", "check", "\udcff.yaml")
+def test_a_file_name_that_is_not_utf8_can_be_printed(monkeypatch):
+    code, _, err = output_of(monkeypatch, "utf-8", "check", "\udcff.yaml")
     assert code == 2
     assert err.startswith("\\udcff.yaml: no such file")
 
@@ -113,7 +113,7 @@ def test_files_and_folders_of_any_name(chemkl, capsys, monkeypatch, tmp_path, na
 
 
 @pytest.mark.parametrize("name", ["[x]", "*", "a?"])
-def test_a_run_folder_with_a_mark_of_patterns_in_its_name(name, tmp_path, monkeypatch, write_run):
+def test_a_run_folder_with_a_wildcard_in_its_name(name, tmp_path, monkeypatch, write_run):
     monkeypatch.chdir(tmp_path)
     own = write_run(tmp_path / name / f"r{name}", [[("CCO", 0.9)]])
     other = write_run(tmp_path / name / "other", [[("CCO", 0.9)]])
@@ -127,7 +127,7 @@ def test_a_run_folder_with_a_mark_of_patterns_in_its_name(name, tmp_path, monkey
 RAW = os.fsdecode(b"a\xff")
 """A name that is not UTF-8."""
 LONG = "x" * 300
-"""One that no file system takes."""
+"""A name that no file system accepts."""
 
 
 def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
@@ -167,10 +167,10 @@ def test_input_whose_name_is_not_utf8_is_read(chemkl, monkeypatch, tmp_path):
         (["convert", f"{LONG}.parquet", "o.csv"], "cannot be used here (File name too long)"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(chemkl, capsys, monkeypatch, tmp_path, arguments, says):
+def test_an_unusable_path_is_one_line(chemkl, capsys, monkeypatch, tmp_path, arguments, says):
     monkeypatch.chdir(tmp_path)
     molecules(Path("a.smi"))
-    pq.write_table(pq.read_table(written_table(tmp_path)), "a.parquet")
+    pq.write_table(pq.read_table(table_file(tmp_path)), "a.parquet")
     before = sorted(tmp_path.iterdir())
     assert chemkl(*arguments) == 2
     err = capsys.readouterr().err
@@ -179,7 +179,7 @@ def test_what_cannot_be_used_is_one_line(chemkl, capsys, monkeypatch, tmp_path, 
     assert sorted(tmp_path.iterdir()) == before
 
 
-def written_table(folder):
+def table_file(folder):
     import pyarrow as pa
 
     pq.write_table(pa.table({"smiles": SMILES}), folder / "t.parquet")
@@ -189,7 +189,7 @@ def written_table(folder):
 # ---- home, working directory, terminal
 
 
-def test_the_cache_is_where_xdg_says(monkeypatch):
+def test_the_cache_follows_xdg_cache_home(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert expand_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
@@ -200,7 +200,7 @@ def test_the_cache_is_where_xdg_says(monkeypatch):
     assert expand_home("~/.cache/chemkl") == Path("/home/me/.cache/chemkl")
 
 
-def test_a_cache_that_cannot_be_is_one_line(monkeypatch):
+def test_an_impossible_cache_is_one_line(monkeypatch):
     with pytest.raises(InputError, match=r"~nobodyhere/x: there is no home directory.*set HOME"):
         expand_home("~nobodyhere/x")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
