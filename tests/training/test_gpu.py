@@ -20,7 +20,7 @@ on_gpu = [
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_sampling_step_and_log_probabilities_capture_without_a_graph_break(cell):
-    """As CUDA graphs need it; for the objective see tests/losses/test_objective.py."""
+    """As CUDA graphs need it; for the objective see tests/losses/test_loss_objective.py."""
     torch.manual_seed(0)
     sizes = {"embedding_size": 8, "hidden_size": 16, "n_layers": 2, "max_length": 12}
     policy = RnnPolicy(Vocabulary.of("CNO1"), cell=cell, **sizes)
