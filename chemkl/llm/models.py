@@ -80,8 +80,8 @@ def load_network(config: ModelConfig) -> nn.Module:
         ignore_mismatched_sizes=True,  # refused below, with a clearer message
     )
     problems = [
-        f"{name} is {' x '.join(map(str, found))}, and {' x '.join(map(str, due))} by config.json"
-        for name, found, due in sorted(report["mismatched_keys"])
+        f"{name} is {' x '.join(map(str, shape))}, and {' x '.join(map(str, due))} by config.json"
+        for name, shape, due in sorted(report["mismatched_keys"])
     ]
     problems += [f"{name} is missing" for name in sorted(report["missing_keys"])]
     if problems:  # transformers would draw the missing ones at random

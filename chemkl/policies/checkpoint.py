@@ -91,7 +91,7 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if isinstance(header, str):
         raise InputError("\n".join(f"{path}: {line}" for line in header.split("\n")))
     try:
-        _built(header)
+        _from_header(header)
     except InputError as error:
         raise InputError(f"{path}: header: {error}") from None
     return header
@@ -164,7 +164,7 @@ def load_policy(path: str | Path, *, key: str = "") -> Policy:
         policy: Policy = read_reinvent(path)
         check_weights(policy.state_dict().items(), where)
         return policy
-    policy = _built(read_header(path))
+    policy = _from_header(read_header(path))
     with safe_open(path, framework="pt") as file:
         weights = {  # copies: the file's tensors are views of the file
             name: file.get_tensor(name).to(torch.float32, copy=True)
@@ -213,7 +213,7 @@ def freeze(policy: Policy) -> Policy:
     return policy.eval().requires_grad_(requires_grad=False)
 
 
-def _built(header: dict[str, Any]) -> Policy:
+def _from_header(header: dict[str, Any]) -> Policy:
     """Build the network of a header, without allocating its weights.
 
     Raises:
@@ -258,6 +258,6 @@ def with_tokens(policy: Policy, tokens: Iterable[str]) -> Policy:
         if name == "linear.bias":
             rows = rows - math.log(len(new) / NEW_MASS)
         weights[name] = torch.cat([weights[name], rows])
-    grown = _built(header_of(policy, {}) | {"vocabulary": [*old, *new]})
+    grown = _from_header(header_of(policy, {}) | {"vocabulary": [*old, *new]})
     grown.load_state_dict(weights, assign=True)
     return grown.eval()

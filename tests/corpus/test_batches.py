@@ -53,10 +53,10 @@ def epoch(loader, vocabulary):
 
 @pytest.mark.parametrize("batch_size", [1, 16, 100, 1003, 5000])
 def test_every_row_is_in_one_batch_of_an_epoch(batch_size):
-    found = epoch_batches(LENGTHS, batch_size, seed=0, epoch=0)
-    assert sorted(np.concatenate(found)) == list(range(1003))
-    assert len(found) == -(-1003 // batch_size)
-    sizes = sorted(map(len, found))
+    actual = epoch_batches(LENGTHS, batch_size, seed=0, epoch=0)
+    assert sorted(np.concatenate(actual)) == list(range(1003))
+    assert len(actual) == -(-1003 // batch_size)
+    sizes = sorted(map(len, actual))
     assert set(sizes[1:]) <= {batch_size}  # one may be smaller
     assert sizes[0] == (1003 % batch_size or batch_size)
 
@@ -70,10 +70,10 @@ def test_the_order_depends_on_seed_and_epoch_alone(monkeypatch):
     assert order(0, 0) == first
     assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
     # rows of similar length share a batch
-    found = epoch_batches(LENGTHS, 16, seed=0, epoch=0)
-    padding = sum(len(b) * LENGTHS[b].max() - LENGTHS[b].sum() for b in found) / LENGTHS.sum()
+    actual = epoch_batches(LENGTHS, 16, seed=0, epoch=0)
+    padding = sum(len(b) * LENGTHS[b].max() - LENGTHS[b].sum() for b in actual) / LENGTHS.sum()
     assert padding < 0.05  # 70 % in a random order
-    longest = np.array([LENGTHS[b].max() for b in found])
+    longest = np.array([LENGTHS[b].max() for b in actual])
     assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
     monkeypatch.setattr(batches, "CHUNK_BATCHES", 2)  # sorting stays within chunks
     order = np.random.default_rng([0, 0]).permutation(1003)
@@ -111,9 +111,9 @@ def test_a_loader_continues_where_another_stood(make_loader, smiles, vocabulary,
     resumed = make_loader()
     resumed.load_state_dict(stopped.state_dict())
     rest = epoch(resumed, vocabulary)
-    left = -n_done % 11 or 11  # of the present epoch, or all of the next one
-    assert rest == expected[n_done : n_done + left]
-    after = n_done + left
+    remaining = -n_done % 11 or 11  # of the present epoch, or all of the next one
+    assert rest == expected[n_done : n_done + remaining]
+    after = n_done + remaining
     iter(resumed)  # making an iterator hands nothing out
     assert epoch(resumed, vocabulary) == expected[after : after + 11]
     if n_done < 11:  # an epoch that was left early is over
@@ -140,8 +140,8 @@ def test_the_processes_share_every_batch(make_loader, vocabulary, monkeypatch, w
 def test_spellings_depend_on_seed_epoch_and_molecule_alone(make_loader, smiles, vocabulary):
     def spellings(n_epochs=1, randomise_seed=5, **how):
         loader = make_loader(randomise_seed=randomise_seed, **how)
-        found = [b for _ in range(n_epochs) for b in epoch(loader, vocabulary)]
-        return {Chem.CanonSmiles(s): s for batch in found[-11:] for s in batch}
+        actual = [b for _ in range(n_epochs) for b in epoch(loader, vocabulary)]
+        return {Chem.CanonSmiles(s): s for batch in actual[-11:] for s in batch}
 
     first = spellings()
     assert {*first} == {*map(Chem.CanonSmiles, smiles)}
@@ -160,26 +160,26 @@ def test_a_spelling_with_tokens_of_its_own_gives_way_to_the_canonical_one():
     vocabulary = Vocabulary.of("C1()2")
     spellings = {vocabulary.decode(TokenDataset(smiles, vocabulary, 0)[0, n]) for n in range(40)}
     assert any("2" in s for s in spellings)
-    found = {Vocabulary.of("C1()").decode(dataset[0, n]) for n in range(40)}
-    assert found == {s for s in spellings if "2" not in s} | set(smiles)
+    actual = {Vocabulary.of("C1()").decode(dataset[0, n]) for n in range(40)}
+    assert actual == {s for s in spellings if "2" not in s} | set(smiles)
     # RDKit cannot spell a molecule
     # a corpus of an earlier version may hold the first
     smiles = ["CC1=c2c(nc(C)n2C)C=C1", "CCOCCN"]
-    vocabulary = Vocabulary.of(token for each in smiles for token in tokenize(each))
+    vocabulary = Vocabulary.of(token for text in smiles for token in tokenize(text))
     dataset = TokenDataset(smiles, vocabulary, randomise_seed=1)
     spelled = [{vocabulary.decode(dataset[row, n]) for n in range(20)} for row in (0, 1)]
     assert spelled[0] == {smiles[0]}
     assert len(spelled[1]) > 5
-    assert {Chem.CanonSmiles(each) for each in spelled[1]} == {"CCOCCN"}
+    assert {Chem.CanonSmiles(text) for text in spelled[1]} == {"CCOCCN"}
 
 
 def test_validation_reads_every_molecule_as_it_stands(smiles, vocabulary):
     sets = TokenDataset(smiles[:50], vocabulary, 0), TokenDataset(smiles[50:], vocabulary)
     data = TokenDataModule(*sets, batch_size=20, seed=0)
-    found = epoch(data.val_dataloader(), vocabulary)
-    assert sorted(flat(found)) == sorted(smiles[50:])
-    assert [len(b) for b in found] == [20, 20, 13]
-    assert epoch(data.val_dataloader(), vocabulary) == found
+    actual = epoch(data.val_dataloader(), vocabulary)
+    assert sorted(flat(actual)) == sorted(smiles[50:])
+    assert [len(b) for b in actual] == [20, 20, 13]
+    assert epoch(data.val_dataloader(), vocabulary) == actual
     first = epoch(data.train_dataloader(), vocabulary)
     assert epoch(data.train_dataloader(), vocabulary) != first  # asked for again: the next epoch
     # a prepared folder

@@ -25,67 +25,50 @@ def clean(smiles, **settings):
     return Cleaner(config(**settings))([Line(7, smiles, "train")])[0]
 
 
-def test_a_good_line_becomes_a_canonical_molecule_and_its_tokens_are_counted(real_smiles):
-    for smiles in real_smiles[:50]:
-        reversed_order = Chem.MolToSmiles(Chem.MolFromSmiles(smiles), rootedAtAtom=0)
-        found = clean(reversed_order)
-        assert found.smiles == Chem.CanonSmiles(smiles)
-        assert found.n_tokens == len(tokenize(found.smiles))
-        assert found.reason is None
-        assert found.line == Line(7, reversed_order, "train")
-        assert found.split == "train"
-
-
 LARGEST = {"name": "get_largest_fragment"}
 C_AND_O = {"name": "allowed_atom_type", "parameters": {"element_list": [6, 8]}}
+CHARGED = "[Na+].CC[C@H](N)C(=O)[O-]"
 
 
-@pytest.mark.parametrize(
-    ("smiles", "settings", "expected"),
-    [
+def test_a_good_line_becomes_a_canonical_molecule_and_its_tokens_are_counted(real_smiles):
+    reordered = {Chem.MolToSmiles(Chem.MolFromSmiles(s), rootedAtAtom=0) for s in real_smiles[:50]}
+    cases = [(text, {}, text) for text in reordered] + [
         ("CCBr", {"max_tokens": 3}, "CCBr"),
         ("[Na+].C[C@H](N)C(=O)[O-]", {}, "C[C@H](N)C(=O)[O-].[Na+]"),
-        ("[Na+].CC[C@H](N)C(=O)[O-]", {"standardise": [LARGEST, {"name": "neutralise_charges"}]},
-         "CCC(N)C(=O)O"),
+        (CHARGED, {"standardise": [LARGEST, {"name": "neutralise_charges"}]}, "CCC(N)C(=O)O"),
         ("OCC", {"standardise": [C_AND_O]}, "CCO"),
-    ],
-)  # fmt: skip
-def test_settings_that_keep_a_molecule(smiles, settings, expected):
-    found = clean(smiles, **settings)
-    assert found.smiles == Chem.CanonSmiles(expected)
-    assert found.n_tokens == len(tokenize(found.smiles))
-
-
-def test_settings_that_drop_a_molecule():
-    assert clean("CCCBr", max_tokens=3).reason == "too many tokens: 4, at most 3"
-    dropped = clean("C[Si]NP", tokens=["C", "N"])
-    assert (dropped.smiles, dropped.reason) == (None, "rare token: P [Si]")
-    assert clean("CCN", tokens=["C", "N"]).smiles == "CCN"
-    dropped = clean("CCN", standardise=[C_AND_O])
-    assert dropped.reason == "dropped by filter allowed_atom_type"
-    assert clean("C1C", standardise=[C_AND_O]).reason.startswith("not parsable")
-    with pytest.raises(InputError, match=r"unknown filter 'largest'"):
-        Cleaner(config(standardise=[{"name": "largest"}]))
+        ("CCN", {"tokens": ["C", "N"]}, "CCN"),
+    ]
+    for smiles, settings, expected in cases:
+        actual = clean(smiles, **settings)
+        assert actual.smiles == Chem.CanonSmiles(expected)
+        assert actual.n_tokens == len(tokenize(actual.smiles))
+        assert (actual.reason, actual.split) == (None, "train")
+        assert actual.line == Line(7, smiles, "train")
 
 
 @pytest.mark.parametrize(
-    ("smiles", "reason"),
+    ("smiles", "settings", "reason"),
     [
-        (None, "missing: the line has no such column"),
-        ("", "empty"),
-        ("C1CC", "not parsable: unclosed ring 1 opened at position 2"),
-        ("C(C)(C)(C)(C)C", "not sane: "),
-        ("C�O", "not ASCII: "),
-        ("C" * 129, "too many tokens: 129, at most 128"),
-        ("[U]$[U]", "reserved token: $ marks where a sequence ends"),
-        ("C" * 9000, "too long: "),
+        (None, {}, "missing: the line has no such column"),
+        ("", {}, "empty"),
+        ("C1CC", {}, "not parsable: unclosed ring 1 opened at position 2"),
+        ("C(C)(C)(C)(C)C", {}, "not sane: "),
+        ("C�O", {}, "not ASCII: "),
+        ("C" * 129, {}, "too many tokens: 129, at most 128"),
+        ("[U]$[U]", {}, "reserved token: $ marks where a sequence ends"),
+        ("C" * 9000, {}, "too long: "),
+        ("CCCBr", {"max_tokens": 3}, "too many tokens: 4, at most 3"),
+        ("C[Si]NP", {"tokens": ["C", "N"]}, "rare token: P [Si]"),
+        ("CCN", {"standardise": [C_AND_O]}, "dropped by filter allowed_atom_type"),
+        ("C1C", {"standardise": [C_AND_O]}, "not parsable"),
     ],
 )
-def test_a_bad_line_gets_a_reason_and_no_molecule(smiles, reason):
-    found = clean(smiles)
-    assert found.reason.startswith(reason)
-    assert (found.smiles, found.split, found.n_tokens) == (None, "", 0)
-    assert found.line.number == 7
+def test_a_bad_line_gets_a_reason_and_no_molecule(smiles, settings, reason):
+    actual = clean(smiles, **settings)
+    assert actual.reason.startswith(reason)
+    assert (actual.smiles, actual.split, actual.n_tokens) == (None, "", 0)
+    assert actual.line.number == 7
 
 
 def test_a_molecule_that_has_no_scaffold_costs_its_line_only(monkeypatch):
@@ -96,9 +79,10 @@ def test_a_molecule_that_has_no_scaffold_costs_its_line_only(monkeypatch):
 
     monkeypatch.setattr(cleaning, "murcko_scaffold", fails)
     cleaner = Cleaner(config(split="scaffold"))
-    found = cleaner([Line(1, "CC", "train"), Line(2, "CCC", "train")])
-    assert found[0].reason == "scaffold failed: made up"
-    assert found[1].smiles == "CCC"
+    actual = cleaner([Line(1, "CC", "train"), Line(2, "CCC", "train")])
+    assert (actual[0].reason, actual[1].smiles) == ("scaffold failed: made up", "CCC")
+    with pytest.raises(InputError, match=r"unknown filter 'largest'"):
+        Cleaner(config(standardise=[{"name": "largest"}]))
 
 
 def lines_of(smiles):
@@ -176,18 +160,18 @@ KEYS = [f"molecule {i}" for i in range(20_000)]
 
 
 def test_the_split_is_the_place_of_a_hash_on_the_unit_interval():
+    for test, valid in ((0.5, 0.5), (0.9, 0.2), (0.99, 0.01)):
+        with pytest.raises(ValidationError, match=r"leave nothing to train on: together .* below"):
+            HashSplit(kind="random", test=test, valid=valid)
     assert assign_split("test_scaffolds", "CC", GivenSplit(kind="given")) == "test_scaffolds"
     for key in KEYS[:200]:
         digest = hashlib.blake2b(f"3:{key}".encode(), digest_size=8).hexdigest()
         place = int(digest, 16) / 16**16
         expected = "test" if place < 0.2 else "valid" if place < 0.2 + 0.1 else "train"
         assert assign_split("ignored", key, RANDOM) == expected
-
-
-def test_a_molecule_keeps_its_split_from_version_to_version():
     # places of BLAKE2b("3:<key>"), computed once by hand: .006, .257, .335 and .735
-    found = {key: assign_split("train", key, RANDOM) for key in ("CO", "C", "N", "CCO")}
-    assert found == {"CO": "test", "C": "valid", "N": "train", "CCO": "train"}
+    actual = {key: assign_split("train", key, RANDOM) for key in ("CO", "C", "N", "CCO")}
+    assert actual == {"CO": "test", "C": "valid", "N": "train", "CCO": "train"}
 
 
 @pytest.mark.parametrize(
@@ -205,16 +189,8 @@ def test_shares_are_as_asked_for_and_another_seed_is_another_split(test, valid, 
         assert moved / len(KEYS) == pytest.approx(0.46, abs=0.011)
 
 
-@pytest.mark.parametrize(("test", "valid"), [(0.5, 0.5), (0.9, 0.2), (0.99, 0.01)])
-def test_shares_that_leave_nothing_to_train_on_are_refused(test, valid):
-    with pytest.raises(ValidationError, match=r"leave nothing to train on: together .* below 1"):
-        HashSplit(kind="random", test=test, valid=valid)
-
-
 def cleaned(smiles, kind):
-    split = {"kind": kind, "test": 0.3, "valid": 0.2}
-    cleaner = Cleaner(PrepareConfig(source="moses", split=split))
-    return cleaner(lines_of(smiles))
+    return Cleaner(config(split={"kind": kind, "test": 0.3, "valid": 0.2}))(lines_of(smiles))
 
 
 def test_no_scaffold_is_in_two_splits(real_smiles):
@@ -224,7 +200,7 @@ def test_no_scaffold_is_in_two_splits(real_smiles):
         Chem.RemoveStereochemistry(mol)
         splits[MurckoScaffold.MurckoScaffoldSmiles(mol=mol)].add(clean.split)
     assert len(splits) > 200
-    assert all(len(found) == 1 for found in splits.values())
+    assert all(len(actual) == 1 for actual in splits.values())
     assert set.union(*splits.values()) == {"train", "valid", "test"}
     for together in (["C[C@H]1CC[C@@H](N)O1", "C[C@@H]1CC[C@H](N)O1"], ["CCO", "CCN", "CC=O"]):
         assert len({clean.split for clean in cleaned(together, "scaffold")}) == 1

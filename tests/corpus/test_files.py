@@ -152,13 +152,13 @@ def test_a_local_file_needs_no_cache(tmp_path):
     ids=["moses", "chembl_sample", "chembl"],
 )  # fmt: skip
 def test_the_real_wheels_hold_what_is_said_of_them(source, first, splits):
-    found = dict.fromkeys(splits, 0)
+    actual = dict.fromkeys(splits, 0)
     lines = read_source(source, Path("~/.cache/chemkl"))
     start = next(lines)
     assert first is None or start.smiles == first
-    found[start.split] += 1
+    actual[start.split] += 1
     for line in lines:
-        found[line.split] += 1
+        actual[line.split] += 1
         assert line.smiles
-    assert found == splits
+    assert actual == splits
     assert sum(splits.values()) == files.N_LINES[source.kind]

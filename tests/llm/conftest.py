@@ -28,11 +28,11 @@ def make_tokenizer(template=TEMPLATE, eos="</s>", around=None):
         special = [(word, VOCABULARY[word]) for word in ("<s>", "</s>")]
         plain.post_processor = processors.TemplateProcessing(single=around, special_tokens=special)
     special = {"eos_token": eos} if eos else {}
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=plain, bos_token="<s>", unk_token="<unk>", **special
     )
-    made.chat_template = template
-    return made
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def make_llama(seed=0, sharpness=12.0, **changes):

@@ -20,8 +20,8 @@ def rows(*values):
 
 def anchored(reward, logp_ref, group=None, complete=None, **options):
     """Rbar of Algorithm 1, and what else there is."""
-    given = anchor_rewards(Mara(**options), reward, logp_ref, group, complete)
-    return reward.double() + given.bonus, given
+    output = anchor_rewards(Mara(**options), reward, logp_ref, group, complete)
+    return reward.double() + output.bonus, output
 
 
 def test_algorithm_1_by_hand():
@@ -47,11 +47,11 @@ def test_algorithm_1_by_hand():
 @pytest.mark.parametrize(("reward", "complete"), [(1.0, rows(False, True, True)), (NAN, None)])
 def test_a_row_that_cannot_be_a_hit_is_no_anchor_and_gets_no_bonus(reward, complete):
     rewards = rows(reward, 1.0, 1.0)
-    _, given = anchored(rewards, rows(0.0, -3.0, -4.0), None, complete, beta=0.1, tau=1.0)
-    assert given.hit.tolist() == [False, True, True]
-    assert given.anchor.tolist() == [False, True, False]
-    torch.testing.assert_close(given.bonus, rows(0.0, 0.0, 0.1).double())
-    assert given.anchor_logp_ref[1:].tolist() == [-3.0, -3.0]
+    _, output = anchored(rewards, rows(0.0, -3.0, -4.0), None, complete, beta=0.1, tau=1.0)
+    assert output.hit.tolist() == [False, True, True]
+    assert output.anchor.tolist() == [False, True, False]
+    torch.testing.assert_close(output.bonus, rows(0.0, 0.0, 0.1).double())
+    assert output.anchor_logp_ref[1:].tolist() == [-3.0, -3.0]
 
 
 def test_rows_that_cannot_be_hits_have_no_part_in_the_quantile():
@@ -63,10 +63,10 @@ def test_rows_that_cannot_be_hits_have_no_part_in_the_quantile():
     rbar, _ = anchored(reward, logp_ref, complete=complete, **options)
     torch.testing.assert_close(rbar[[0, 1, 2, 4]], rows(0.8, 0.6, 3.0, 1.0).double())
     # without scored rows nothing changes
-    _, given = anchored(rows(NAN, NAN), rows(-1.0, -2.0), beta=0.1, tau=1.0)
-    assert given.bonus.tolist() == [0.0, 0.0]
-    assert given.hit.tolist() == [False, False]
-    assert given.anchor_logp_ref.isnan().all()
+    _, output = anchored(rows(NAN, NAN), rows(-1.0, -2.0), beta=0.1, tau=1.0)
+    assert output.bonus.tolist() == [0.0, 0.0]
+    assert output.hit.tolist() == [False, False]
+    assert output.anchor_logp_ref.isnan().all()
 
 
 README = Path(__file__).parents[2] / "chemkl" / "llm" / "README.md"

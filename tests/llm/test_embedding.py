@@ -63,12 +63,12 @@ def small(tmp_path_factory):
 def test_a_text_is_the_mean_over_its_tokens_brought_to_length_1(small):
     """Computed one text at a time, without padding and without a mask."""
     embedder, model, vocabulary = small
-    for text, found in zip(TEXTS, embedder.embed(TEXTS), strict=True):
+    for text, actual in zip(TEXTS, embedder.embed(TEXTS), strict=True):
         ids = [2, *(vocabulary[word] for word in text.split()), 3]
         with torch.no_grad():
             hidden = model(torch.tensor([ids])).last_hidden_state[0].numpy()
         mean = hidden.mean(axis=0)
-        assert found == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)  # float32, two orders
+        assert actual == pytest.approx(mean / np.linalg.norm(mean), abs=1e-5)  # float32, two orders
     # a long text is cut off at 256 tokens
     embedder, *_ = small
     long = ["sea"] * 254  # and the two special tokens
@@ -84,9 +84,9 @@ def test_neither_batches_nor_order_nor_neighbours_change_a_vector(small, batch_s
     embedder, *_ = small
     plain = {text: embedder.embed([text])[0] for text in TEXTS}
     for texts in (TEXTS, TEXTS[::-1]):
-        found = embedder.embed(texts, batch_size)
-        assert found.shape == (5, 16)
-        assert found == pytest.approx(np.stack([plain[text] for text in texts]), abs=1e-5)
+        actual = embedder.embed(texts, batch_size)
+        assert actual.shape == (5, 16)
+        assert actual == pytest.approx(np.stack([plain[text] for text in texts]), abs=1e-5)
 
 
 def test_a_wheel_that_is_not_the_pinned_one_is_refused(tmp_path):

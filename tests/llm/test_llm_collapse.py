@@ -43,8 +43,8 @@ def test_only_molecules_are_watched_without_being_asked_for(config):
     # the message
     def alarm(**changes):
         watched = {"callbacks": {"collapse": {"duplicate_rate": None, "top_share": 0.9}}}
-        told = []
-        return build_alarm(loaded(config, **watched, **changes), told.append)
+        lines = []
+        return build_alarm(loaded(config, **watched, **changes), lines.append)
 
     row = {"valid": True, "is_replay": False, "call": 1}  # what it does not look at is not there
     answer = row | {"group": 0, "completion": "1.", "answer": "1"}
@@ -124,8 +124,8 @@ def test_a_run_is_warned_or_ended_at_the_step_that_the_trace_says(config, tmp_pa
     stopped = Manifest.load(tmp_path / "stopped")
     assert (stopped.ended_by, stopped.results["steps"]) == ("collapse", step + 1)
     assert stopped.results["collapse"]["most_frequent"] in ("1", "2", "3")
-    kept = read_trace(tmp_path / "stopped")
-    assert kept.equals(trace[trace["step"] <= step])  # the same samples up to there
+    saved = read_trace(tmp_path / "stopped")
+    assert saved.equals(trace[trace["step"] <= step])  # the same samples up to there
     assert "The run ends here" in capsys.readouterr().err
     # what was killed after its last checkpoint is brought to its end without another step
     shutil.copytree(tmp_path / "stopped", tmp_path / "killed")

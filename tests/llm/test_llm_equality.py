@@ -109,10 +109,10 @@ def networks(request, tiny, tiny_prior):
     """Policy and prior as either path takes them, and the weights of both policies by name."""
     if request.param == "llama":
         plain = [make_llama(tiny, seed) for seed in (1, 0)]
-        prompt_ids, models = (*plain[0].before, START_ID), [each.network for each in plain]
+        prompt_ids, models = (*plain[0].before, START_ID), [policy.network for policy in plain]
     else:
         plain = [make_rnn(tiny_prior, seed) for seed in (1, 0)]
-        prompt_ids, models = (START_ID,), [RnnAsCausalLM(each) for each in plain]
+        prompt_ids, models = (START_ID,), [RnnAsCausalLM(policy) for policy in plain]
     by_llm = [
         HfPolicy(
             copy.deepcopy(model),
@@ -173,10 +173,10 @@ def recorded(model, drawn, monkeypatch, name="sample"):
 
 def replayed(model, drawn, decode, monkeypatch):
     """Let a model say what another one sampled: the same ids, in the place of the prompt a 0."""
-    left = iter(drawn)
+    remaining = iter(drawn)
 
     def say(*_):
-        rollout = next(left)
+        rollout = next(remaining)
         group_B = torch.zeros(len(rollout), dtype=torch.int64)
         token_BT = torch.cat([group_B[:, None], rollout.tokens[:, 1:]], dim=1)
         logp_B = rollout.logp.detach()  # the other one learns from passes of its own

@@ -28,10 +28,10 @@ def plain_logp(policy, token_BT=ROWS):
     logps = []
     for number, *ids in token_BT.tolist():
         read = [*policy.prompts[number].token_ids]
-        written = ids[: ids.index(END) + 1] if END in ids else ids
-        logits_T = policy.model(torch.tensor([[*read, *written]]), use_cache=False).logits[0]
+        generated = ids[: ids.index(END) + 1] if END in ids else ids
+        logits_T = policy.model(torch.tensor([[*read, *generated]]), use_cache=False).logits[0]
         logp_T = logits_T.float().log_softmax(-1)[len(read) - 1 : -1]
-        logps.append(logp_T.gather(1, torch.tensor(written)[:, None]).double().sum())
+        logps.append(logp_T.gather(1, torch.tensor(generated)[:, None]).double().sum())
     return torch.stack(logps).float()
 
 
@@ -62,14 +62,14 @@ def with_adapter(make_policy, tiny):
 
 def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy, with_adapter):
     policy = make_policy(*PROMPTS, dtype=torch.float64)
-    found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(policy, found), gradients_of(policy, expected))
+    actual, expected = policy.logp_tokens(ROWS), plain_logp(policy)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(policy, actual), gradients_of(policy, expected))
     # in float32 and with adapters too
-    found, expected = with_adapter.logp_tokens(ROWS), plain_logp(with_adapter)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-    grads = gradients_of(with_adapter, found)
+    actual, expected = with_adapter.logp_tokens(ROWS), plain_logp(with_adapter)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    grads = gradients_of(with_adapter, actual)
     assert all("lora" in name for name in grads)
     assert_same(grads, gradients_of(with_adapter, expected), atol=1e-4)
 
@@ -78,9 +78,9 @@ def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy, 
 def test_neither_value_nor_gradient_depends_on_the_micro_batch(make_policy, micro_batch):
     whole = make_policy(*PROMPTS, dtype=torch.float64, micro_batch=16)
     parts = make_policy(*PROMPTS, dtype=torch.float64, micro_batch=micro_batch)
-    found, expected = parts.logp_tokens(ROWS), whole.logp_tokens(ROWS)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(parts, found), gradients_of(whole, expected))
+    actual, expected = parts.logp_tokens(ROWS), whole.logp_tokens(ROWS)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(parts, actual), gradients_of(whole, expected))
 
 
 def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_same(make_policy):
@@ -93,9 +93,9 @@ def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_sam
     ))  # fmt: skip
     policy = make_policy(*PROMPTS, model=model, dtype=torch.float64)
     assert not policy.rewinds
-    found, expected = policy.logp_tokens(ROWS), plain_logp(policy)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(policy, found), gradients_of(policy, expected))
+    actual, expected = policy.logp_tokens(ROWS), plain_logp(policy)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    assert_same(gradients_of(policy, actual), gradients_of(policy, expected))
     drawn = policy.sample(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
 
@@ -116,13 +116,13 @@ def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_witho
 @pytest.fixture
 def calls(monkeypatch):
     """What is asked of the network: shapes read, prompts read, rows whose log p is asked for."""
-    made = {"read": [], "read_prompt": [], "logp_after": []}
+    recorded = {"read": [], "read_prompt": [], "logp_after": []}
 
     def counted(name, what):
         whole = getattr(HfPolicy, name)
 
         def counting(self, *arguments, **options):
-            made[name].append(what(*arguments))
+            recorded[name].append(what(*arguments))
             return whole(self, *arguments, **options)
 
         monkeypatch.setattr(HfPolicy, name, counting)
@@ -130,30 +130,30 @@ def calls(monkeypatch):
     counted("read", lambda token_UT, *_: tuple(token_UT.shape))
     counted("read_prompt", lambda ids, _device: tuple(ids))
     counted("logp_after", lambda _ids, row_UT, *_: [tuple(row) for row in row_UT.tolist()])
-    return made
+    return recorded
 
 
 def test_each_prompt_is_read_once_and_each_different_completion_once(make_policy, calls):
     policy = make_policy(*PROMPTS)
     again = torch.tensor([0, 3, 2, 6, 6, 1, 7, 4, 5])  # several rows twice, out of order
-    found = policy.logp_tokens(torch.cat([ROWS, ROWS[again]]))
+    actual = policy.logp_tokens(torch.cat([ROWS, ROWS[again]]))
     assert calls["read_prompt"] == [prompt.token_ids for prompt in policy.prompts]
     # different rows of the prompts: 0 569.., 0 end, 0 9999; 1 5678, 1 7, 1 567; 2 5
     assert [len(rows) for rows in calls["logp_after"]] == [3, 3, 1]
     assert all(len({*rows}) == len(rows) for rows in calls["logp_after"])
     # the prompts, and behind each its rows up to the token before the last
     assert calls["read"] == [(1, 3), (3, 3), (1, 5), (3, 3), (1, 2), (1, 1)]
-    assert found[8:].tolist() == found[again].tolist()
+    assert actual[8:].tolist() == actual[again].tolist()
 
 
 def test_several_micro_batches_are_read_once_more_for_the_gradient_alone(make_policy, calls):
     policy = make_policy(*PROMPTS, micro_batch=2)
-    found = policy.logp_tokens(torch.cat([ROWS, ROWS]))
+    actual = policy.logp_tokens(torch.cat([ROWS, ROWS]))
     assert len(calls["read_prompt"]) == 3
     assert [len(rows) for rows in calls["logp_after"]] == [2, 1, 2, 1, 1]
     # the shortest first, so that little of a micro-batch is padding
     assert calls["read"][:3] == [(1, 3), (2, 2), (1, 3)]
-    found.sum().backward()
+    actual.sum().backward()
     assert len(calls["read_prompt"]) == 6
     assert sum(map(len, calls["logp_after"])) == 14
     one = torch.tensor([[0, 5, END], [0, 6, END], [0, 5, END]])
@@ -190,15 +190,15 @@ def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_pol
     columns = (drawn.tokens[:, 1:].tolist(), drawn.n_tokens, drawn.smiles, drawn.truncated.tolist())
     for ids, n, text, truncated in zip(*columns, strict=True):
         assert set(ids[n:]) <= {END}
-        written = ids[:n] if truncated else ids[: n - 1]
-        assert text == " ".join(word[i] for i in written)
+        generated = ids[:n] if truncated else ids[: n - 1]
+        assert text == " ".join(word[i] for i in generated)
         assert truncated == (END not in ids)
     # a text is scored as the tokenizer splits it
     policy = make_policy(*PROMPTS)
-    found = policy.logp(["1 2", "", "C O N"], prompt=1)
+    actual = policy.logp(["1 2", "", "C O N"], prompt=1)
     rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in ("1 2", "", "C O N")]
     expected = torch.cat([plain_logp(policy, torch.tensor([row])) for row in rows])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
     assert policy.decode(policy.encode(["1 2", ""], 1)) == ["1 2", ""]
 
 
@@ -256,9 +256,9 @@ def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_poli
     changed = with_adapter.logp_tokens(ROWS)
     assert not torch.allclose(changed, expected, atol=1e-2)
     for _ in range(2):  # asked the second time it remembers
-        found = reference.logp_tokens(ROWS)
-        assert not found.requires_grad
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+        actual = reference.logp_tokens(ROWS)
+        assert not actual.requires_grad
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(with_adapter.logp_tokens(ROWS), changed)  # they are on again
     drawn = [model.sample(30, torch.Generator().manual_seed(2)) for model in (reference, base)]
     assert drawn[0].smiles == drawn[1].smiles
@@ -266,18 +266,18 @@ def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_poli
 
 def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypatch, make_policy):
     reference = Reference(with_adapter)
-    asked = []
+    calls = []
     whole = HfPolicy.logp_tokens
 
     def counting(self, token_BT):
-        asked.append(len(token_BT))
+        calls.append(len(token_BT))
         return whole(self, token_BT)
 
     monkeypatch.setattr(HfPolicy, "logp_tokens", counting)
     first = reference.logp_tokens(ROWS)
     wide = torch.cat([ROWS, torch.full((len(ROWS), 2), END)], dim=1)[[0, 2, 3, 4, 6, 7]]
     assert reference.logp_tokens(wide).tolist() == first[[0, 2, 3, 4, 6, 7]].tolist()
-    assert asked == [7]  # one row stands twice
+    assert calls == [7]  # one row stands twice
     # without adapters it is a frozen copy
     policy = make_policy(*PROMPTS)
     reference = Reference(policy)
@@ -289,9 +289,9 @@ def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
     reference = Reference(with_adapter, cache_size=2)
     reference.logp_tokens(ROWS[[0, 1]])
     reference.logp_tokens(ROWS[[0, 4]])
-    kept = reference.memory()
-    assert kept["length"].tolist() == [4, 3]
-    assert kept["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
+    saved = reference.memory()
+    assert saved["length"].tolist() == [4, 3]
+    assert saved["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
     assert Reference(with_adapter, cache_size=0).logp_tokens(ROWS).shape == (len(ROWS),)
     # a restored memory gives the same values
     first, second = Reference(with_adapter), Reference(with_adapter)

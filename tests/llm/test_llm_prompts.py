@@ -124,12 +124,14 @@ def test_a_plain_text_does_not_end_where_the_model_goes_on(tiny, around, text, r
 
 def test_a_template_that_cannot_be_read_is_named(tiny, tmp_path):
     (tmp_path / "latin.jinja").write_bytes("{{ 'gr\u00fc\u00df' }}".encode("latin-1"))
-    for template, said in [
+    for template, message in [
         (tmp_path, "cannot be read .*Is a directory"),
         (tmp_path / "latin.jinja", r"cannot be read as text in UTF-8 \('utf-8' codec .*0xfc"),
         (tmp_path / "gone.jinja", "cannot be read .*No such file"),
     ]:
-        with pytest.raises(InputError, match=rf"template: {template}: {said}.*give chat, none \("):
+        with pytest.raises(
+            InputError, match=rf"template: {template}: {message}.*give chat, none \("
+        ):
             render_prompts([messages(("user", "C"))], tiny.tokenizer(), template=template)
 
 

@@ -45,7 +45,7 @@ def rollout(texts, groups=None, truncated=()):
 
 
 def plain(column):
-    return [None if pd.isna(each) else each for each in column]
+    return [None if pd.isna(value) else value for value in column]
 
 
 def ledger_of(reward, budget=math.inf):
@@ -186,9 +186,9 @@ def test_an_answer_that_is_read_as_another_is_refused(valid, message):
 )
 def test_an_answer_is_one_that_the_model_can_write(tiny, answer, settings, problem):
     assert tiny.vocabulary["a"] == 13
-    given = {"max_new_tokens": 3, "end_id": END, "parse": "strict"} | settings
+    arguments = {"max_new_tokens": 3, "end_id": END, "parse": "strict"} | settings
     lines = check_answers(
-        ["1" if given["max_new_tokens"] > 1 else answer, answer], tiny.tokenizer(), **given
+        ["1" if arguments["max_new_tokens"] > 1 else answer, answer], tiny.tokenizer(), **arguments
     )
     if problem is None:
         assert lines == []
@@ -254,8 +254,8 @@ def test_less_than_a_failure_is_paid_ends_the_run(function):
     place = function("return -5.0 if 'bad' in completion else 0.0")
     ledger = ledger_of(reward_of(kind="function", function=place))
     ledger.enter(0, rollout(["fine", "no end"], truncated={1}))  # 0 is what a failure is paid, too
-    text, said = "bad " * 30, r"score gave -5 to 'bad .*…[^']*', less than failed = 0"
-    with pytest.raises(InputError, match=said) as error:
+    text, message = "bad " * 30, r"score gave -5 to 'bad .*…[^']*', less than failed = 0"
+    with pytest.raises(InputError, match=message) as error:
         ledger.enter(1, rollout(["fine", text]))
     assert "Set reward.failed to the lowest value of the function or below" in str(error.value)
     assert text not in str(error.value)
@@ -337,13 +337,13 @@ def test_rows_fit_the_schema_of_a_text_run_and_every_column_is_described(kind, t
     ledger = ledger_of(reward)
     rows = ledger.enter(0, rollout(["C", "x\ud800", "C"]))  # a lone surrogate fits in no file
     write(rows, tmp_path, reward.component_names)
-    found = read_trace(tmp_path)
-    assert found["completion"].tolist() == ["C", "x\\ud800", "C"]
-    assert found["answer"].isna().tolist() == [False, True, False]
-    described = ledger.describe(found, np.array([True, False, True]))
+    actual = read_trace(tmp_path)
+    assert actual["completion"].tolist() == ["C", "x\\ud800", "C"]
+    assert actual["answer"].isna().tolist() == [False, True, False]
+    described = ledger.describe(actual, np.array([True, False, True]))
     assert described["valid_rate"] == pytest.approx(2 / 3)
     assert described["truncated_rate"] == 0
-    cut = found.assign(reason=["truncated: no end after 8 tokens", None, "not an answer"])
+    cut = actual.assign(reason=["truncated: no end after 8 tokens", None, "not an answer"])
     assert ledger.describe(cut, np.zeros(3, bool))["truncated_rate"] == pytest.approx(1 / 3)
     assert described["unique_rate"] == 0.5
     assert described["hits/n_tokens"] == 2
@@ -453,8 +453,8 @@ def test_transforms_roles_and_weights_may_differ(monkeypatch):
     assert rows["reward"].tolist() == pytest.approx([drug_like**0.25, drug_like])
     # failures are counted over all prompts
     logp = COMPONENTS["logp"]
-    made = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
-    monkeypatch.setitem(COMPONENTS, "logp", made)
+    failing = type(logp)("logp", lambda: lambda _mol: 1 / 0, "", logp.range, "made up")
+    monkeypatch.setitem(COMPONENTS, "logp", failing)
     reward = MoleculeScorer(CONFIG)
     reward.score([completion(0, "CCO"), completion(1, "CCO"), completion(1, "CC")])
     count = reward.failures["logp"]

@@ -298,9 +298,9 @@ def test_a_tokenizer_with_more_ids_than_the_model_reads_is_refused(tiny, folder,
 )
 def test_ids_that_are_used_are_read(tiny, prompt, answers, end, said):
     tokenizer = tiny.tokenizer()
-    tokenizer.add_tokens([AddedToken(each) for each in ("<late>", "<later>", "<last>")])
-    (asked,) = tiny.prompts("pick")
-    prompts = [type(asked)(0, "pick", "pick", prompt)]
+    tokenizer.add_tokens([AddedToken(token) for token in ("<late>", "<later>", "<last>")])
+    (example,) = tiny.prompts("pick")
+    prompts = [type(example)(0, "pick", "pick", prompt)]
 
     def check(n_read):
         check_ids(tokenizer, n_read, prompts, answers, end)

@@ -108,8 +108,8 @@ def test_every_row_has_its_group_and_anchors_are_per_prompt(finished):
             expected = hits["logp_ref"].max() + 1 / 0.1
             np.testing.assert_allclose(hits["log_target"], expected, rtol=0, atol=1e-5)
     assert (trace["reward"] == trace["answer"].notna()).all()
-    seen = {(g, a) for g, a in zip(trace["group"], trace["answer"], strict=True) if pd.notna(a)}
-    assert trace["call"].max() == len(seen) == trace["call"].notna().sum()
+    answers = {(g, a) for g, a in zip(trace["group"], trace["answer"], strict=True) if pd.notna(a)}
+    assert trace["call"].max() == len(answers) == trace["call"].notna().sum()
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # peft calls what transformers has renamed
@@ -118,8 +118,8 @@ def test_what_was_trained_is_loaded_again_with_its_prompts(finished, tmp_path):
         llm.load(tmp_path)
     policy = llm.load(finished / "checkpoints" / "adapter")
     p, _ = exact(finished)
-    found = [policy.logp(ANSWERS, prompt).exp().tolist() for prompt in (0, 1)]
-    np.testing.assert_allclose(np.concatenate(found), p, rtol=1e-4)
+    actual = [policy.logp(ANSWERS, prompt).exp().tolist() for prompt in (0, 1)]
+    np.testing.assert_allclose(np.concatenate(actual), p, rtol=1e-4)
     assert [prompt.text for prompt in policy.prompts] == ["pick", "C"]
     from peft import AutoPeftModelForCausalLM
 
@@ -163,9 +163,9 @@ def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model, c
     )  # fmt: skip
     assert manifest.results["samples"] == 96
     assert manifest.inputs["model"].path == str(taught_model)
-    kept = json.loads((finished / "checkpoints" / "adapter" / "chemkl.json").read_text())
-    assert kept["provenance"]["run_id"] == manifest.run_id
-    assert kept["config"] == manifest.config
+    stored = json.loads((finished / "checkpoints" / "adapter" / "chemkl.json").read_text())
+    assert stored["provenance"]["run_id"] == manifest.run_id
+    assert stored["config"] == manifest.config
     for file in (finished / "checkpoints" / "adapter").iterdir():
         assert file.stat().st_mode & 0o044 == 0o044  # others may read it
     # the checkpoint has no frozen weights
@@ -190,8 +190,8 @@ def test_manifest_and_adapter_say_where_they_come_from(finished, taught_model, c
     shutil.copytree(finished, tmp_path / "run")
     with pytest.raises(InputError, match="holds a run of stage 'posttrain_llm' with a different"):
         posttrain_llm.run(config, tmp_path / "run")
-    kept = [(run / "prompts.json").read_text() for run in (finished, tmp_path / "run")]
-    assert kept[0] == kept[1]
+    stored = [(run / "prompts.json").read_text() for run in (finished, tmp_path / "run")]
+    assert stored[0] == stored[1]
 
 
 @pytest.mark.parametrize("short", [{"max_steps": 3}, {"budget": 3}], ids=str)
@@ -202,9 +202,9 @@ def test_a_longer_run_equals_one_that_was_as_long_from_the_start(finished, tmp_p
     assert Manifest.load(tmp_path).config == Manifest.load(finished).config
     assert Manifest.load(tmp_path).results == Manifest.load(finished).results
     assert_same_run(tmp_path, finished)
-    (kept,) = Manifest.load(tmp_path).extended
+    (saved,) = Manifest.load(tmp_path).extended
     assert {"max_steps": config["max_steps"], "budget": None} | short == {
-        key: kept[key] for key in ("max_steps", "budget")
+        key: saved[key] for key in ("max_steps", "budget")
     }
 
 
@@ -248,13 +248,13 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     """Make the uninterrupted run of some settings, once for all kills."""
-    made = {}
+    finished_runs = {}
 
     def run(changes, config):
-        if changes not in made:
-            made[changes] = tmp_path_factory.mktemp(changes) / "whole"
-            posttrain_llm.run(config, made[changes])
-        return made[changes]
+        if changes not in finished_runs:
+            finished_runs[changes] = tmp_path_factory.mktemp(changes) / "whole"
+            posttrain_llm.run(config, finished_runs[changes])
+        return finished_runs[changes]
 
     return run
 
@@ -323,10 +323,10 @@ def test_a_run_that_is_killed_and_goes_on_another_day_has_the_prompts_of_the_fir
     on_day(2)
     folder = posttrain_llm.run(dated, killed)
     assert_same_run(killed, tmp_path / "whole")
-    (kept,) = json.loads((killed / "prompts.json").read_text())
-    assert (kept["text"], kept["rendered"]) == ("pick", "<s> pick 1 ")
+    (saved,) = json.loads((killed / "prompts.json").read_text())
+    assert (saved["text"], saved["rendered"]) == ("pick", "<s> pick 1 ")
     (loaded,) = llm.load(folder).prompts
-    assert (loaded.rendered, list(loaded.token_ids)) == (kept["rendered"], kept["token_ids"])
+    assert (loaded.rendered, list(loaded.token_ids)) == (saved["rendered"], saved["token_ids"])
     posttrain_llm.run(dated, tmp_path / "new")  # and a new one has those of its day
     assert json.loads((tmp_path / "new" / "prompts.json").read_text())[0]["rendered"][-2] == "2"
 
@@ -453,7 +453,7 @@ def test_a_bonus_that_dwarfs_the_reward_is_warned_of_once(config, tmp_path):
     strong = config | {"target": {"kind": "mara", "beta": 10, "tau": 1}}
     with pytest.warns(UserWarning, match="mara_bonus_std = .*above the highest reward") as caught:
         posttrain_llm.run(strong, tmp_path / "run")
-    assert sum("mara_bonus_std" in str(each.message) for each in caught) == 1
+    assert sum("mara_bonus_std" in str(warning.message) for warning in caught) == 1
 
 
 @pytest.mark.parametrize(
@@ -529,8 +529,8 @@ def test_completions_that_never_end_are_counted_with_their_reason(config, tmp_pa
     assert cut.mean() > 0.5
     assert not trace.loc[cut, "valid"].any()
     assert (trace.loc[cut, "reward"] == 0).all()
-    said = f"{cut.sum()} of 32 completions were cut off, with no end after max_new_tokens = 3"
-    assert said in capsys.readouterr().err
+    message = f"{cut.sum()} of 32 completions were cut off, with no end after max_new_tokens = 3"
+    assert message in capsys.readouterr().err
 
 
 def test_a_function_that_gives_nothing_ends_the_run_with_its_reason(config, tmp_path):
@@ -549,18 +549,18 @@ def test_the_example_of_the_room_runs(short_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = llm.__doc__.splitlines()
     example = "\n".join(line[4:] for line in lines if line.startswith("    "))
-    made = {}
-    exec(example, made)  # the text that users copy is what is tested
-    assert isinstance(made["policy"], llm.HfPolicy)
-    assert made["drawn"].group.tolist() == [0] * 8
-    assert not made["after"].requires_grad
+    namespace = {}
+    exec(example, namespace)  # the text that users copy is what is tested
+    assert isinstance(namespace["policy"], llm.HfPolicy)
+    assert namespace["drawn"].group.tolist() == [0] * 8
+    assert not namespace["after"].requires_grad
     # before training: a policy of the same run whose adapters count for nothing
     untrained = llm.load("runs/llm/months/mara")
     for name, weight in untrained.named_parameters():
         if "lora_B" in name:
             torch.nn.init.zeros_(weight)
-    assert made["before"].tolist() == pytest.approx(untrained.logp(["May", "June"]).tolist())
-    assert made["after"].tolist() != pytest.approx(made["before"].tolist(), abs=1e-6)
+    assert namespace["before"].tolist() == pytest.approx(untrained.logp(["May", "June"]).tolist())
+    assert namespace["after"].tolist() != pytest.approx(namespace["before"].tolist(), abs=1e-6)
 
 
 WITHOUT = """
@@ -604,8 +604,8 @@ chemkl.llm.extra.package("peft")
     lines = done.stdout.splitlines()
     assert lines[0] == "posttrain"
     (line,) = lines[1:]
-    said = "need transformers and peft, not installed here: pip install 'gguf>="
-    assert re.match(rf"{path}:\d+: model: language models {said}", line)
+    message = "need transformers and peft, not installed here: pip install 'gguf>="
+    assert re.match(rf"{path}:\d+: model: language models {message}", line)
     last = done.stderr.splitlines()[-1]
     assert "InputError: language models need peft, not installed here: pip install" in last
 

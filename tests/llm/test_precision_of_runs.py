@@ -48,17 +48,17 @@ def test_what_the_device_lacks_is_told_before_anything_is_written(
 ):
     monkeypatch.setattr(precision, "missing", lambda _: LACKS)
     out = tmp_path / "run"
-    asked = configs[stage] | {"precision": "bf16-mixed"}
+    settings = configs[stage] | {"precision": "bf16-mixed"}
     message = rf"precision: bf16-mixed cannot be used .*{LACKS}.*auto.*32-true"
     with pytest.raises(InputError, match=message):
-        STAGES[stage].run(asked, out)
+        STAGES[stage].run(settings, out)
     with pytest.raises(InputError, match=message):
-        STAGES[stage].check(STAGES[stage].load(asked), stage, [])
+        STAGES[stage].check(STAGES[stage].load(settings), stage, [])
     with pytest.raises(InputError, match=message):  # beside a key that does not fit
-        STAGES[stage].load(asked | {"seed": -1})
-    asked = configs[stage] | {"trainer": {"accelerator": "tpu"}}  # that is not there either
+        STAGES[stage].load(settings | {"seed": -1})
+    settings = configs[stage] | {"trainer": {"accelerator": "tpu"}}  # that is not there either
     with pytest.raises(InputError, match=r"^[^\n]*trainer: accelerator: tpu[^\n]*$"):
-        STAGES[stage].run(asked, out)
+        STAGES[stage].run(settings, out)
     assert not out.exists()
 
 
@@ -99,9 +99,9 @@ def test_a_killed_run_goes_on_as_it_began(configs, tmp_path, monkeypatch, capsys
     capsys.readouterr()
     cut = load_file(pretrain.run(config, tmp_path / "cut"))
     used = "bf16-mixed" if first > 1 else "32-true"
-    told = capsys.readouterr().err
-    assert f"precision {used} (as this run began; auto: " in told
-    assert "resumes at step 4" in told
+    stderr = capsys.readouterr().err
+    assert f"precision {used} (as this run began; auto: " in stderr
+    assert "resumes at step 4" in stderr
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
     exact = load_file(pretrain.run(config | {"precision": "32-true"}, tmp_path / "exact"))
     same = all(torch.equal(whole[name], exact[name]) for name in whole)

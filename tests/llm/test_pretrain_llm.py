@@ -26,7 +26,7 @@ SIZES = LlamaConfig(hidden_size=16, n_layers=2, n_heads=2, max_length=24)
 
 
 def conditions_of(*conditions):
-    return Conditions([ConditionConfig(**each) for each in conditions])
+    return Conditions([ConditionConfig(**condition) for condition in conditions])
 
 
 def tiny_policy(*conditions):
@@ -50,19 +50,19 @@ def test_a_prompt_is_one_tag_of_each_condition():
 
 
 def test_molecules_get_the_prompt_that_rdkit_says(real_smiles, monkeypatch):
-    found = conditions_of(LOGP, TPSA)
-    numbers = found.prompts_of(real_smiles[:120])
+    actual = conditions_of(LOGP, TPSA)
+    numbers = actual.prompts_of(real_smiles[:120])
     for smiles, number in zip(real_smiles[:120], numbers, strict=True):
         mol = MolFromSmiles(smiles)
         logp, tpsa = MolLogP(mol), CalcTPSA(mol)
         level = "low" if logp < 2 else "mid" if logp < 3 else "high"
-        assert found.prompts[number] == f"<logp_{level}> <polar_{'no' if tpsa < 60 else 'yes'}>"
+        assert actual.prompts[number] == f"<logp_{level}> <polar_{'no' if tpsa < 60 else 'yes'}>"
     assert len(set(numbers)) == 6
     # in chunks
-    found = conditions_of(LOGP)
-    whole = found.prompts_of(real_smiles[:25])
+    actual = conditions_of(LOGP)
+    whole = actual.prompts_of(real_smiles[:25])
     monkeypatch.setattr("chemkl.llm.pretrain.CHUNK", 7)
-    assert found.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
+    assert actual.prompts_of(real_smiles[:25]).tolist() == whole.tolist()
 
 
 def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
@@ -78,24 +78,24 @@ def test_what_is_no_molecule_or_has_no_value_has_no_prompt(monkeypatch):
         return lambda mols: [Failure("no") if m.GetNumAtoms() == 3 else 0.0 for m in mols]
 
     for kind, factory, batched in (("picky", picky, False), ("many", many, True)):
-        made = Component(kind, factory, "", (0, 1), "made up", batched)
-        monkeypatch.setitem(COMPONENTS, kind, made)
+        component = Component(kind, factory, "", (0, 1), "made up", batched)
+        monkeypatch.setitem(COMPONENTS, kind, component)
     one = {"kind": "picky", "cuts": [0.5], "names": ["a", "b"]}
-    found = conditions_of(one, one | {"kind": "many"})
-    numbers = found.prompts_of(["C1", "", "C", "CC", "CCC", "CCCC"])
+    actual = conditions_of(one, one | {"kind": "many"})
+    numbers = actual.prompts_of(["C1", "", "C", "CC", "CCC", "CCCC"])
     # picky: b of CCC and CCCC; many: a of all but CCC
     assert numbers.tolist() == [*[NO_PROMPT] * 5, 2]
-    assert found.prompts[2] == "<picky_b> <many_a>"
+    assert actual.prompts[2] == "<picky_b> <many_a>"
 
 
 def test_levels_without_a_molecule_are_named():
-    found = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
+    actual = conditions_of(LOGP | {"cuts": [1, 50]}, TPSA)
     # 2 * level of logp + level of tpsa: logp low and mid, tpsa no
-    assert found.empty_levels(np.array([0, 2, NO_PROMPT])) == [
+    assert actual.empty_levels(np.array([0, 2, NO_PROMPT])) == [
         "conditions.0: no molecule is <logp_high> (50 <= logp)",
         "conditions.1: no molecule is <polar_yes> (60 <= tpsa)",
     ]
-    assert found.empty_levels(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
+    assert actual.empty_levels(np.array([0, 3]))[0].endswith("<logp_high> (50 <= logp)")
     # components that do not exist are all named
     wrong = (LOGP | {"kind": "logg"}, TPSA | {"parameters": {"x": 1}})
     with pytest.raises(InputError) as caught:
@@ -175,8 +175,8 @@ def test_a_row_is_the_prompts_number_and_the_molecule():
 def test_log_probabilities_are_those_of_plain_passes_over_the_text(conditions):
     policy = tiny_policy(*conditions)
     rows = TaggedDataset(MOLECULES, VOCABULARY, NUMBERS)
-    found = policy.logp_tokens(pad([rows[i, 0] for i in range(5)]))
-    for logp, smiles, number in zip(found, MOLECULES, NUMBERS, strict=True):
+    actual = policy.logp_tokens(pad([rows[i, 0] for i in range(5)]))
+    for logp, smiles, number in zip(actual, MOLECULES, NUMBERS, strict=True):
         # the whole of it as text, through the tokenizer, one molecule at a time
         ids = policy.tokenizer(f"{policy.prompts[number].text} {smiles}<end>")["input_ids"]
         logits_BV = policy.model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -194,9 +194,9 @@ def test_they_and_their_gradients_are_those_of_the_policy_that_is_post_trained()
     token_BT = pad([rows[i, 0] for i in range(5)])
     weight_B = torch.linspace(-1, 1, 5)
     gradients = []
-    for each in (policy, other):
+    for model in (policy, other):
         policy.zero_grad()
-        logp_B = each.logp_tokens(token_BT)
+        logp_B = model.logp_tokens(token_BT)
         (logp_B * weight_B).sum().backward()
         gradients.append((logp_B.detach(), [w.grad.clone() for w in policy.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-4)

@@ -123,11 +123,11 @@ def scripted(reference, tmp_path, monkeypatch):
         args = make_args(tmp_path, **changes)
         trainer = make_trainer(reference, tmp_path, functions, args=args, **options)
         trainer.model.train()
-        kept = {}
+        saved = {}
 
         def rewards(self, *given):
-            kept["columns"] = calculate(self, *given)
-            return kept["columns"]
+            saved["columns"] = calculate(self, *given)
+            return saved["columns"]
 
         calculate = MaraRLOOTrainer._calculate_rewards
         for name, method in in_place_of_a_model(rows).items():
@@ -135,7 +135,7 @@ def scripted(reference, tmp_path, monkeypatch):
         monkeypatch.setattr(MaraRLOOTrainer, "_calculate_rewards", rewards)
         out = trainer._generate_and_score_completions([{"prompt": "q"}] * len(rows))
         metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
-        return SimpleNamespace(**kept, advantages=out["advantages"], metrics=metrics)
+        return SimpleNamespace(**saved, advantages=out["advantages"], metrics=metrics)
 
     return score
 
@@ -161,10 +161,10 @@ def leave_one_out(scores):
     advantages = []
     for start in range(0, len(scores), 4):
         group = scores[start : start + 4]
-        known = [score for score in group if score is not None]
+        present = [score for score in group if score is not None]
         for score in group:
-            others = (sum(known) - score) / (len(known) - 1) if score is not None else 0.0
-            advantages.append(0.0 if score is None else score - others)
+            baseline = (sum(present) - score) / (len(present) - 1) if score is not None else 0.0
+            advantages.append(0.0 if score is None else score - baseline)
     return advantages
 
 
@@ -403,13 +403,13 @@ def watched(reference, tmp_path, monkeypatch):
         @torch.no_grad()
         def logps_under(state, rows):
             plain.load_state_dict(state)
-            found = []
+            actual = []
             for prompt, ids in rows:
                 read = tokenizer(prompt)["input_ids"]
                 logits = plain(torch.tensor([[*read, *ids]])).logits[0, len(read) - 1 : -1]
                 logp = (logits.double() / temperature).log_softmax(dim=-1)
-                found.append(float(logp.gather(1, torch.tensor(ids)[:, None]).sum()))
-            return found
+                actual.append(float(logp.gather(1, torch.tensor(ids)[:, None]).sum()))
+            return actual
 
         def rewards(self, inputs, prompts, completions, ids):
             rows = list(zip(prompts, map(tuple, ids), strict=True))
@@ -549,8 +549,8 @@ def test_the_anchor_is_chosen_over_all_ranks(reference, tmp_path):
     script = tmp_path / "two_ranks.py"
     script.write_text(TWO_RANKS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    told = [str(Path(__file__).parent), reference, str(tmp_path)]
-    subprocess.run([*launch, str(script), *told], check=True, timeout=300)
+    arguments = [str(Path(__file__).parent), reference, str(tmp_path)]
+    subprocess.run([*launch, str(script), *arguments], check=True, timeout=300)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2)]
     total = [
         reward + bonus - BETA * (logp - logp_ref)

@@ -56,9 +56,9 @@ def test_weights_come_back_bit_by_bit(cell, tmp_path):
     assert loaded.vocabulary == policy.vocabulary
     assert loaded.architecture == policy.architecture
     assert loaded.max_length == policy.max_length
-    saved, found = policy.state_dict(), loaded.state_dict()
-    assert found.keys() == saved.keys()
-    assert all(torch.equal(found[name], saved[name]) for name in saved)
+    saved, actual = policy.state_dict(), loaded.state_dict()
+    assert actual.keys() == saved.keys()
+    assert all(torch.equal(actual[name], saved[name]) for name in saved)
     assert not loaded.training
     assert torch.equal(loaded.logp(["CCO"]), policy.eval().logp(["CCO"]))
 

@@ -94,15 +94,15 @@ def test_logp_and_its_gradient_are_those_of_the_chosen_tokens(build, rounds):
     assert {row.completion.count("|") for row in rollout.written} >= {rounds - 1}
     expected = by_hand(policy, rollout)
     weights = torch.linspace(-1, 2, 24)
-    wanted = torch.autograd.grad((weights * expected).sum(), [*policy.parameters()])
-    asked = [constrained.logp_tokens(rollout.tokens)]
-    asked += [rollout.logp] if rollout.logp.requires_grad else []
-    assert (len(asked) == 2) == (build is lstm)  # the only one that keeps the graph of sampling
+    expected_gradient = torch.autograd.grad((weights * expected).sum(), [*policy.parameters()])
+    logps = [constrained.logp_tokens(rollout.tokens)]
+    logps += [rollout.logp] if rollout.logp.requires_grad else []
+    assert (len(logps) == 2) == (build is lstm)  # the only one that keeps the graph of sampling
     torch.testing.assert_close(rollout.logp, expected, rtol=0, atol=1e-5)
-    for logp_B in asked:
+    for logp_B in logps:
         torch.testing.assert_close(logp_B, expected, rtol=0, atol=1e-5)
-        found = torch.autograd.grad((weights * logp_B).sum(), [*policy.parameters()])
-        for one, other in zip(found, wanted, strict=True):
+        actual = torch.autograd.grad((weights * logp_B).sum(), [*policy.parameters()])
+        for one, other in zip(actual, expected_gradient, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-5)
 
 

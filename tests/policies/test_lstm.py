@@ -125,20 +125,20 @@ def test_weights_that_do_not_learn_may_still_be_replaced():
 
 
 def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
-    made = []
-    monkeypatch.setattr(lstm, "Matrix", lambda *given: made.append(given) or MATRIX(*given))
+    matrices = []
+    monkeypatch.setattr(lstm, "Matrix", lambda *given: matrices.append(given) or MATRIX(*given))
     policy = small().train()
     adam = torch.optim.Adam(policy.parameters(), lr=0.1, fused=True)
     for _ in range(2):
-        made.clear()
+        matrices.clear()
         with weights_stay():
             sampled = policy.sample_to_learn(50, torch.Generator().manual_seed(0))
-            laid_out = len(made)
+            laid_out = len(matrices)
             read = policy.logp_tokens(ROWS)
         torch.testing.assert_close(read, by_layers(policy, ROWS).float(), rtol=1e-6, atol=0)
         loss = sampled.logp.sum() + read.sum()
         loss.backward()
-        assert len(made) == laid_out + 3  # turned, for the way back of both
+        assert len(matrices) == laid_out + 3  # turned, for the way back of both
         theirs = by_layers(policy, sampled.tokens).sum() + by_layers(policy, ROWS).sum()
         for weight, value in zip(
             policy.parameters(), torch.autograd.grad(theirs, list(policy.parameters())), strict=True
@@ -146,10 +146,10 @@ def test_weights_are_laid_out_once_for_what_is_learnt_in_one_step(monkeypatch):
             torch.testing.assert_close(weight.grad, value, rtol=1e-9, atol=1e-12)
         adam.step()  # while the graph of the step is still there
         adam.zero_grad()
-    made.clear()
+    matrices.clear()
     for _ in range(2):  # nobody says that they stay
         policy.logp_tokens(ROWS)
-    assert len(made) == 2 * laid_out
+    assert len(matrices) == 2 * laid_out
 
 
 @pytest.mark.bf16

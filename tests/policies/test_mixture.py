@@ -43,8 +43,8 @@ class Table(Policy):
 
     def forward(self, token_BT, state=None):
         behind, logits_BTV = [], []
-        for seen, tokens in zip(state or [()] * len(token_BT), token_BT.tolist(), strict=True):
-            prefixes = list(itertools.accumulate(tokens, lambda p, t: (*p, t), initial=seen))[1:]
+        for prefix, tokens in zip(state or [()] * len(token_BT), token_BT.tolist(), strict=True):
+            prefixes = list(itertools.accumulate(tokens, lambda p, t: (*p, t), initial=prefix))[1:]
             behind.append(prefixes[-1])
             logits_BTV.append([self.table.get(p, [1.0] * len(VOCABULARY)) for p in prefixes])
         return torch.tensor(logits_BTV).log(), behind
@@ -177,16 +177,16 @@ def test_the_product_of_whole_sequences_is_the_optimum_of_the_weighted_reward():
     _, logp_ref, rewards = world()
     a, b = (reverse_kl_optimum(r, logp_ref, BETA) for r in rewards)
     product = a**0.3 * b**0.7
-    wanted = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, BETA)
-    torch.testing.assert_close(product / product.sum(), wanted)
+    expected = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, BETA)
+    torch.testing.assert_close(product / product.sum(), expected)
     # by token it is not
     rows, logp_ref, rewards = world()
     optima = [reverse_kl_optimum(r, logp_ref, 0.1) for r in rewards]
     policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
     weights = {"a": 0.5, "b": 0.5}
     decoded = probabilities(Mixture(policies, weights), rows)
-    wanted = reverse_kl_optimum(rewards.mean(dim=0), logp_ref, 0.1)
-    assert (decoded - wanted).abs().sum() / 2 > 0.05  # total variation
+    expected = reverse_kl_optimum(rewards.mean(dim=0), logp_ref, 0.1)
+    assert (decoded - expected).abs().sum() / 2 > 0.05  # total variation
     # what lies between them is exactly the normaliser of each prefix
     tables = [policy.table for policy in policies.values()]
     for row, p in zip(rows, decoded, strict=True):
@@ -211,8 +211,8 @@ def test_where_both_products_agree_also_at_another_beta(longest, weights, scale)
     of_name = dict(zip("ab", weights, strict=True))
     mixture = Mixture(policies, of_name, prior=prior, beta_scale=scale)
     weighted = weights[0] * rewards[0] + weights[1] * rewards[1]
-    wanted = reverse_kl_optimum(weighted, logp_ref, (scale or 1) * BETA)
-    torch.testing.assert_close(probabilities(mixture, rows), wanted, atol=1e-6, rtol=1e-5)
+    expected = reverse_kl_optimum(weighted, logp_ref, (scale or 1) * BETA)
+    torch.testing.assert_close(probabilities(mixture, rows), expected, atol=1e-6, rtol=1e-5)
     if scale is not None:
         exponents = [w / scale for w in weights]
         assert mixture.exponents == pytest.approx((*exponents, 1 - 1 / scale))
@@ -231,8 +231,8 @@ def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
     assert total < 0.999  # below 1, as is the harmonic mean of distributions that differ
     policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
     decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
-    wanted = forward_kl_optimum(weighted, logp_ref, BETA / total)
-    torch.testing.assert_close(decoded, wanted, atol=1e-6, rtol=1e-5)
+    expected = forward_kl_optimum(weighted, logp_ref, BETA / total)
+    torch.testing.assert_close(decoded, expected, atol=1e-6, rtol=1e-5)
     at_beta = forward_kl_optimum(weighted, logp_ref, BETA)
     assert (decoded - at_beta).abs().max() > 1e-4
     # by token it is not

@@ -51,9 +51,9 @@ def small(kind="lstm", tokens=TOKENS, seed=0, **sizes):
     torch.manual_seed(seed)
     vocabulary = Vocabulary.of(tokens)
     if kind == "fragments":
-        known = {*vocabulary.tokens}
+        single = {*vocabulary.tokens}
         vocabulary = Vocabulary(
-            (*vocabulary.tokens, *(f for f in FRAGMENTS if {*tokenize(f)} <= known))
+            (*vocabulary.tokens, *(f for f in FRAGMENTS if {*tokenize(f)} <= single))
         )
     policy = build_policy(vocabulary, settings_of(kind, **sizes))
     with torch.no_grad():  # far from uniform, so that every token matters
@@ -74,10 +74,10 @@ def by_hand(policy, smiles):
     """Feed token after token, look up each next one, add up in float64."""
     total, state = 0.0, None
     ids = policy.vocabulary.encode(smiles)
-    for given, wanted in itertools.pairwise(ids):
-        logits, state = policy(torch.tensor([[given]]), state)
+    for token, expected in itertools.pairwise(ids):
+        logits, state = policy(torch.tensor([[token]]), state)
         logits = logits[0, 0].double()
-        total += float(logits[wanted] - logits.exp().sum().log())
+        total += float(logits[expected] - logits.exp().sum().log())
     return total
 
 
@@ -224,14 +224,14 @@ def test_sampling_frequencies_are_the_exact_probabilities(kind):
     assert sum(exact.values()) == pytest.approx(1, abs=1e-5)
     n = 20_000
     rollout = policy.sample(n, torch.Generator().manual_seed(0))
-    found = dict.fromkeys(exact, 0)
+    actual = dict.fromkeys(exact, 0)
     for row, length in zip(rollout.tokens.tolist(), rollout.n_tokens.tolist(), strict=True):
-        found[tuple(row[: length + 1])] += 1
+        actual[tuple(row[: length + 1])] += 1
     # rare sequences share one bin, so that every bin expects at least five
     rare = [row for row, p in exact.items() if p * n < 5]
     bins = [[row] for row in exact if row not in rare] + ([rare] if rare else [])
     assert len(bins) > 10
-    observed = [sum(found[row] for row in rows) for rows in bins]
+    observed = [sum(actual[row] for row in rows) for rows in bins]
     expected = [n * sum(exact[row] for row in rows) / sum(exact.values()) for rows in bins]
     assert stats.chisquare(observed, expected).pvalue > 0.001
 
@@ -284,15 +284,15 @@ def test_tokens_without_probability_are_never_drawn(uniform, token):
 
 
 def test_finished_rows_leave_the_batch(policy, monkeypatch):
-    seen = []
-    policy.register_forward_hook(lambda _m, given, _out: seen.append(len(given[0])))
+    sizes = []
+    policy.register_forward_hook(lambda _m, given, _out: sizes.append(len(given[0])))
     step = Trail.step
-    monkeypatch.setattr(Trail, "step", lambda trail, n: seen.append(n) or step(trail, n))
+    monkeypatch.setattr(Trail, "step", lambda trail, n: sizes.append(n) or step(trail, n))
     rollout = policy.sample(64, torch.Generator().manual_seed(0))
     lengths = rollout.n_tokens.tolist()
     # step t is computed for the rows with at least t tokens and for no other
     expected = [sum(n >= t for n in lengths) for t in range(1, max(lengths) + 1)]
-    assert seen == expected
+    assert sizes == expected
     assert expected[0] == 64
     assert expected[-1] < 20
 

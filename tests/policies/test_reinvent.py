@@ -136,19 +136,19 @@ def test_old_files_with_objects_are_read(tmp_path, module, zipped, monkeypatch):
     for end in range(1, len(module.split(".")) + 1):
         name = ".".join(module.split(".")[:end])
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    made = {
+    classes = {
         name: type(name, (), {"__module__": module})
         for name in ("Vocabulary", "SMILESTokenizer", "ModelMetaData")
     }
-    for name, kind in made.items():
+    for name, kind in classes.items():
         setattr(sys.modules[module], name, kind)
     policy = policy_of()
     content = reinvent_dict(policy)
-    vocabulary = made["Vocabulary"]()
+    vocabulary = classes["Vocabulary"]()
     tokens = {token: i for i, token in enumerate(TOKENS)}
     vocabulary._tokens = tokens | {i: token for token, i in tokens.items()}
-    content |= {"vocabulary": vocabulary, "tokenizer": made["SMILESTokenizer"]()}
-    content |= {"metadata": made["ModelMetaData"](), "staged_learning": {"stage": 1}}
+    content |= {"vocabulary": vocabulary, "tokenizer": classes["SMILESTokenizer"]()}
+    content |= {"metadata": classes["ModelMetaData"](), "staged_learning": {"stage": 1}}
     del content["model_type"]
     torch.save(content, tmp_path / "old.prior", _use_new_zipfile_serialization=zipped)
     for name in ("Vocabulary", "SMILESTokenizer", "ModelMetaData"):

@@ -125,13 +125,13 @@ def test_an_impossible_vocabulary_is_refused(tokens, message):
 
 def pair_encoding(texts, n):
     """Byte-pair encoding with lists, as its paper has it (arXiv 1508.07909, algorithm 1)."""
-    rows, found = [tokenize(text) for text in texts], []
-    while len(found) < n:
+    rows, actual = [tokenize(text) for text in texts], []
+    while len(actual) < n:
         counts = Counter(pair for row in rows for pair in pairwise(row))
-        (pair, count), *others = counts.most_common(2)
-        assert not others or others[0][1] < count  # no tie, of which either might be taken
-        if "".join(pair) not in found:
-            found.append("".join(pair))
+        (pair, count), *rest = counts.most_common(2)
+        assert not rest or rest[0][1] < count  # no tie, of which either might be taken
+        if "".join(pair) not in actual:
+            actual.append("".join(pair))
         for i, row in enumerate(rows):
             merged = []
             for token in row:
@@ -140,7 +140,7 @@ def pair_encoding(texts, n):
                 else:
                     merged.append(token)
             rows[i] = merged
-    return found
+    return actual
 
 
 def test_the_commonest_pairs_become_tokens(real_smiles):
