@@ -23,15 +23,19 @@ ROWS = torch.tensor([
 WEIGHT = torch.linspace(-1, 1, len(ROWS))
 
 
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def plain_logp(policy, token_BT=ROWS):
     """Each row alone: prompt and completion in one pass, without a cache."""
     logps = []
     for number, *ids in token_BT.tolist():
-        read = [*policy.prompts[number].token_ids]
-        generated = ids[: ids.index(END) + 1] if END in ids else ids
-        logits_T = policy.model(torch.tensor([[*read, *generated]]), use_cache=False).logits[0]
-        logp_T = logits_T.float().log_softmax(-1)[len(read) - 1 : -1]
-        logps.append(logp_T.gather(1, torch.tensor(generated)[:, None]).double().sum())
+        prompt = [*policy.prompts[number].token_ids]
+        completion = ids[: ids.index(END) + 1] if END in ids else ids
+        logits_T = policy.model(torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0]
+        logp_T = logits_T.float().log_softmax(-1)[len(prompt) - 1 : -1]
+        logps.append(logp_T.gather(1, torch.tensor(completion)[:, None]).double().sum())
     return torch.stack(logps).float()
 
 
@@ -42,10 +46,19 @@ def gradients_of(policy, logp_B):
     return {name: weight.grad.clone() for name, weight in weights if weight.requires_grad}
 
 
-def assert_same(found, expected, atol=1e-6):
-    assert found.keys() == expected.keys()
+def assert_same_gradients(policy, logp_B, other, other_logp_B, atol=1e-6):
+    actual, expected = gradients_of(policy, logp_B), gradients_of(other, other_logp_B)
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-6, atol=atol)
+        torch.testing.assert_close(actual[name], value, rtol=1e-6, atol=atol)
+
+
+def assert_plain(policy, logp_atol=1e-6, atol=1e-6):
+    """Values and gradients are those of plain passes."""
+    logp_B, expected = policy.logp_tokens(ROWS), plain_logp(policy)
+    assert logp_B.dtype == torch.float32
+    torch.testing.assert_close(logp_B, expected, rtol=0, atol=logp_atol)
+    assert_same_gradients(policy, logp_B, policy, expected, atol)
 
 
 @pytest.fixture
@@ -61,17 +74,9 @@ def with_adapter(make_policy, tiny):
 
 
 def test_log_probabilities_and_gradients_are_those_of_plain_passes(make_policy, with_adapter):
-    policy = make_policy(*PROMPTS, dtype=torch.float64)
-    actual, expected = policy.logp_tokens(ROWS), plain_logp(policy)
-    assert actual.dtype == torch.float32
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(policy, actual), gradients_of(policy, expected))
-    # in float32 and with adapters too
-    actual, expected = with_adapter.logp_tokens(ROWS), plain_logp(with_adapter)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    grads = gradients_of(with_adapter, actual)
-    assert all("lora" in name for name in grads)
-    assert_same(grads, gradients_of(with_adapter, expected), atol=1e-4)
+    assert_plain(make_policy(*PROMPTS, dtype=torch.float64))
+    assert_plain(with_adapter, logp_atol=1e-5, atol=1e-4)  # float32
+    assert all("lora" in name for name in gradients_of(with_adapter, plain_logp(with_adapter)))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 100])
@@ -80,7 +85,7 @@ def test_neither_value_nor_gradient_depends_on_the_micro_batch(make_policy, micr
     parts = make_policy(*PROMPTS, dtype=torch.float64, micro_batch=micro_batch)
     actual, expected = parts.logp_tokens(ROWS), whole.logp_tokens(ROWS)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(parts, actual), gradients_of(whole, expected))
+    assert_same_gradients(parts, actual, whole, expected)
 
 
 def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_same(make_policy):
@@ -93,10 +98,8 @@ def test_a_model_with_a_sliding_window_is_read_with_its_prompt_and_gives_the_sam
     ))  # fmt: skip
     policy = make_policy(*PROMPTS, model=model, dtype=torch.float64)
     assert not policy.rewinds
-    actual, expected = policy.logp_tokens(ROWS), plain_logp(policy)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
-    assert_same(gradients_of(policy, actual), gradients_of(policy, expected))
-    drawn = policy.sample(6, torch.Generator().manual_seed(0))
+    assert_plain(policy)
+    drawn = policy.sample(6, generator(0))
     torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
 
 
@@ -105,7 +108,7 @@ def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_witho
     exact = policy.logp_tokens(ROWS)
     with torch.autocast("cpu", torch.bfloat16):
         with torch.no_grad():
-            policy.sample(6, torch.Generator().manual_seed(0))
+            policy.sample(6, generator(0))
         torch.clear_autocast_cache()
         rough = policy.logp_tokens(ROWS)
     assert rough.dtype == torch.float32
@@ -115,59 +118,57 @@ def test_under_autocast_the_sum_is_float32_and_gradients_flow_after_a_pass_witho
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is asked of the network: shapes read, prompts read, rows whose log p is asked for."""
+    """The calls of the network: shapes read, prompts read, rows that are scored."""
     recorded = {"read": [], "read_prompt": [], "logp_after": []}
 
-    def counted(name, what):
-        whole = getattr(HfPolicy, name)
+    def record(name, summary):
+        original = getattr(HfPolicy, name)
 
-        def counting(self, *arguments, **options):
-            recorded[name].append(what(*arguments))
-            return whole(self, *arguments, **options)
+        def recording(self, *arguments, **options):
+            recorded[name].append(summary(*arguments))
+            return original(self, *arguments, **options)
 
-        monkeypatch.setattr(HfPolicy, name, counting)
+        monkeypatch.setattr(HfPolicy, name, recording)
 
-    counted("read", lambda token_UT, *_: tuple(token_UT.shape))
-    counted("read_prompt", lambda ids, _device: tuple(ids))
-    counted("logp_after", lambda _ids, row_UT, *_: [tuple(row) for row in row_UT.tolist()])
+    record("read", lambda token_UT, *_: tuple(token_UT.shape))
+    record("read_prompt", lambda ids, _device: tuple(ids))
+    record("logp_after", lambda _ids, row_UT, *_: [tuple(row) for row in row_UT.tolist()])
     return recorded
 
 
 def test_each_prompt_is_read_once_and_each_different_completion_once(make_policy, calls):
     policy = make_policy(*PROMPTS)
     again = torch.tensor([0, 3, 2, 6, 6, 1, 7, 4, 5])  # several rows twice, out of order
-    actual = policy.logp_tokens(torch.cat([ROWS, ROWS[again]]))
+    logp_B = policy.logp_tokens(torch.cat([ROWS, ROWS[again]]))
     assert calls["read_prompt"] == [prompt.token_ids for prompt in policy.prompts]
     # different rows of the prompts: 0 569.., 0 end, 0 9999; 1 5678, 1 7, 1 567; 2 5
     assert [len(rows) for rows in calls["logp_after"]] == [3, 3, 1]
     assert all(len({*rows}) == len(rows) for rows in calls["logp_after"])
-    # the prompts, and behind each its rows up to the token before the last
+    # the prompts, and after each its rows up to the token before the last
     assert calls["read"] == [(1, 3), (3, 3), (1, 5), (3, 3), (1, 2), (1, 1)]
-    assert actual[8:].tolist() == actual[again].tolist()
+    assert logp_B[8:].tolist() == logp_B[again].tolist()
 
 
 def test_several_micro_batches_are_read_once_more_for_the_gradient_alone(make_policy, calls):
     policy = make_policy(*PROMPTS, micro_batch=2)
-    actual = policy.logp_tokens(torch.cat([ROWS, ROWS]))
+    logp_B = policy.logp_tokens(torch.cat([ROWS, ROWS]))
     assert len(calls["read_prompt"]) == 3
     assert [len(rows) for rows in calls["logp_after"]] == [2, 1, 2, 1, 1]
     # the shortest first, so that little of a micro-batch is padding
     assert calls["read"][:3] == [(1, 3), (2, 2), (1, 3)]
-    actual.sum().backward()
-    assert len(calls["read_prompt"]) == 6
-    assert sum(map(len, calls["logp_after"])) == 14
-    one = torch.tensor([[0, 5, END], [0, 6, END], [0, 5, END]])
-    policy.logp_tokens(one).sum().backward()  # a single micro-batch
-    assert len(calls["read_prompt"]) == 7
-    assert sum(map(len, calls["logp_after"])) == 16
+    logp_B.sum().backward()
+    assert (len(calls["read_prompt"]), sum(map(len, calls["logp_after"]))) == (6, 14)
+    row_BT = torch.tensor([[0, 5, END], [0, 6, END], [0, 5, END]])
+    policy.logp_tokens(row_BT).sum().backward()  # a single micro-batch
+    assert (len(calls["read_prompt"]), sum(map(len, calls["logp_after"]))) == (7, 16)
 
 
 def test_frequencies_are_the_exact_distribution(make_policy, tiny):
     # all completions of at most two tokens over a vocabulary of 24, against 20,000 draws
     policy = make_policy("pick 1 2", model=tiny.llama(sharpness=30.0), max_new_tokens=2)
-    drawn = policy.sample(20_000, torch.Generator().manual_seed(0))
-    size = len(tiny.vocabulary)
-    rows = [[0, END, END]] + [[0, a, b] for a, b in product(range(size), range(size)) if a != END]
+    drawn = policy.sample(20_000, generator(0))
+    ids = range(len(tiny.vocabulary))
+    rows = [[0, END, END]] + [[0, a, b] for a, b in product(ids, ids) if a != END]
     with torch.no_grad():
         p_B = plain_logp(policy, torch.tensor(rows)).exp()
     exact = dict(zip(map(tuple, rows), p_B.tolist(), strict=True))
@@ -181,42 +182,34 @@ def test_frequencies_are_the_exact_distribution(make_policy, tiny):
 
 def test_what_is_sampled_has_the_log_probability_that_it_is_scored_with(make_policy, tiny):
     policy = make_policy(*PROMPTS, max_new_tokens=6)
-    drawn = policy.sample(30, torch.Generator().manual_seed(1))
+    drawn = policy.sample(30, generator(1))
     torch.testing.assert_close(drawn.logp, policy.logp_tokens(drawn.tokens), rtol=0, atol=1e-5)
     torch.testing.assert_close(drawn.logp, plain_logp(policy, drawn.tokens), rtol=0, atol=1e-5)
-    # rows stand by prompt, and are padded with the end token
+    # rows are in the order of the prompts, and padded with the end token
     assert drawn.group.tolist() == drawn.tokens[:, 0].tolist() == [0] * 10 + [1] * 10 + [2] * 10
     word = {i: name for name, i in tiny.vocabulary.items()}
     columns = (drawn.tokens[:, 1:].tolist(), drawn.n_tokens, drawn.smiles, drawn.truncated.tolist())
     for ids, n, text, truncated in zip(*columns, strict=True):
         assert set(ids[n:]) <= {END}
-        generated = ids[:n] if truncated else ids[: n - 1]
-        assert text == " ".join(word[i] for i in generated)
+        assert text == " ".join(word[i] for i in (ids[:n] if truncated else ids[: n - 1]))
         assert truncated == (END not in ids)
     # a text is scored as the tokenizer splits it
-    policy = make_policy(*PROMPTS)
-    actual = policy.logp(["1 2", "", "C O N"], prompt=1)
-    rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in ("1 2", "", "C O N")]
+    texts = ["1 2", "", "C O N"]
+    rows = [[1, *(tiny.vocabulary[w] for w in text.split()), END] for text in texts]
     expected = torch.cat([plain_logp(policy, torch.tensor([row])) for row in rows])
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(policy.logp(texts, prompt=1), expected, rtol=0, atol=1e-5)
     assert policy.decode(policy.encode(["1 2", ""], 1)) == ["1 2", ""]
 
 
 def test_rows_of_a_prompt_depend_on_its_number_and_not_on_how_many_there_are(make_policy):
-    three = make_policy(*PROMPTS).sample(30, torch.Generator().manual_seed(5))
-    # more rows of a prompt: the first ones stay
-    more = make_policy(*PROMPTS).sample(60, torch.Generator().manual_seed(5))
+    three = make_policy(*PROMPTS).sample(30, generator(5))
+    more = make_policy(*PROMPTS).sample(60, generator(5))  # the first rows of a prompt stay
     assert more.smiles[20:30] == three.smiles[10:20]
-    one = make_policy(PROMPTS[0]).sample(10, torch.Generator().manual_seed(5))
-    assert one.smiles == three.smiles[:10]
+    assert make_policy(PROMPTS[0]).sample(10, generator(5)).smiles == three.smiles[:10]
     # the prompts of a step are drawn at random
     policy = make_policy(*PROMPTS, prompts_per_step=2)
-    draws = [policy.sample(4, torch.Generator().manual_seed(seed)) for seed in range(20)]
-    assert {tuple(drawn.group.tolist()) for drawn in draws} == {
-        (0, 0, 1, 1),
-        (0, 0, 2, 2),
-        (1, 1, 2, 2),
-    }
+    groups = {tuple(policy.sample(4, generator(seed)).group.tolist()) for seed in range(20)}
+    assert groups == {(0, 0, 1, 1), (0, 0, 2, 2), (1, 1, 2, 2)}
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -230,75 +223,65 @@ def test_the_parts_of_a_batch_are_its_rows(make_policy, size):
     torch.testing.assert_close(torch.cat([p.logp for p in parts]), whole.logp, rtol=0, atol=1e-4)
 
 
-def test_prompts_drawn_side_by_side_give_the_rows_that_each_gives_alone(make_policy, calls):
-    def draw(rows):
-        policy = make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=rows)
-        return policy.sample(30, torch.Generator().manual_seed(7))
-
-    draws = [draw(rows) for rows in (1, 20, 256)]
+def test_prompts_in_one_batch_give_the_rows_that_each_gives_alone(make_policy, calls):
+    draws = [
+        make_policy(*PROMPTS, dtype=torch.float64, max_new_tokens=6, sample_batch=n_rows).sample(
+            30, generator(7)
+        )
+        for n_rows in (1, 20, 256)
+    ]
     for drawn in draws[1:]:  # two of unequal length at a time; all three
         assert drawn.tokens.tolist() == draws[0].tokens.tolist()
         assert drawn.truncated.tolist() == draws[0].truncated.tolist()
         torch.testing.assert_close(drawn.logp, draws[0].logp, rtol=0, atol=1e-6)
     # the model is called once a token
     calls["read"].clear()
-    make_policy(*PROMPTS, max_new_tokens=4).sample(30, torch.Generator().manual_seed(7))
+    make_policy(*PROMPTS, max_new_tokens=4).sample(30, generator(7))
     first, *later = calls["read"]
     assert first == (3, 5)  # three prompts, the longest of five tokens
-    assert len(later) == 3
-    assert all(width == 1 for _, width in later)
+    assert [width for _, width in later] == [1] * 3
 
 
 def test_the_reference_is_the_model_without_its_adapters(with_adapter, make_policy):
-    base = make_policy(*PROMPTS)
-    reference = Reference(with_adapter)
-    expected = base.logp_tokens(ROWS).detach()
-    changed = with_adapter.logp_tokens(ROWS)
+    base, reference = make_policy(*PROMPTS), Reference(with_adapter)
+    expected, changed = base.logp_tokens(ROWS).detach(), with_adapter.logp_tokens(ROWS)
     assert not torch.allclose(changed, expected, atol=1e-2)
-    for _ in range(2):  # asked the second time it remembers
-        actual = reference.logp_tokens(ROWS)
-        assert not actual.requires_grad
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+    for _ in range(2):  # the second time from its cache
+        logp_B = reference.logp_tokens(ROWS)
+        assert not logp_B.requires_grad
+        torch.testing.assert_close(logp_B, expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(with_adapter.logp_tokens(ROWS), changed)  # they are on again
-    drawn = [model.sample(30, torch.Generator().manual_seed(2)) for model in (reference, base)]
+    drawn = [model.sample(30, generator(2)) for model in (reference, base)]
     assert drawn[0].smiles == drawn[1].smiles
+    # without adapters it is a frozen copy
+    copy = Reference(base)
+    assert not any(weight.requires_grad for weight in copy.parameters())
+    torch.testing.assert_close(copy.logp_tokens(ROWS), plain_logp(base), rtol=0, atol=1e-5)
 
 
-def test_the_reference_asks_the_model_once_about_each_row(with_adapter, monkeypatch, make_policy):
-    reference = Reference(with_adapter)
-    calls = []
-    whole = HfPolicy.logp_tokens
+def test_the_reference_remembers_each_row_until_it_is_the_oldest(with_adapter, monkeypatch):
+    reference, n_rows, original = Reference(with_adapter), [], HfPolicy.logp_tokens
 
     def counting(self, token_BT):
-        calls.append(len(token_BT))
-        return whole(self, token_BT)
+        n_rows.append(len(token_BT))
+        return original(self, token_BT)
 
     monkeypatch.setattr(HfPolicy, "logp_tokens", counting)
     first = reference.logp_tokens(ROWS)
     wide = torch.cat([ROWS, torch.full((len(ROWS), 2), END)], dim=1)[[0, 2, 3, 4, 6, 7]]
     assert reference.logp_tokens(wide).tolist() == first[[0, 2, 3, 4, 6, 7]].tolist()
-    assert calls == [7]  # one row stands twice
-    # without adapters it is a frozen copy
-    policy = make_policy(*PROMPTS)
-    reference = Reference(policy)
-    assert not any(weight.requires_grad for weight in reference.parameters())
-    torch.testing.assert_close(reference.logp_tokens(ROWS), plain_logp(policy), rtol=0, atol=1e-5)
-
-
-def test_the_reference_forgets_what_was_asked_longest_ago(with_adapter):
-    reference = Reference(with_adapter, cache_size=2)
-    reference.logp_tokens(ROWS[[0, 1]])
-    reference.logp_tokens(ROWS[[0, 4]])
-    saved = reference.memory()
-    assert saved["length"].tolist() == [4, 3]
-    assert saved["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
+    assert n_rows == [7]  # two rows are equal
+    second = Reference(with_adapter)  # a restored memory gives the same values to the bit
+    second.restore_memory(reference.memory())
+    assert second.logp_tokens(ROWS).tolist() == first.tolist()
+    assert second.memory().keys() == reference.memory().keys()
+    assert n_rows == [7]
+    small = Reference(with_adapter, cache_size=2)
+    small.logp_tokens(ROWS[[0, 1]])
+    small.logp_tokens(ROWS[[0, 4]])
+    assert small.memory()["length"].tolist() == [4, 3]
+    assert small.memory()["tokens"].tolist() == [0, 5, 6, END, 1, 7, END]
     assert Reference(with_adapter, cache_size=0).logp_tokens(ROWS).shape == (len(ROWS),)
-    # a restored memory gives the same values
-    first, second = Reference(with_adapter), Reference(with_adapter)
-    expected = first.logp_tokens(ROWS)
-    second.restore_memory(first.memory())
-    assert second.logp_tokens(ROWS).tolist() == expected.tolist()
-    assert second.memory().keys() == first.memory().keys()
 
 
 def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_policy, tiny):
@@ -311,8 +294,8 @@ def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_poli
         with_adapter.load_state_dict(dict(list(state.items())[1:]))
     with pytest.raises(RuntimeError, match="Unexpected key"):
         with_adapter.load_state_dict({**state, "other": torch.zeros(1)})
-    whole = make_policy().state_dict()
-    assert whole.keys() == {f"model.{name}" for name, _ in tiny.llama().named_parameters()}
+    names = {f"model.{name}" for name, _ in tiny.llama().named_parameters()}
+    assert make_policy().state_dict().keys() == names
     # dropout stays off in training mode
     policy = make_policy(*PROMPTS, model=tiny.llama(attention_dropout=0.9))
     expected = policy.logp_tokens(ROWS)
@@ -322,37 +305,32 @@ def test_the_state_is_what_is_trained_and_loads_strictly(with_adapter, make_poli
 
 def test_no_completions_are_a_rollout_without_rows(make_policy):
     policy = make_policy(*PROMPTS, max_new_tokens=6)
-    drawn = policy.sample(0, torch.Generator().manual_seed(0))
-    assert len(drawn) == 0
-    assert drawn.texts == []
-    assert drawn.tokens.shape == (0, 2)
-    assert drawn.tokens.dtype == torch.int64
+    drawn, full = policy.sample(0, generator(0)), policy.sample(3, generator(0))
+    assert (len(drawn), drawn.texts, drawn.tokens.shape) == (0, [], (0, 2))
     assert drawn.logp.shape == drawn.truncated.shape == drawn.group.shape == drawn.n_tokens.shape
-    assert (drawn.logp.dtype, drawn.truncated.dtype) == (torch.float32, torch.bool)
+    dtypes = {"tokens": torch.int64, "logp": torch.float32, "truncated": torch.bool}
+    for name, dtype in (dtypes | {"group": torch.int64}).items():
+        assert getattr(drawn, name).dtype == getattr(full, name).dtype == dtype
     assert policy.logp_tokens(drawn.tokens).tolist() == []
-    some = policy.sample(3, torch.Generator().manual_seed(0))  # what a run has is of the same types
-    for name in ("tokens", "logp", "truncated", "group"):
-        assert getattr(some, name).dtype == getattr(drawn, name).dtype
 
 
 DEALT = "completions cannot be dealt evenly to 3 prompts; give a multiple of 3$"
 
 
 @pytest.mark.parametrize(
-    ("ask", "raised", "message"),
+    ("method", "arguments", "error", "message"),
     [
-        (lambda policy: policy.sample(-3), ValueError, f"^-3 {DEALT}"),
-        (lambda policy: policy.sample(7), ValueError, f"^7 {DEALT}"),
-        (lambda policy: policy.logp(["1"], prompt=3), ValueError,
-         "^prompt = 3, but .* from 0 to 2"),
-        (lambda policy: policy.logp(["1"], prompt=-1), ValueError, "^prompt = -1, but prompts are"),
+        ("sample", [-3], ValueError, f"^-3 {DEALT}"),
+        ("sample", [7], ValueError, f"^7 {DEALT}"),
+        ("logp", [["1"], 3], ValueError, "^prompt = 3, but .* from 0 to 2"),
+        ("logp", [["1"], -1], ValueError, "^prompt = -1, but prompts are"),
         # one string is not taken for its characters
-        (lambda policy: policy.logp("12"), TypeError, r"^expected several texts: write \['12'\]$"),
+        ("logp", ["12"], TypeError, r"^expected several texts: write \['12'\]$"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_asked_is_refused(make_policy, ask, raised, message):
-    with pytest.raises(raised, match=message):
-        ask(make_policy(*PROMPTS))
+)
+def test_impossible_arguments_are_refused(make_policy, method, arguments, error, message):
+    with pytest.raises(error, match=message):
+        getattr(make_policy(*PROMPTS), method)(*arguments)
 
 
 def test_one_text_in_other_tokens_or_to_another_prompt_is_another_sequence(make_policy):
