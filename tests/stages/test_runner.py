@@ -161,7 +161,7 @@ def test_an_output_that_is_gone_is_made_again(stage, config_of, copy_of, capsys)
 def test_a_damaged_output_is_made_again(stage, name, damage, config_of, copy_of, capsys):
     copy = copy_of(stage)
     before = (copy / name).stat().st_mtime_ns
-    if damage == "bit":  # as it rots on the disk
+    if damage == "bit":
         flip_a_bit(copy / name)
         os.utime(copy / name, ns=(before, before))
     else:
@@ -321,7 +321,7 @@ def test_output_is_moved_to_a_free_name_and_the_user_is_told(tmp_path, capsys):
 
 def test_a_missing_or_empty_folder_is_silent(tmp_path, capsys):
     assert move_aside(tmp_path / "out") is None
-    assert not (tmp_path / "out").exists()
+    assert names(tmp_path) == ["work"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").touch()
     assert move_aside(tmp_path / "out") is None
@@ -365,19 +365,19 @@ def test_a_process_that_waited_for_a_moved_lock_gets_the_new_one(tmp_path, monke
 
 
 def test_inputs_stay_where_they_are(tmp_path):
-    out = output_in(tmp_path / "out")
+    out, link = output_in(tmp_path / "out"), tmp_path / "link"
     inner = output_in(out / "checkpoints" / "model")
-    (tmp_path / "link").symlink_to(out)
+    link.symlink_to(out)
     for folder, config, message in [
         (out, Settings(model=out), f"{out}: is an input of this config; choose another --out"),
         (out, Settings(runs=[inner]), f"{out}: holds an input of this config, {inner}; choose"),
         (inner, Settings(runs=[out]), f"model: lies in an input of this config, {out}; choose"),
-        (tmp_path / "link", Settings(model=out), "link: is an input of this config"),
+        (link, Settings(model=out), "link: is an input of this config"),
     ]:
         with pytest.raises(InputError, match=message):
             move_aside(folder, config)
     assert names(tmp_path) == ["link", "out", "work"]
-    # where a config looks things up is no input
+    # a folder in which paths are looked up is no input
     apart = Settings(model="a/b", runs=[tmp_path / "work"], folder=tmp_path)
     assert move_aside(out, apart) is not None
 
@@ -385,15 +385,14 @@ def test_inputs_stay_where_they_are(tmp_path):
 def test_files_that_are_read_stay_where_they_are(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    mine, replacement = out / "mine.yaml", out / "score.py"
-    for file in (mine, replacement):
-        file.touch()
-    output_in(out, reward=replacement)
-    with pytest.raises(InputError, match=r"contains .*out/mine\.yaml, which is read"):
-        move_aside(out, also=[mine])
-    with pytest.raises(InputError, match=r"contains .*out/score\.py, which is read"):
-        move_aside(out)
-    replacement.unlink()
+    config, reward = out / "mine.yaml", out / "score.py"
+    config.touch()
+    reward.touch()
+    output_in(out, reward=reward)
+    for also, name in (([config], "mine.yaml"), ([], "score.py")):
+        with pytest.raises(InputError, match=rf"contains .*out/{name}, which is read"):
+            move_aside(out, also=also)
+    reward.unlink()
     assert move_aside(out) == tmp_path / "out.old-1"
 
 
@@ -412,15 +411,14 @@ def test_foreign_files_stay(tmp_path, content):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("of years")
-    if content is None:
-        message = r"mine: not the output of chemkl: it holds notes\.txt, but no manifest\.json"
-    else:
+    message = r"mine: not the output of chemkl: it holds notes\.txt, but no manifest\.json"
+    if content is not None:
         (mine / "manifest.json").write_text(content)
         message = r"mine/manifest\.json: not a chemkl manifest"
     before = names(mine)
     with pytest.raises(InputError, match=message):
         move_aside(mine)
-    assert names(mine) == before  # without a lock file, too
+    assert names(mine) == before  # no lock file either
     assert names(tmp_path) == ["mine", "work"]
 
 
