@@ -415,39 +415,25 @@ class Odd:
         pass
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Let the target of Odd through, as a log-ratio that overflows would come through."""
+@pytest.mark.parametrize(
+    ("name", "options", "value"),
+    [
+        *((name, {}, value) for name in ESTIMATORS for value in (NAN, INF)),
+        *(("f_dpg", {"divergence": d}, NAN) for d in ("kl", "reverse_kl", "js", "tv")),
+        ("alpha_dpg", {"alpha": 0.0}, NAN),
+        ("grpo", {"normalise": False}, NAN),
+        ("grpo", {"clip": 0.2}, NAN),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_refused(monkeypatch, name, options, value):
+    """No estimator may turn it into a number: not by a maximum, a clamp or a where."""
+    # as a log-ratio that overflows would pass
     monkeypatch.setattr(objective_module, "check_finite", lambda *_: None)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("value", [NAN, INF])
-@pytest.mark.parametrize("name", list(ESTIMATORS))
-def test_a_loss_that_is_not_finite_is_refused(name, value):
-    """None of the estimators may turn it into a number: not by a maximum, a clamp or a where."""
-    objective = build_objective(Odd(value), name)
     message = rf"the loss of {name} is (nan|-?inf): .*Lower the learning rate"
     if name == "forward_kl":  # its metric looks at the anchored reference first
         message = "logp_ref is not finite in 1 of 4 rows"
-    with pytest.raises(ValueError, match=message):
-        objective(INPUTS)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        *(("f_dpg", {"divergence": d}) for d in ("kl", "reverse_kl", "js", "tv")),
-        ("alpha_dpg", {"alpha": 0.0}),
-        ("grpo", {"normalise": False}),
-        ("grpo", {"clip": 0.2}),
-    ],
-)
-def test_nor_is_it_with_options(name, options):
-    objective = build_objective(Odd(NAN), name, estimator_options=options)
-    with pytest.raises(ValueError, match=f"the loss of {name} is nan"):
-        objective(INPUTS)
+    with pytest.raises(ValueError, match=message if not options else f"the loss of {name} is nan"):
+        build_objective(Odd(value), name, estimator_options=options)(INPUTS)
 
 
 @pytest.mark.parametrize("name", ["reinvent", "log_variance", "trajectory_balance"])
@@ -473,19 +459,28 @@ def test_a_policy_100_nats_off_has_a_finite_gradient_in_fp32(name):
         assert slope.abs().max() > 0
 
 
-def test_missing_inputs_are_named():
-    with pytest.raises(
-        ValueError, match=r"'forward_kl' needs logp_.* LossInputs\(logp_policy_of_pri"
-    ):
-        call("forward_kl", {"reference": "prior"})
-    two = changed(retained=torch.tensor([True, True, False, False]))
-    with pytest.raises(ValueError, match=r"retains one row a group.*a group number of its own"):
-        call("msc", inputs=two)
-    chains = dataclasses.replace(two, group=torch.tensor([0, 1, 0, 1]))
+TWO_CHAINS = torch.tensor([0, 1, 0, 1])
+TWO_RETAINED = changed(retained=torch.tensor([True, True, False, False]))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "inputs", "message"),
+    [
+        ("forward_kl", {"reference": "prior"}, INPUTS,
+         r"'forward_kl' needs logp_.* LossInputs\(logp_policy_of_pri"),
+        ("msc", {}, TWO_RETAINED, r"retains one row a group.*a group number of its own"),
+        ("trajectory_balance", {}, changed(group=TWO_CHAINS),
+         r"one log Z, but the batch has 2 groups.*log_variance"),
+    ],
+)  # fmt: skip
+def test_inputs_that_do_not_fit_are_named(name, options, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        call(name, options, inputs)
+
+
+def test_msc_carries_one_row_for_each_group():
+    chains = dataclasses.replace(TWO_RETAINED, group=TWO_CHAINS)
     assert call("msc", inputs=chains).carry.sum() == 2
-    grouped = changed(group=torch.tensor([0, 1, 0, 1]))
-    with pytest.raises(ValueError, match=r"one log Z, but the batch has 2 groups.*log_variance"):
-        call("trajectory_balance", inputs=grouped)
 
 
 @pytest.mark.parametrize("name", [n for n in ESTIMATORS if not ESTIMATORS[n].takes_shaper])
