@@ -21,12 +21,9 @@ BETA = 0.5
 
 def sequences(longest):
     """Every row of ids of a world: those that end, and those that are cut off."""
-    ended = [
-        (START, *middle, END)
-        for n in range(longest)
-        for middle in itertools.product(INNER, repeat=n)
-    ]
-    return ended + [(START, *middle) for middle in itertools.product(INNER, repeat=longest)]
+    middles = [middle for n in range(longest) for middle in itertools.product(INNER, repeat=n)]
+    cut_off = [(START, *middle) for middle in itertools.product(INNER, repeat=longest)]
+    return [(START, *middle, END) for middle in middles] + cut_off
 
 
 class Table(Policy):
@@ -64,21 +61,18 @@ def table_of(probability):
     return {prefix: [mass[*prefix, t] / mass[prefix] for t in tokens] for prefix in prefixes}
 
 
-def policy_of(probability):
-    return Table(table_of(probability), max(map(len, probability)) - 1)
+def policy_of(rows, p):
+    return Table(table_of(dict(zip(rows, p.tolist(), strict=True))), max(map(len, rows)) - 1)
 
 
-def world(longest=3):
-    """All rows, the log-probabilities of a prior, and two rewards."""
-    rows = sequences(longest)
-    generator = torch.Generator().manual_seed(longest)
+def world(optimum, longest=3, beta=BETA):
+    """Rows, log p of a prior, two rewards, their optima, and policies that are these."""
+    rows, generator = sequences(longest), torch.Generator().manual_seed(longest)
     logp_ref = (2 * torch.randn(len(rows), generator=generator, dtype=torch.float64)).log_softmax(0)
     rewards = torch.rand(2, len(rows), generator=generator, dtype=torch.float64)
-    return rows, logp_ref, rewards
-
-
-def as_dict(rows, p):
-    return dict(zip(rows, p.tolist(), strict=True))
+    optima = [optimum(r, logp_ref, beta) for r in rewards]
+    policies = {name: policy_of(rows, p) for name, p in zip("ab", optima, strict=True)}
+    return rows, logp_ref, rewards, optima, policies
 
 
 def probabilities(policy, rows):
@@ -88,15 +82,10 @@ def probabilities(policy, rows):
     return torch.cat(logp).exp()
 
 
-def geometric(parts):
-    return math.prod(p**w for w, p in parts)
-
-
-def harmonic(parts):
-    return 1 / sum(w / p for w, p in parts)
-
-
-MEANS = {"product": geometric, "harmonic": harmonic}
+MEANS = {
+    "product": lambda parts: math.prod(p**w for w, p in parts),
+    "harmonic": lambda parts: 1 / sum(w / p for w, p in parts),
+}
 
 
 def by_hand(tables, weights, rows, mean):
@@ -128,25 +117,15 @@ def unlike(**changes):
     return {"a": small(seed=1, **changes), "b": small("gru", seed=2, hidden_size=40, **changes)}
 
 
-KINDS = pytest.mark.parametrize("kind", ["product", "harmonic"])
-MIXTURES = pytest.mark.parametrize(
-    "options",
-    [{"kind": "product"}, {"kind": "harmonic"}, {"beta_scale": 3.0}, {"beta_scale": 0.5}],
-    ids=["product", "harmonic", "toward the prior", "away from it"],
-)
-
-
 def mixed(options, **changes):
     prior = small(seed=3, **changes) if "beta_scale" in options else None
     return Mixture(unlike(**changes), WEIGHTS, prior=prior, **options)
 
 
-@KINDS
+@pytest.mark.parametrize("kind", MEANS)
 def test_each_token_is_the_mean_renormalised_there(kind):
-    rows, logp_ref, rewards = world()
-    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
-    tables = [table_of(as_dict(rows, p)) for p in optima]
-    policies = {"a": Table(tables[0], 3), "b": Table(tables[1], 3)}
+    rows, *_, policies = world(reverse_kl_optimum)
+    tables = [policy.table for policy in policies.values()]
     mixture = probabilities(Mixture(policies, WEIGHTS, kind=kind), rows)
     expected = by_hand(tables, (0.3, 0.7), rows, MEANS[kind])
     torch.testing.assert_close(mixture, expected, atol=1e-7, rtol=1e-5)
@@ -174,17 +153,13 @@ def test_a_policy_without_weight_does_not_count():
 
 
 def test_the_product_of_whole_sequences_is_the_optimum_of_the_weighted_reward():
-    _, logp_ref, rewards = world()
-    a, b = (reverse_kl_optimum(r, logp_ref, BETA) for r in rewards)
+    _, logp_ref, rewards, (a, b), _ = world(reverse_kl_optimum)
     product = a**0.3 * b**0.7
     expected = reverse_kl_optimum(0.3 * rewards[0] + 0.7 * rewards[1], logp_ref, BETA)
     torch.testing.assert_close(product / product.sum(), expected)
     # by token it is not
-    rows, logp_ref, rewards = world()
-    optima = [reverse_kl_optimum(r, logp_ref, 0.1) for r in rewards]
-    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
-    weights = {"a": 0.5, "b": 0.5}
-    decoded = probabilities(Mixture(policies, weights), rows)
+    rows, logp_ref, rewards, optima, policies = world(reverse_kl_optimum, beta=0.1)
+    decoded = probabilities(Mixture(policies, {"a": 0.5, "b": 0.5}), rows)
     expected = reverse_kl_optimum(rewards.mean(dim=0), logp_ref, 0.1)
     assert (decoded - expected).abs().sum() / 2 > 0.05  # total variation
     # what lies between them is exactly the normaliser of each prefix
@@ -204,12 +179,10 @@ AGREEING += [(3, (1, 0), None), (3, (0, 1), None), (3, (1, 0), 1)]
 
 @pytest.mark.parametrize(("longest", "weights", "scale"), AGREEING)
 def test_where_both_products_agree_also_at_another_beta(longest, weights, scale):
-    rows, logp_ref, rewards = world(longest)
-    optima = [reverse_kl_optimum(r, logp_ref, BETA) for r in rewards]
-    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
-    prior = None if scale is None else policy_of(as_dict(rows, logp_ref.exp()))
-    of_name = dict(zip("ab", weights, strict=True))
-    mixture = Mixture(policies, of_name, prior=prior, beta_scale=scale)
+    rows, logp_ref, rewards, _, policies = world(reverse_kl_optimum, longest)
+    prior = None if scale is None else policy_of(rows, logp_ref.exp())
+    by_name = dict(zip("ab", weights, strict=True))
+    mixture = Mixture(policies, by_name, prior=prior, beta_scale=scale)
     weighted = weights[0] * rewards[0] + weights[1] * rewards[1]
     expected = reverse_kl_optimum(weighted, logp_ref, (scale or 1) * BETA)
     torch.testing.assert_close(probabilities(mixture, rows), expected, atol=1e-6, rtol=1e-5)
@@ -219,8 +192,7 @@ def test_where_both_products_agree_also_at_another_beta(longest, weights, scale)
 
 
 def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
-    rows, logp_ref, rewards = world(1)
-    optima = [forward_kl_optimum(r, logp_ref, BETA) for r in rewards]
+    rows, logp_ref, rewards, optima, policies = world(forward_kl_optimum, 1)
     weighted = 0.3 * rewards[0] + 0.7 * rewards[1]
     # 1/G_i = (L_i - R_i) / (beta pi_ref), so the mean is beta pi_ref / (L' - R_w), L' = sum w_i L_i
     mean = 1 / (0.3 / optima[0] + 0.7 / optima[1])
@@ -229,31 +201,27 @@ def test_harmonic_is_the_forward_kl_optimum_at_beta_over_its_sum():
     torch.testing.assert_close(mean, BETA * logp_ref.exp() / (level - weighted))
     total = float(mean.sum())
     assert total < 0.999  # below 1, as is the harmonic mean of distributions that differ
-    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
     decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
     expected = forward_kl_optimum(weighted, logp_ref, BETA / total)
     torch.testing.assert_close(decoded, expected, atol=1e-6, rtol=1e-5)
     at_beta = forward_kl_optimum(weighted, logp_ref, BETA)
     assert (decoded - at_beta).abs().max() > 1e-4
     # by token it is not
-    rows, logp_ref, rewards = world()
-    optima = [forward_kl_optimum(r, logp_ref, 0.1) for r in rewards]
-    policies = dict(zip("ab", (policy_of(as_dict(rows, p)) for p in optima), strict=True))
+    rows, _, _, optima, policies = world(forward_kl_optimum, beta=0.1)
     decoded = probabilities(Mixture(policies, WEIGHTS, kind="harmonic"), rows)
     whole = 1 / (0.3 / optima[0] + 0.7 / optima[1])
     assert (decoded - whole / whole.sum()).abs().sum() / 2 > 0.05
 
 
 def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_between():
-    rows, logp_ref, rewards = world()
-    optimum = reverse_kl_optimum(rewards[0], logp_ref, 0.1)
-    policy, prior = policy_of(as_dict(rows, optimum)), policy_of(as_dict(rows, logp_ref.exp()))
+    rows, logp_ref, rewards, optima, policies = world(reverse_kl_optimum, beta=0.1)
+    prior = policy_of(rows, logp_ref.exp())
 
     def scaled(scale):
-        mixture = Mixture({"policy": policy}, {"policy": 1}, prior=prior, beta_scale=scale)
+        mixture = Mixture({"a": policies["a"]}, {"a": 1}, prior=prior, beta_scale=scale)
         return probabilities(mixture, rows)
 
-    torch.testing.assert_close(scaled(1), optimum, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(scaled(1), optima[0], atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(scaled(1e7), logp_ref.exp(), atol=1e-6, rtol=1e-5)
     exact = reverse_kl_optimum(rewards[0], logp_ref, 0.1 * 3)
     assert (scaled(3) - exact).abs().sum() / 2 > 0.01
@@ -261,26 +229,26 @@ def test_beta_scale_leads_from_the_policy_to_the_prior_and_is_approximate_betwee
     assert rewarded == sorted(rewarded, reverse=True)
 
 
-@MIXTURES
+@pytest.mark.parametrize(
+    "options",
+    [{"kind": "product"}, {"kind": "harmonic"}, {"beta_scale": 3.0}, {"beta_scale": 0.5}],
+    ids=["product", "harmonic", "toward the prior", "away from it"],
+)
 @torch.no_grad()
 def test_logp_does_not_depend_on_the_rest_of_the_batch(options):
     mixture = mixed(options)
     molecules = ["C", "CCN", "NNCNCN", "", "C" * 20]
     alone = torch.cat([mixture.logp([smiles]) for smiles in molecules])
     assert alone.unique().numel() == len(molecules)
-    beside_long = mixture.logp([*molecules, "NC" * 60])[: len(molecules)]
-    for other in (mixture.logp(molecules), beside_long):
-        torch.testing.assert_close(other, alone, atol=1e-5, rtol=2e-7)
-
-
-@MIXTURES
-def test_a_sample_carries_its_own_logp_cut_off_or_not(options):
+    with_long = mixture.logp([*molecules, "NC" * 60])[: len(molecules)]
+    for logp_B in (mixture.logp(molecules), with_long):
+        torch.testing.assert_close(logp_B, alone, atol=1e-5, rtol=2e-7)
+    # a sample has its own logp, cut off or not
     mixture = mixed(options, max_length=6)
     rollout = mixture.sample(300, torch.Generator().manual_seed(1))
     assert 10 < int(rollout.truncated.sum()) < 290
     assert rollout.logp.dtype == torch.float32
-    with torch.no_grad():
-        again = mixture.logp_tokens(rollout.tokens)
+    again = mixture.logp_tokens(rollout.tokens)
     torch.testing.assert_close(again, rollout.logp, atol=1e-5, rtol=1e-6)
 
 
