@@ -142,15 +142,10 @@ def scripted(reference, tmp_path, monkeypatch):
 
 # two prompts of four completions; the last token of a whole completion is END
 ROWS = [
-    ((7, END), -1.0, -2.0),
-    ((8, END), -2.0, -5.0),
-    ((9, END), -3.0, -1.0),
-    ((7, 7, END), -1.5, -3.0),
-    ((6, END), -1.0, -7.0),
-    ((6, END), -1.0, -7.0),
-    ((5, END), -2.0, -1.0),
-    ((4, END), -2.0, -9.0),
-]
+    ((7, END), -1.0, -2.0), ((8, END), -2.0, -5.0), ((9, END), -3.0, -1.0),
+    ((7, 7, END), -1.5, -3.0), ((6, END), -1.0, -7.0), ((6, END), -1.0, -7.0),
+    ((5, END), -2.0, -1.0), ((4, END), -2.0, -9.0),
+]  # fmt: skip
 REWARD = [1.0, 1.0, 0.0, 2.0, 1.0, 1.0, 0.5, 1.5]
 # a hit gets R(z) - R + beta (lr(z) - lr); the anchors have R 1, and lr -2 in the first prompt and
 # -7 in the second
@@ -177,29 +172,22 @@ def test_rewards_and_advantages_by_hand(scripted):
     ]
     torch.testing.assert_close(scored.advantages, torch.tensor(leave_one_out(total)))
     # the metrics
-    metrics = scripted(ROWS, REWARD).metrics
+    metrics = scored.metrics
     assert {name for name in metrics if name.startswith("mara/")} == METRICS.keys()
     hits = [0.0, 0.3, -0.9, 0.0, 0.0, -0.3]
     mean = sum(hits) / 6
-    # the hits of the first prompt are three completions, those of the second two and one
-    entropy = (math.log(3) + math.log(3) - 2 / 3 * math.log(2)) / 2
     expected = {
-        "mara/reward_mean": 1.0,
-        "mara/hit_rate": 6 / 8,
-        "mara/groups_without_hits": 0.0,
-        "mara/anchor_rate": 3 / 6,
-        "mara/anchor_logp_ref": -4.5,
-        "mara/bonus_mean": mean,
-        "mara/bonus_std": math.sqrt(sum((bonus - mean) ** 2 for bonus in hits) / 6),
-        "mara/bonus_max": 0.3,
-        "mara/unique_rate": (1 + 3 / 4) / 2,
-        "mara/hit_entropy": entropy,
-        "mara/truncated_rate": 0.0,
-        "mara/unscored_rate": 0.0,
-        "rewards/paid_0/mean": 1.0,
-        "rewards/mara_bonus/mean": sum(BONUS) / 8,
-    }
-    assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+        "reward_mean": 1.0, "hit_rate": 6 / 8, "groups_without_hits": 0.0, "anchor_rate": 3 / 6,
+        "anchor_logp_ref": -4.5, "bonus_mean": mean, "bonus_max": 0.3,
+        "bonus_std": math.sqrt(sum((bonus - mean) ** 2 for bonus in hits) / 6),
+        "unique_rate": (1 + 3 / 4) / 2, "truncated_rate": 0.0, "unscored_rate": 0.0,
+        # the hits of the first prompt are three completions, those of the second two and one
+        "hit_entropy": (math.log(3) + math.log(3) - 2 / 3 * math.log(2)) / 2,
+    }  # fmt: skip
+    actual = {name: metrics[f"mara/{name}"] for name in expected}
+    assert actual == pytest.approx(expected, abs=1e-6)
+    assert metrics["rewards/paid_0/mean"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["rewards/mara_bonus/mean"] == pytest.approx(sum(BONUS) / 8, abs=1e-6)
 
 
 # .5 a + 2 b: 1.0, 1.0, 0, 2.0, ... as above; None in one function leaves the other's part
@@ -207,20 +195,13 @@ A = [2.0, None, 0.0, 2.0, None, 2.0, 1.0, 3.0]
 B = [None, 0.5, 0.0, 0.5, 0.5, None, 0.0, None]
 
 
-@pytest.mark.parametrize(
-    ("columns", "options"),
-    [
-        ([A, B], {"weights": [0.5, 2.0]}),
-        # of each prompt, rewards 1, 1, 0, 2: .6-quantile 1.0 (hits 0, 1, 3); 1, 1, .5, 1.5: 1.0
-        # (hits 4, 5, 7)
-        ([REWARD], {"tau": None, "tau_quantile": 0.6, "tau_floor": 0.2}),
-    ],
-)
-def test_the_weighted_sum_is_what_counts_and_a_quantile_is_of_each_prompt(
-    scripted, columns, options
-):
-    scored = scripted(ROWS, *columns, **options)
-    torch.testing.assert_close(scored.columns[:, -1], torch.tensor(BONUS))
+def test_the_weighted_sum_is_what_counts_and_a_quantile_is_of_each_prompt(scripted):
+    weighted = scripted(ROWS, A, B, weights=[0.5, 2.0])
+    # of each prompt, rewards 1, 1, 0, 2: .6-quantile 1.0 (hits 0, 1, 3); 1, 1, .5, 1.5: 1.0 (hits
+    # 4, 5, 7)
+    quantile = scripted(ROWS, REWARD, tau=None, tau_quantile=0.6, tau_floor=0.2)
+    for scored in (weighted, quantile):
+        torch.testing.assert_close(scored.columns[:, -1], torch.tensor(BONUS))
 
 
 @pytest.mark.parametrize("mask_truncated", [False, True])
