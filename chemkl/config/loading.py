@@ -4,17 +4,14 @@
 errors into lines "file:line: key.path: problem; did you mean ...".
 """
 
-import codecs
 import math
 import os
 import re
 import shlex
-import stat
 import tomllib
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, TypeVar
@@ -29,10 +26,15 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.tag import Tag
 
 from chemkl.config.base import COMPLETE, InputError, Keys, did_you_mean, quoted, shortened
-from chemkl.config.paths import InputPath, find_shipped, nearest_shipped, shipped_root
+from chemkl.config.paths import (
+    MOST_CHARACTERS,
+    TOO_LONG,
+    InputPath,
+    find_shipped,
+    read_text,
+    shipped_root,
+)
 
-MOST_CHARACTERS = 100_000
-"""Length limit of a file or value: longer YAML takes seconds. Long lists go into separate files."""
 MOST_VALUES = 20_000
 """Limit of the values in a file, including those that aliases repeat."""
 MOST_LEVELS = 50
@@ -40,10 +42,6 @@ MOST_LEVELS = 50
 MOST_DIGITS = 18
 """Limit for whole numbers: they must fit into 64 bits."""
 
-_TOO_LONG = (
-    f"larger than {MOST_CHARACTERS:,} characters, the limit for settings; put a long list into a "
-    "separate file and give its path."
-)
 QUOTE_HINT = " (text that begins with one of [ { * & ! @ % ` must be quoted: '[#6]')"
 _NEEDS_QUOTES = re.compile(r"(?:^|[:\-=\[,])\s*[\[{*&!@%`]")
 
@@ -132,46 +130,6 @@ class Document:
         return self.name if line is None else f"{self.name}:{line}"
 
 
-def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
-    """Read a regular file as UTF-8, or as UTF-16 with a byte order mark."""
-    limit = 4 * MOST_CHARACTERS  # a character has up to four bytes
-    utf16_marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # written by Windows PowerShell
-    try:
-        mode = file.stat().st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            with open(file, "rb") as stream:
-                raw = stream.read(limit + 1)
-            if len(raw) <= limit:
-                return raw.decode("utf-16" if raw.startswith(utf16_marks) else "utf-8-sig")
-            problem = f": {_TOO_LONG}"
-        else:  # reading a pipe may block for ever
-            regular = f"a regular file of at most {MOST_CHARACTERS:,} characters"
-            problem = f": a device, pipe or socket; settings are read from {regular}."
-    except FileNotFoundError:
-        problem = f": no such file; {_nearest_file(file, kinds)}"
-    except UnicodeDecodeError as error:
-        byte = f"byte {raw[error.start]:#04x}"
-        line = raw.count(b"\n", 0, error.start) + 1
-        problem = f":{line}: not UTF-8 text ({byte}); save the file as UTF-8."
-    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
-        problem = f": cannot be read: {getattr(error, 'strerror', None) or error}."
-    raise InputError(f"{file}{problem}")
-
-
-def _nearest_file(file: Path, kinds: Iterable[str]) -> str:
-    """Name a similar file in the same folder or a shipped one, or say where the file was sought."""
-    folder = file.parent.resolve()
-    files = {path.stem: path.name for path in sorted(folder.glob("*.y*ml"))}
-    near = get_close_matches(file.stem, files, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {str(file.with_name(files[near[0]]))!r}?"
-    shipped = nearest_shipped(file, *kinds)
-    if shipped is not None:
-        return f"did you mean {shipped!r}, which comes with chemkl?"
-    where = f"looked in {folder}" if folder.is_dir() else f"there is no folder {folder}"
-    return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
-
-
 def _other_format(file: Path, text: str, name: str) -> Iterator[str]:
     """Say that a file is TOML, or a JSON config of REINVENT4."""
     try:
@@ -254,7 +212,7 @@ class _UnsupportedError(Exception):
 def parse(text: str, name: str) -> Parsed:
     """Read YAML text: plain values only, within the limits at the top of this file."""
     if len(text) > MOST_CHARACTERS:
-        raise InputError(f"{name}: {_TOO_LONG}")
+        raise InputError(f"{name}: {TOO_LONG}")
     reader = _Reader()
     yaml = YAML(typ="safe", pure=True)
     yaml.Resolver = _Resolver
@@ -545,7 +503,9 @@ def _sources(
         n_shared = max(n for n in range(len(names) + 1) if names[:n] == path[:n])
         if path and n_shared == len(names):
             is_replaced, sources = True, [(number, override)]
-            n_written = n_shared + _depth(override.value, path[n_shared:])
+            n_written, data = n_shared, override.value
+            while n_written < len(path) and isinstance(data, Mapping) and path[n_written] in data:
+                data, n_written = data[path[n_written]], n_written + 1
         elif (
             n_shared > n_written  # it made a section that the file lacks
             or (names[-1] in named and n_shared in (len(path), len(names) - 1))
@@ -555,22 +515,8 @@ def _sources(
     return is_replaced, sources
 
 
-def _depth(data: Any, path: Sequence[str]) -> int:
-    """Count how many of these keys, from the first one on, nested mappings have."""
-    for depth, key in enumerate(path):
-        if not isinstance(data, Mapping) or key not in data:
-            return depth
-        data = data[key]
-    return len(path)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """One error of pydantic with the keys as the user wrote them.
-
-    ``union`` leads to the outermost value that may have one of several types; None if there is no
-    such value.
-    """
+class _Problem(NamedTuple):
+    """One error of pydantic; the keys as the user wrote them, and those of the outermost union."""
 
     error: ErrorDetails
     keys: Keys

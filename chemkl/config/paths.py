@@ -1,16 +1,17 @@
-"""Where files are: paths in a config, files that come with chemkl, and data from a pipe.
+"""Files: those that come with chemkl, paths in a config, text of settings, data from a pipe.
 
 The shipped files are the folders configs/, pipelines/ and data/ of the repository; an installed
 package has them as chemkl/shipped/ (see setup.py). A file of the user always takes precedence.
 """
 
+import codecs
 import filecmp
 import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from functools import cache
@@ -266,6 +267,56 @@ Folder = Annotated[
 def shorthand_for(key: str) -> BeforeValidator:
     """Let a bare path or text stand for a section with only this key."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str | Path) else value)
+
+
+# ---- reading files
+
+MOST_CHARACTERS = 100_000
+"""Length limit of a file or value: longer YAML takes seconds. Long lists go into separate files."""
+TOO_LONG = (
+    f"larger than {MOST_CHARACTERS:,} characters, the limit for settings; put a long list into a "
+    "separate file and give its path."
+)
+
+
+def read_text(file: Path, kinds: Iterable[str] = ()) -> str:
+    """Read a regular file as UTF-8, or as UTF-16 with a byte order mark."""
+    limit = 4 * MOST_CHARACTERS  # a character has up to four bytes
+    utf16_marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # written by Windows PowerShell
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            with open(file, "rb") as stream:
+                raw = stream.read(limit + 1)
+            if len(raw) <= limit:
+                return raw.decode("utf-16" if raw.startswith(utf16_marks) else "utf-8-sig")
+            problem = f": {TOO_LONG}"
+        else:  # reading a pipe may block for ever
+            regular = f"a regular file of at most {MOST_CHARACTERS:,} characters"
+            problem = f": a device, pipe or socket; settings are read from {regular}."
+    except FileNotFoundError:
+        problem = f": no such file; {_nearest_file(file, kinds)}"
+    except UnicodeDecodeError as error:
+        byte = f"byte {raw[error.start]:#04x}"
+        line = raw.count(b"\n", 0, error.start) + 1
+        problem = f":{line}: not UTF-8 text ({byte}); save the file as UTF-8."
+    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
+        problem = f": cannot be read: {getattr(error, 'strerror', None) or error}."
+    raise InputError(f"{file}{problem}")
+
+
+def _nearest_file(file: Path, kinds: Iterable[str]) -> str:
+    """Name a similar file in the same folder or a shipped one, or say where the file was sought."""
+    folder = file.parent.resolve()
+    files = {path.stem: path.name for path in sorted(folder.glob("*.y*ml"))}
+    near = get_close_matches(file.stem, files, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {str(file.with_name(files[near[0]]))!r}?"
+    shipped = nearest_shipped(file, *kinds)
+    if shipped is not None:
+        return f"did you mean {shipped!r}, which comes with chemkl?"
+    where = f"looked in {folder}" if folder.is_dir() else f"there is no folder {folder}"
+    return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
 
 
 # ---- data from a pipe

@@ -9,7 +9,8 @@ from typing import Any
 
 from chemkl.config import InputError
 from chemkl.config.base import Keys, nearest, quoted
-from chemkl.config.loading import MOST_CHARACTERS, Document, parse, read_text
+from chemkl.config.loading import Document, parse
+from chemkl.config.paths import MOST_CHARACTERS, read_text
 
 ENDINGS = (".toml", ".json", ".yaml", ".yml")
 """File endings of REINVENT4 configs."""
