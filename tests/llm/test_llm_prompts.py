@@ -45,6 +45,17 @@ def test_plain_text_is_left_as_it_is_and_a_file_may_be_the_template(tiny, tmp_pa
     talk, template = [messages(("user", "C"))], tmp_path / "t.jinja"
     (prompt,) = render_prompts(talk, tiny.tokenizer(None), template=template)
     assert prompt.token_ids == (tiny.vocabulary["C"], tiny.vocabulary["("])
+    # a template that cannot be read is named
+    (tmp_path / "latin.jinja").write_bytes("{{ 'gr\u00fc\u00df' }}".encode("latin-1"))
+    for template, message in [
+        (tmp_path, "cannot be read .*Is a directory"),
+        (tmp_path / "latin.jinja", r"cannot be read as text in UTF-8 \('utf-8' codec .*0xfc"),
+        (tmp_path / "gone.jinja", "cannot be read .*No such file"),
+    ]:
+        with pytest.raises(
+            InputError, match=rf"template: {template}: {message}.*give chat, none \("
+        ):
+            render_prompts([messages(("user", "C"))], tiny.tokenizer(), template=template)
 
 
 def test_every_problem_is_said_at_once(tiny):
@@ -120,19 +131,6 @@ def test_a_plain_text_does_not_end_where_the_model_goes_on(tiny, around, text, r
     tokenizer = tiny.tokenizer(None, around=around)
     (prompt,) = render_prompts([messages(("user", text))], tokenizer, template="none")
     assert prompt.token_ids == tuple(tiny.vocabulary[word] for word in read)
-
-
-def test_a_template_that_cannot_be_read_is_named(tiny, tmp_path):
-    (tmp_path / "latin.jinja").write_bytes("{{ 'gr\u00fc\u00df' }}".encode("latin-1"))
-    for template, message in [
-        (tmp_path, "cannot be read .*Is a directory"),
-        (tmp_path / "latin.jinja", r"cannot be read as text in UTF-8 \('utf-8' codec .*0xfc"),
-        (tmp_path / "gone.jinja", "cannot be read .*No such file"),
-    ]:
-        with pytest.raises(
-            InputError, match=rf"template: {template}: {message}.*give chat, none \("
-        ):
-            render_prompts([messages(("user", "C"))], tiny.tokenizer(), template=template)
 
 
 @pytest.mark.parametrize("wrong", ["{% for m in messages %}", "{{ messages | nothing }}"])

@@ -207,13 +207,10 @@ def test_they_and_their_gradients_are_those_of_the_policy_that_is_post_trained()
     torch.testing.assert_close(policy.logp_tokens(drawn.tokens), drawn.logp, rtol=0, atol=1e-4)
 
 
-def test_tags_alone_may_not_fill_the_model():
+def test_sizes_that_do_not_fit_are_refused():
+    for sizes in ({"hidden_size": 12, "n_heads": 4}, {"hidden_size": 6}):
+        with pytest.raises(ValidationError, match=r"hidden_size = \d+ should be a multiple of 8"):
+            LlamaConfig(**sizes)
     conditions = conditions_of(LOGP, TPSA, TPSA | {"name": "b"})
     with pytest.raises(InputError, match=r"max_length = 4: 3 tags, a token and the end token"):
         build_tagged(LlamaConfig(max_length=4), VOCABULARY, conditions)
-
-
-@pytest.mark.parametrize("sizes", [{"hidden_size": 12, "n_heads": 4}, {"hidden_size": 6}])
-def test_heads_that_do_not_fit_are_refused(sizes):
-    with pytest.raises(ValidationError, match=r"hidden_size = \d+ should be a multiple of 8"):
-        LlamaConfig(**sizes)
