@@ -6,16 +6,16 @@
      test_failed_components_never_earn_a_reward
      test_a_molecule_whose_component_failed_costs_its_call_and_gets_no_reward
  3 one molecule counts, or is replayed, three times under three spellings
-     test_a_call_is_the_first_scoring_of_a_molecule_and_repeats_and_failures_are_free
+     test_only_the_first_scoring_of_a_valid_molecule_costs_a_call
      test_a_molecule_is_kept_once_under_any_spelling
  4 a bucket of 10 pays 11, or a whole batch of one scaffold
-     test_a_bucket_of_10_pays_exactly_10_of_40_molecules_in_one_batch
+     test_a_bucket_pays_so_many_molecules
  5 a reward once penalised is remembered
-     test_a_withdrawn_reward_is_not_what_is_remembered
+     test_remembered_rewards_are_the_raw_ones_and_cost_no_second_scoring
  6 the optimiser keeps the parameters of a replaced agent
      test_the_optimiser_trains_the_agent_and_not_the_model_that_it_replaces
  7 one list is filtered and its neighbours are not
-     test_every_row_keeps_what_belongs_to_it_among_invalid_truncated_and_repeated_ones
+     test_rows_stay_aligned_among_invalid_truncated_and_repeated_ones
  8 only the first of several references counts
      test_similarities_to_references_are_combined
  9 a SMARTS is parsed for each molecule, or skipped if it is invalid
