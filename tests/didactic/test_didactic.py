@@ -23,7 +23,7 @@ SHORT = {"steps": 20}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def finished(tmp_path_factory):
     """The folder of all five figures after a short training, the table, and the printed text."""
     folder, printed = tmp_path_factory.mktemp("didactic"), StringIO()
     console = Console(file=printed, width=200)
@@ -32,8 +32,8 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_every_figure_is_a_png_and_an_svg(made, number):
-    folder, _, _ = made
+def test_every_figure_is_a_png_and_an_svg(finished, number):
+    folder, _, _ = finished
     image = matplotlib.image.imread(folder / f"fig{number}.png")
     assert image.shape[0] > 300
     assert image.shape[1] > 900
@@ -43,8 +43,8 @@ def test_every_figure_is_a_png_and_an_svg(made, number):
     assert "dc:date" not in text
 
 
-def test_the_table_is_written_described_and_printed(made):
-    folder, frame, printed = made
+def test_the_table_is_written_described_and_printed(finished):
+    folder, frame, printed = finished
     table = pq.read_table(folder / "quantities.parquet")
     assert all(field.metadata[b"description"] for field in table.schema)
     assert table.num_rows == len(frame)
@@ -56,8 +56,8 @@ def test_the_table_is_written_described_and_printed(made):
     assert row["trained_min"] < row["trained"] < row["trained_max"]
 
 
-def test_a_training_that_is_too_short_is_reported(made, monkeypatch, tmp_path):
-    _, frame, printed = made
+def test_a_training_that_is_too_short_is_reported(finished, monkeypatch, tmp_path):
+    _, frame, printed = finished
     assert f"largest TV {frame['tv'].max():.4f}: not converged, take more steps" in printed
     monkeypatch.setattr(didactic_run, "CONVERGED", 1.0)  # no distance is above that
     console = Console(file=StringIO(), width=132)
@@ -66,8 +66,8 @@ def test_a_training_that_is_too_short_is_reported(made, monkeypatch, tmp_path):
     assert "not converged" not in console.file.getvalue()
 
 
-def test_the_manifest_names_the_figures(made):
-    folder, frame, _ = made
+def test_the_manifest_names_the_figures(finished):
+    folder, frame, _ = finished
     manifest = Manifest.load(folder)
     assert manifest.status == "complete"
     assert manifest.stage == "didactic"
@@ -79,9 +79,9 @@ def test_the_manifest_names_the_figures(made):
     assert written == figures | tables | {"manifest.json", "log.jsonl"}
 
 
-def test_some_figures_alone_are_the_same_bytes(made, tmp_path):
+def test_some_figures_alone_are_the_same_bytes(finished, tmp_path):
     """Every run has its own random stream, and no file has a date in it."""
-    folder, _, _ = made
+    folder, _, _ = finished
     didactic.run({"figures": [4, 3], "learning": SHORT}, tmp_path, console=Console(quiet=True))
     for name in ("fig3.png", "fig3.svg", "fig4.png", "fig4.svg"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
@@ -90,10 +90,10 @@ def test_some_figures_alone_are_the_same_bytes(made, tmp_path):
     assert set(pq.read_table(tmp_path / "distributions.parquet")["figure"].to_pylist()) == {3, 4}
 
 
-def test_the_seed_reaches_the_samples(made, tmp_path):
+def test_the_seed_reaches_the_samples(finished, tmp_path):
     config = {"figures": [3], "seed": 1, "learning": SHORT}
     other = didactic.run(config, tmp_path, console=Console(quiet=True))
-    _, frame, _ = made
+    _, frame, _ = finished
     same = frame[frame["figure"] == 3]["trained"].to_numpy()
     assert other["trained"].to_numpy() != pytest.approx(same, nan_ok=True)
 
@@ -121,8 +121,8 @@ def test_a_figure_twice_or_none_is_refused(tmp_path):
         didactic.run({"figures": []}, tmp_path)
 
 
-def test_a_folder_with_other_settings_is_refused(made):
-    folder, _, _ = made
+def test_a_folder_with_other_settings_is_refused(finished):
+    folder, _, _ = finished
     with pytest.raises(InputError, match="steps"):
         didactic.run({"learning": {"steps": 21}}, folder)
 

@@ -1,4 +1,4 @@
-"""What several tests of training train, and how they kill it."""
+"""A run that collapses, and how to kill a run."""
 
 import lightning
 import pytest
@@ -14,12 +14,12 @@ class KilledError(BaseException):
 @pytest.fixture
 def killed(monkeypatch):
     """Run posttrain, killed at each of some moments: in a step, or before something is written."""
-    written = {"policy": (posttrain, "save_policy", 1)}
-    written["second checkpoint"] = (lightning.Trainer, "save_checkpoint", 2)
+    writes = {"policy": (posttrain, "save_policy", 1)}
+    writes["second checkpoint"] = (lightning.Trainer, "save_checkpoint", 2)
 
     def run(config, out, *moments):
         for moment in moments:
-            owner, name, nth = written.get(moment, (Ledger, "enter", None))
+            owner, name, nth = writes.get(moment, (Ledger, "enter", None))
             calls, original = [], getattr(owner, name)
 
             def call(*args, moment=moment, nth=nth, calls=calls, original=original, **options):
@@ -38,7 +38,7 @@ def killed(monkeypatch):
 
 @pytest.fixture
 def collapsing(tiny_prior):
-    """A run that finds few molecules again and again: a high rate, and no baseline."""
+    """A run that repeats a few molecules: a high learning rate, and no baseline."""
     return {
         "prior": str(tiny_prior),
         "reward": {

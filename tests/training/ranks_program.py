@@ -1,7 +1,7 @@
-"""One of two processes of test_ranks.py: gradients of two ranks beside those of one, as JSON.
+"""One of two processes of test_ranks.py: compares gradients of two ranks with those of one.
 
-Usage: ``ranks_program.py PRIOR EVERY``, of the combinations one in so many, with RANK, WORLD_SIZE,
-MASTER_ADDR and MASTER_PORT set.
+Usage: ``ranks_program.py PRIOR EVERY`` (one in EVERY combinations), with RANK, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT set. Prints JSON.
 """
 
 import itertools
@@ -41,7 +41,7 @@ OPTIONS = [
 
 
 def objectives():
-    """Every target x estimator x shaper that goes together, by name: a function that builds it."""
+    """Every valid combination of target, estimator and shaper: its name and its settings."""
     shapers = [None, *SHAPERS]
     for target, (name, options), shaper in itertools.product(TARGETS, OPTIONS, shapers):
         for duplicates in ("keep", "drop") if shaper is None else ("keep",):
@@ -66,11 +66,10 @@ def gradients(settings, ranks, prior, reward):
     objective = build_objective(**settings)
     builder = InputBuilder(policy.train(), freeze(load_policy(prior).double()), objective, 3)
     ledger = Ledger(reward, NoFilter(), 1000)
-    found = []
+    slopes = []
     for step in range(2):
         policy.zero_grad()
-        own = policy.sample_to_learn(N, stream(3, step), ranks.part(N))
-        rollout = ranks.rollout(own)
+        rollout = ranks.rollout(policy.sample_to_learn(N, stream(3, step), ranks.part(N)))
         inputs = builder.build(rollout, ledger.enter(step, rollout), step, ranks)
         output = objective(inputs)
         loss = output.loss + 0.0 * sum(weight.sum() for weight in policy.parameters())
@@ -80,11 +79,11 @@ def gradients(settings, ranks, prior, reward):
             if ranks.world > 1:
                 distributed.all_reduce(weight.grad)
                 weight.grad /= ranks.world
-            found.append(weight.grad.clone())
+            slopes.append(weight.grad.clone())
         for log_z in objective.parameters():
-            found.append(log_z.grad.clone())
+            slopes.append(log_z.grad.clone())
             log_z.grad = None
-    return found
+    return slopes
 
 
 def main(prior, every):

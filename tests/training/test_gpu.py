@@ -1,4 +1,4 @@
-"""What a GPU needs: parts that capture without a graph break (checked anywhere), and a GPU."""
+"""Capture without graph breaks, which GPUs need (checked anywhere), and tests on a GPU."""
 
 import time
 
@@ -84,14 +84,14 @@ class TestOnAGpu:
     def test_the_gradient_of_a_small_loss_does_not_underflow_in_bfloat16(self):
         policy = load_policy("data/priors/moses.safetensors").cuda().train()
         token_BT = policy.sample(64, stream(0, 0)).tokens
-        found = []
+        slopes = []
         for rough in (False, True):
             policy.zero_grad()
             with torch.autocast("cuda", torch.bfloat16, enabled=rough):
                 loss = policy.logp_tokens(token_BT).mean()
             (1e-6 * loss).backward()
-            found.append(torch.cat([w.grad.flatten() for w in policy.parameters()]))
-        exact, rough = found
+            slopes.append(torch.cat([w.grad.flatten() for w in policy.parameters()]))
+        exact, rough = slopes
         assert (rough - exact).norm() < 0.05 * exact.norm()
 
     @pytest.mark.parametrize("batch", [64, 256, 1024])

@@ -86,11 +86,11 @@ def weights(policy):
 
 def inputs_of(module, monkeypatch):
     """A list that receives the inputs of the objective, batch by batch."""
-    seen, original = [], module._builder.build
+    inputs, original = [], module._builder.build
     monkeypatch.setattr(
-        module._builder, "build", lambda *a, **k: seen.append(original(*a, **k)) or seen[-1]
+        module._builder, "build", lambda *a, **k: inputs.append(original(*a, **k)) or inputs[-1]
     )
-    return seen
+    return inputs
 
 
 def unchanged(before, policy):
@@ -175,11 +175,11 @@ def test_the_state_is_the_policy_and_a_learned_log_z_is_a_group_of_its_own(
     make_module, estimator, learnt
 ):
     module = make_module({**GIBBS, "estimator": estimator})
-    own = [*module.policy.parameters()]
-    assert len([*module.parameters()]) == len(own)
+    weights = [*module.policy.parameters()]
+    assert len([*module.parameters()]) == len(weights)
     assert all(name.startswith("policy.") for name in module.state_dict())
     groups = module.configure_optimizers().param_groups
-    assert [len(group["params"]) for group in groups] == [len(own), *learnt]
+    assert [len(group["params"]) for group in groups] == [len(weights), *learnt]
 
 
 def test_the_state_of_adam_moves_to_the_device_of_its_parameter():
@@ -240,11 +240,11 @@ def test_a_molecule_without_filtered_reward_is_neither_hit_nor_anchor(make_modul
 
 def test_rewards_reach_the_objective_in_float64(make_module, fit, monkeypatch):
     module = make_module()
-    seen = inputs_of(module, monkeypatch)
+    inputs = inputs_of(module, monkeypatch)
     trace = fit(module, 1)
-    assert seen[0].reward.dtype == torch.float64
-    assert seen[0].reward.tolist() == trace["reward_filtered"].tolist()
-    assert seen[0].duplicate.tolist() == trace["smiles"].duplicated().tolist()
+    assert inputs[0].reward.dtype == torch.float64
+    assert inputs[0].reward.tolist() == trace["reward_filtered"].tolist()
+    assert inputs[0].duplicate.tolist() == trace["smiles"].duplicated().tolist()
 
 
 # ---- what only some estimators and shapers need
@@ -273,11 +273,11 @@ def test_log_z_is_learned_beside_the_policy(make_module, fit):
 
 def test_msc_carries_one_row_to_the_next_batch(make_module, fit, monkeypatch):
     module = make_module({**MARA, "estimator": "msc"})
-    seen = inputs_of(module, monkeypatch)
+    inputs = inputs_of(module, monkeypatch)
     trace = fit(module, 3)
     assert len(trace) == 3 * 16  # the retained row has been recorded where it was sampled
-    assert seen[0].retained is None
-    for earlier, later in pairwise(seen):
+    assert inputs[0].retained is None
+    for earlier, later in pairwise(inputs):
         assert later.retained.tolist() == 16 * [False] + [True]
         row = (earlier.logp_ref - later.logp_ref[-1]).abs().argmin()
         # the reference's pass over another batch differs in the last bits
@@ -287,7 +287,7 @@ def test_msc_carries_one_row_to_the_next_batch(make_module, fit, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_prior_is_evaluated_while_workers_score(make_module, fit, tmp_path, precision):
-    seen = []
+    passes = []
 
     def trained(workers):
         module = make_module({**MARA, "estimator": "msc"}, workers=workers)  # rows are carried
@@ -296,7 +296,7 @@ def test_the_prior_is_evaluated_while_workers_score(make_module, fit, tmp_path, 
         def logp_tokens(token_BT):
             rounds = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
             settings = torch.is_grad_enabled(), torch.get_num_threads(), *rounds
-            seen.append((threading.current_thread(), settings))
+            passes.append((threading.current_thread(), settings))
             return original(token_BT)
 
         module.reference.logp_tokens = logp_tokens
@@ -304,10 +304,10 @@ def test_the_prior_is_evaluated_while_workers_score(make_module, fit, tmp_path, 
         shutil.rmtree(tmp_path / "trace")
         return trace, weights(module.policy)
 
-    (trace, learnt), (beside, same) = trained(1), trained(2)
-    pd.testing.assert_frame_equal(trace, beside, check_exact=True)
+    (trace, learnt), (parallel, same) = trained(1), trained(2)
+    pd.testing.assert_frame_equal(trace, parallel, check_exact=True)
     assert all(torch.equal(value, same[name]) for name, value in learnt.items())
-    threads, settings = zip(*seen, strict=True)
+    threads, settings = zip(*passes, strict=True)
     assert {*threads[:3]} == {threading.current_thread()}
     assert threading.current_thread() not in threads[3:]
     assert len({*settings}) == 1
@@ -316,12 +316,12 @@ def test_the_prior_is_evaluated_while_workers_score(make_module, fit, tmp_path, 
 def test_forward_kl_gets_fresh_samples_of_the_prior(make_module, fit, tiny_prior, monkeypatch):
     options = {"estimator": "forward_kl", "estimator_options": {"reference": "prior"}}
     module = make_module({**GIBBS, **options}, seed=3)
-    seen = inputs_of(module, monkeypatch)
+    inputs = inputs_of(module, monkeypatch)
     fit(module, 1)
     drawn = load_policy(tiny_prior).sample(16, stream(3, 0, 0, "prior"))
     expected = load_policy(tiny_prior).logp_tokens(drawn.tokens)
-    torch.testing.assert_close(seen[0].logp_policy_of_prior, expected, rtol=0, atol=1e-5)
-    assert seen[0].logp_policy_of_prior.requires_grad
+    torch.testing.assert_close(inputs[0].logp_policy_of_prior, expected, rtol=0, atol=1e-5)
+    assert inputs[0].logp_policy_of_prior.requires_grad
 
 
 @pytest.mark.parametrize("shaper", list(SHAPERS))
@@ -340,7 +340,7 @@ def test_a_shaper_changes_the_step(make_module, fit, tmp_path, shaper):
 def test_clipping_leaves_a_learned_log_z_out(make_module, fit, algorithm, monkeypatch):
     """Its gradient is hundreds of times that of the policy and would take the whole norm."""
     module = make_module({**GIBBS, "estimator": "trajectory_balance", "shaper": None})
-    seen = {}
+    sizes = {}
     original = module.configure_gradient_clipping
 
     def clip(*arguments, **named):
@@ -348,15 +348,15 @@ def test_clipping_leaves_a_learned_log_z_out(make_module, fit, algorithm, monkey
         log_z.grad.fill_(1e6)
         original(*arguments, **named)
         grads = [p.grad for p in module.policy.parameters()]
-        seen["norm"] = torch.stack([g.norm() for g in grads]).norm().item()
-        seen["largest"] = max(g.abs().max().item() for g in grads)
-        seen["log_z"] = log_z.grad.item()
+        sizes["norm"] = torch.stack([g.norm() for g in grads]).norm().item()
+        sizes["largest"] = max(g.abs().max().item() for g in grads)
+        sizes["log_z"] = log_z.grad.item()
 
     monkeypatch.setattr(module, "configure_gradient_clipping", clip)
     fit(module, 1, gradient_clip_val=1e-3, gradient_clip_algorithm=algorithm)
-    assert seen["log_z"] == 1e6
+    assert sizes["log_z"] == 1e6
     bounded = {"norm": "norm", "value": "largest"}[algorithm]
-    assert seen[bounded] == pytest.approx(1e-3, rel=1e-3)
+    assert sizes[bounded] == pytest.approx(1e-3, rel=1e-3)
 
 
 # ---- several updates a batch
@@ -405,17 +405,17 @@ def test_further_updates_may_have_other_spellings_and_one_log_pi_ref_a_molecule(
         return None if {"(", "="} & {*smiles} else policy.vocabulary.encode(smiles)
 
     module = make_module({**MARA, "estimator": "log_variance"}, updates=2, spell=spell)
-    seen = []
+    calls = []
     original = module._respelled
     monkeypatch.setattr(
-        module, "_respelled", lambda *a: seen.append((a[0], *original(*a))) or seen[-1][1:]
+        module, "_respelled", lambda *a: calls.append((a[0], *original(*a))) or calls[-1][1:]
     )
     trace = fit(module, 4, 2)
-    assert len(seen) == 4
+    assert len(calls) == 4
     assert module.n_unspelled > 0
-    assert sum((~kept).sum().item() for _, _, kept in seen) == module.n_unspelled
+    assert sum((~kept).sum().item() for _, _, kept in calls) == module.n_unspelled
     others = 0
-    for batch, token_BT, kept in seen:
+    for batch, token_BT, kept in calls:
         whole = batch.recorded["canonical_smiles"].astype(object).where(lambda s: s.notna(), None)
         whole = whole[kept.tolist()].tolist()
         for canonical, sampled, ids in zip(
