@@ -143,7 +143,7 @@ def test_operations_are_those_of_the_products(tiny_prior):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "line"),
-    [("filters molecules.smi", "spheres of one"), ("storage --rows 600", "resuming 600 rows: ")],
+    [("filters molecules.smi", "spheres"), ("storage --budget 64 --rows 600", "resuming 600")],
 )
 def test_measurements_by_hand(tmp_path, monkeypatch, arguments, line):
     monkeypatch.chdir(tmp_path)
