@@ -198,7 +198,7 @@ LONG = {"budget": 100_000, "max_samples": 1200, "learning_rate": 5e-4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["first", "further", "output"])
+@pytest.mark.parametrize("whom", ["first", "further", "signalled"])
 def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_path, whom):
     whole = start(tmp_path / "whole", **LONG)
     assert whole.wait() == 0
@@ -209,12 +209,12 @@ def test_one_process_killed_ends_the_run_and_it_resumes_to_the_bit(start, tmp_pa
         time.sleep(0.05)
     began = time.monotonic()
     pid = second if whom == "further" else process.pid
-    os.kill(pid, signal.SIGTERM if whom == "told" else signal.SIGKILL)
+    os.kill(pid, signal.SIGTERM if whom == "signalled" else signal.SIGKILL)
     output = process.communicate()[1].decode()
     while Path(f"/proc/{second}").exists():
         time.sleep(0.05)
     assert time.monotonic() - began < 30
-    assert process.returncode == {"first": -9, "further": 1, "told": 143}[whom]
+    assert process.returncode == {"first": -9, "further": 1, "signalled": 143}[whom]
     if whom == "further":
         assert re.search(
             "process 1 of this run was killed by SIGKILL, so this one ends too", output
