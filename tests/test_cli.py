@@ -91,7 +91,7 @@ def test_config_errors_have_exit_code_2_and_nothing_starts(posttrain, chemkl, ca
     [
         (InputError("prior.bin: not a model file\ntwo"), 2, "prior.bin: not a model file\ntwo\n"),
         (ZeroDivisionError("of a loss"), 1, "unexpected error: ZeroDivisionError: of a loss\n"),
-        (KeyboardInterrupt(), 130, "interrupted: the same command begins anew.\n"),
+        (KeyboardInterrupt(), 130, "interrupted: the same command starts again.\n"),
     ],
 )
 def test_an_error_of_the_stage_decides_the_exit_code(posttrain, chemkl, capsys, error, code, says):
@@ -114,7 +114,7 @@ def test_an_interrupted_score_says_so(chemkl, capsys, monkeypatch, stop):
     monkeypatch.setattr(score, "run_command", interrupt)
     code = 130 if isinstance(stop, KeyboardInterrupt) else 143
     assert chemkl("score", "molecules.smi", "--config", "mine.yaml") == code
-    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+    assert capsys.readouterr().err == "interrupted: the same command starts again.\n"
 
 
 def test_ctrl_c_says_what_is_kept_and_how_to_continue(posttrain, chemkl, capsys):

@@ -222,7 +222,7 @@ def test_a_stage_without_steps_ends_at_once(stage, chemkl, capsys, from_python, 
             stage.stage.run(Settings(), "runs/mine")
     else:
         assert chemkl("evaluate", "mine.yaml") == CODES[name]
-        assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+        assert capsys.readouterr().err == "interrupted: the same command starts again.\n"
     assert stage.ended == []
     manifest = Manifest.load("runs/mine")
     assert (manifest.status, manifest.ended_by) == ("interrupted", f"StoppedBySignal: {name}")
@@ -242,7 +242,7 @@ def test_a_signal_during_an_import_is_not_lost(stage, chemkl, capsys, monkeypatc
     stage.work = pytest.fail
     assert chemkl("evaluate", "mine.yaml") == CODES[name]
     assert stage.ended == ["chemkl.stages.evaluate"]  # the import came to its end
-    assert capsys.readouterr().err == "interrupted: the same command begins anew.\n"
+    assert capsys.readouterr().err == "interrupted: the same command starts again.\n"
 
 
 # ---- readers of the output

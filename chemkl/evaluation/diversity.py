@@ -52,7 +52,8 @@ def leaders(fingerprints: Fingerprints, distance: float) -> list[int]:
     """Pick molecules that are pairwise more than a Tanimoto distance apart; return their indices.
 
     The greedy version of #Circles (Xie et al., ICLR 2023): RDKit's LeaderPicker takes each molecule
-    further than `distance` from all picked before, so the count depends on the order.
+    further than `distance` from all picked before, so the count depends on the order: that of the
+    first scoring.
     """
     vectors = [unpacked(row.tobytes()) for row in pack(fingerprints)]
     n = len(vectors)

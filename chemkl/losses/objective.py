@@ -184,7 +184,7 @@ def _first_occurrences(inputs: LossInputs) -> Tensor:
     if inputs.duplicate is None:
         raise ValueError(
             'duplicates="drop" needs LossInputs(duplicate=...): True at each row whose sequence '
-            "stands in an earlier row of the batch"
+            "occurs in an earlier row of the batch"
         )
     first_B = ~inputs.duplicate
     groups = Groups.of(inputs.group, inputs.reward)
@@ -204,7 +204,7 @@ METRICS = {
     "log_ratio_std": "its standard deviation, over all rows: 0 when the policy is the target",
     "kl": "mean of log policy - log reference: KL(policy || reference) on the policy's own rows",
     "mara_bonus_mean": "mean over the hits of beta (log target - gibbs log target), reward units",
-    "mara_bonus_std": "its standard deviation over the hits: beside a reward of 1, not above it",
+    "mara_bonus_std": "its standard deviation over the hits; below 1, the range of the reward",
 }
 """Every name of ``describe`` and of the objective itself, with its meaning."""
 
@@ -323,7 +323,7 @@ def _options(section: Mapping[str, Any] | str) -> dict[str, Any]:
     """Return a section of a config, or a bare kind, as a dict without options of None."""
     options = {"kind": section} if isinstance(section, str) else section
     if "kind" not in options:
-        raise ValueError(f"kind is missing beside {', '.join(options)}")
+        raise ValueError(f"kind is missing (got {', '.join(options)})")
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -345,7 +345,7 @@ def ucpo(
 
     Options:
         strength: share of the advantage that is distributed by rarity; 0.2 in the paper.
-        temperature: divides log-probabilities before the comparison; at 1 the rarest hit gets
+        temperature: nats; divides log-probabilities before the comparison; at 1 the rarest hit gets
             nearly all of that share, at about the mean number of tokens it is spread.
     """
     groups = Groups.of(group_B, advantage_B)

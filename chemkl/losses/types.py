@@ -27,7 +27,7 @@ _DTYPES: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
 _FINITE = {
     "logp": "take log-softmax in fp32, mask padding with 0 (not -inf), and look for a token that "
     "the model gives probability 0",
-    "reward": "a sequence that could not be scored has reward 0, and its reason is kept beside it",
+    "reward": "a sequence that could not be scored has reward 0 and a reason",
 }
 """The kinds of rows that must be finite, and how to fix rows that are not."""
 

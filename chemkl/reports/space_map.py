@@ -183,8 +183,8 @@ def _note(cloud: Cloud, threshold: float) -> str:
     if cloud.scaffold is None:
         return f"{count} None has a scaffold."
     return (
-        f"{count} Rings mark the {cloud.n_top:,} with the largest scaffold, "
-        f"{short(cloud.scaffold)} ({percent(cloud.top_share)})."
+        f"{count} Rings mark those with the largest scaffold, {short(cloud.scaffold)}, which "
+        f"{cloud.n_top:,} of all hits have ({percent(cloud.top_share)})."
     )
 
 

@@ -81,7 +81,7 @@ def run(
         index: run only the job at this position, from 0, of the selected jobs.
         job: run only the job with this name; the others are not checked.
         jobs: number of jobs that run at a time, each in a process with its share of the cores.
-        fresh: move the folders of the selected jobs aside and start anew.
+        fresh: move the folders of the selected jobs aside and start again.
         dry_run: print the table of jobs and stop.
 
     Returns:
@@ -93,7 +93,7 @@ def run(
     if jobs < 1:
         raise InputError(f"--jobs {jobs}: should be 1 or more")
     console = Console()
-    with interruptible(lambda: "interrupted: no job has begun; the same command begins anew."):
+    with interruptible(lambda: "interrupted: no job has begun; the same command starts again."):
         if jobs > 1 and not dry_run:  # the server imports while this process checks the settings
             stages = {each.stage for each in expand(pipeline, out_dir).jobs}
             start_server(sorted({STAGES[name].module_name for name in stages}), jobs)

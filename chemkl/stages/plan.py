@@ -93,7 +93,7 @@ def plan_pipeline(
 def pending_paths(
     config: Config, promised: Iterable[Path], earlier: Iterable[Path] = ()
 ) -> list[Path]:
-    """Return the paths of a config that do not exist yet or that an earlier job makes anew."""
+    """Return the paths of a config that do not exist yet or that an earlier job makes again."""
     remade, future = {*earlier}, {*promised}
     return [
         path

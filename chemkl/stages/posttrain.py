@@ -164,7 +164,7 @@ def _check_devices(n_begun: int, trainer: Trainer, out: Path) -> None:
         raise InputError(
             f"{out}: this run began on {n_begun} devices, not {trainer.world_size}, and only as "
             "many reproduce it exactly: set trainer.devices and num_nodes as they were, choose "
-            "another folder with --out, or begin anew with --fresh."
+            "another folder with --out, or start again with --fresh."
         )
 
 
@@ -263,8 +263,8 @@ def _align_past(
         saved: dict[str, Any] = torch.load(first, map_location="cpu", weights_only=True)
         if "next_step" not in saved:
             raise InputError(
-                f"{first}: a checkpoint, but not of a posttrain run. Delete it to begin the run "
-                "anew, or restore a good copy."
+                f"{first}: a checkpoint, but not of a posttrain run. Delete it to start the run "
+                "again, or restore a good copy."
             )
         parts, step = list_parts(out), saved["next_step"]
         if parts and parts[-1].last == step - 1:
@@ -621,7 +621,7 @@ def check_spent(config: AnyConfig, out: Path) -> None:
     ]
     over = [
         f"{out}: the run has spent {n:,} {unit}, more than {key} allows ({limit:,}): it can be "
-        "made longer, not shorter. Choose another folder with --out, or begin anew with --fresh."
+        "made longer, not shorter. Choose another folder with --out, or start again with --fresh."
         for key, limit, n, unit in limits
         if limit is not None and n > limit
     ]

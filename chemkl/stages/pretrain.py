@@ -87,7 +87,7 @@ def work(config: Any, start: Start) -> None:
         if begun is not None and "weights" not in begun.beside:
             raise InputError(
                 f"{start.out}: this run began without the weights of {config.corpus}, so its loss "
-                "would change on the way: begin anew with --fresh, or choose another --out"
+                "would change on the way: start again with --fresh, or choose another --out"
             )
     inputs = {"corpus": config.corpus / files.MOLECULES}
     init = getattr(config, "init", None)

@@ -362,9 +362,9 @@ def interrupted(stage: Stage, folder: Path, *, fresh: bool = False) -> str:
     if (folder / LAST).exists():
         saved = f"{folder} keeps everything up to the last checkpoint; {again} continues from there"
     elif LAST in stage.outputs:
-        saved = f"no checkpoint had been written yet; {again} begins anew"
+        saved = f"no checkpoint had been written yet; {again} starts again"
     else:
-        saved = f"{again} begins anew"
+        saved = f"{again} starts again"
     return f"interrupted: {saved}."
 
 

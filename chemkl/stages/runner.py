@@ -18,9 +18,9 @@ from chemkl.results.trace import read_part
 if TYPE_CHECKING:
     from chemkl.stages.registry import Stage
 
-AGAIN = "--fresh makes it anew"
+AGAIN = "--fresh repeats it"
 """How to repeat what is complete."""
-ANEW = "begins anew: there is no checkpoint to resume from"
+ANEW = "starts again: there is no checkpoint to resume from"
 """Said of a run that was killed before its first checkpoint."""
 TABLES = (".parquet", ".csv")
 """Endings of the single files that a command writes as its output."""
@@ -74,7 +74,7 @@ class Start:
             if not file.place.exists():
                 raise InputError(
                     f"{copy}: has changed since {self.out} was started, and {file.place} is gone: "
-                    "restore one of them, or begin anew with --fresh and another model"
+                    "restore one of them, or start again with --fresh and another model"
                 )
             convert_reinvent(file.place, copy)
             update = {"kept": f"{INPUTS}/{copy.name}", "kept_sha256": sha256_of(copy)}

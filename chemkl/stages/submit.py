@@ -97,7 +97,7 @@ def submit(
             f"already submitted ({listed}{', ...' if len(numbers) > 3 else ''}); `chemkl "
             "status` shows its state, scancel removes jobs"
         )
-        complete = "every job is complete; --fresh of `chemkl run` begins anew"
+        complete = "every job is complete; --fresh of `chemkl run` starts again"
         raise InputError(f"{config.name}: {submitted if numbers else complete}")
     arrays = _arrays(config.name, todo, {*numbers})
     fill = _template(template)

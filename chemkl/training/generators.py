@@ -39,7 +39,7 @@ def read_parts(config: AnyGenerator) -> list[Scaffold | Pair | Lead]:
             problems.append(f"{key}: {error}")
     names = [part.name for part in parts]
     problems += [
-        f"{part.key}: {part.name} stands twice; its rows would be two groups"
+        f"{part.key}: {part.name} is given twice; its rows would be two groups"
         for i, part in enumerate(parts)
         if part.name in names[:i]
     ]

@@ -367,7 +367,7 @@ def read_seed(
     seeds, problems, conflicts = _parse_seeds(seed)
     if problems:
         more = f", and {len(problems) - 3} more lines" if len(problems) > 3 else ""
-        raise InputError(f"{seed.path}: {'; '.join(problems[:3])}{more}: mend or remove them")
+        raise InputError(f"{seed.path}: {'; '.join(problems[:3])}{more}: correct or remove them")
     if not seeds:
         raise InputError(f"{seed.path}: holds no molecule, so the memory would begin empty")
     n = len(seeds)

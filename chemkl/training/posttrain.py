@@ -250,7 +250,7 @@ class Posttrain(lightning.LightningModule):
             raise InputError(
                 f"step {step}: the policy has diverged: its log-probabilities are not finite. "
                 f"Lower learning_rate (now {self._phase.learning_rate:g}), or add "
-                "trainer: {gradient_clip_val: 1.0}, and begin anew with --fresh."
+                "trainer: {gradient_clip_val: 1.0}, and start again with --fresh."
             )
         return rollout
 

@@ -94,7 +94,7 @@ def settle(
     if begun.used == "bf16-mixed":
         fix = (
             "A run keeps its precision. Continue it on a device like the first, choose another "
-            "folder with --out, or begin anew with --fresh."
+            "folder with --out, or start again with --fresh."
         )
         _require_bf16(device, f"{out_dir}: this run began in bf16-mixed, which", fix)
     return begun

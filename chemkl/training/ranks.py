@@ -304,6 +304,6 @@ def _lost(children: Sequence[_Child]) -> str:
         who = f"process {rank} of this run {how}"
         break
     return (
-        f"{who}, so this one ends too. Its messages, if any, stand above. The same command "
+        f"{who}, so this one ends too. Its messages, if any, are above. The same command "
         "continues from the last checkpoint."
     )

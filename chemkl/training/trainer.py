@@ -450,7 +450,7 @@ def last_checkpoint(out_dir: Path) -> Path | None:
     path = out_dir / LAST_CHECKPOINT
     if not path.exists():
         return None
-    check_seal(path, "Delete it to begin the run anew, or put back a good copy.")
+    check_seal(path, "Delete it to start the run again, or restore a good copy.")
     try:
         # tensors stay on the disk, and only tensors and plain values are unpickled
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -460,8 +460,8 @@ def last_checkpoint(out_dir: Path) -> Path | None:
         problem = (str(error) or type(error).__name__).split("\n", maxsplit=1)[0]
     if problem:
         raise InputError(
-            f"{path}: not a usable checkpoint ({problem}). Delete it to begin the run anew, or "
-            f"put back a good copy."
+            f"{path}: not a usable checkpoint ({problem}). Delete it to start the run again, or "
+            f"restore a good copy."
         )
     check_weights(_tensors(saved["state_dict"]), str(path))
     moments = _tensors(saved["optimizer_states"], "of the optimiser")

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -302,7 +303,10 @@ def test_rewards_of_a_text_file(scored):
         (["CCO,a,0.5", "CCN,b,high", 'CCC,c,"0,5"'], "line 3 holds 'high', line 4 holds '0"),
         ([f"CCO,a,{n}?" for n in range(8)], r"line 6 holds '4\?', and 3 more\. Correct them, name"),
         *(
-            (["CCO,a,0", "CCN,b,1", "CCC,c,nan", f"CO,d,{cell}"], f"line 5 holds '{cell}'. ")
+            (
+                ["CCO,a,0", "CCN,b,1", "CCC,c,nan", f"CO,d,{cell}"],
+                rf"line 5 holds '{re.escape(cell)}'\. ",
+            )
             for cell in ("1.01", "-0.1", "inf", "-inf", "true", "0.5 0.6")
         ),
     ],

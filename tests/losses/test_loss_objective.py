@@ -194,7 +194,7 @@ UNIT = {"reward_range": (0.0, 1.0)}
         (from_config(estimator="rloo"), "the keys target, estimator and shaper, got .'estimator'."),
         (from_config(target=GIBBS, shapers="ips"), "and shaper, got .'shapers', 'target'."),
         (from_config(target=GIBBS, shaper="none"), r"shaper 'none' is not known\. Known: "),
-        (from_config(target={"beta": 1.0}), "kind is missing beside beta"),
+        (from_config(target={"beta": 1.0}), r"kind is missing \(got beta\)"),
         # every problem of a combination, a line each
         (build("filter", tau=1.5, shaper="set_diversity", **UNIT),
          r"tau is 1\.5, but no reward is above 1.*\n.*cannot be used with the target 'filter'.*$"),

@@ -63,7 +63,7 @@ def test_two_classes_of_molecules_are_two_clusters_on_the_same_axes(runs):
     assert (np.ptp(points, axis=0) > np.array([WIDTH, HEIGHT]) * 0.9 - 1).any()
     # 15 of 30 have each scaffold; of two equal ones the first counts
     assert (ringed(both) == hits(both)[:15]).all()
-    assert "the 15 with the largest scaffold, c1ccccc1 (50\N{NO-BREAK SPACE}%)" in both.note
+    assert "scaffold, c1ccccc1, which 15 of all hits have (50\N{NO-BREAK SPACE}%)" in both.note
     share = re.search(r"the axes explain ([\d.]+)\N{NO-BREAK SPACE}% of", first.note)
     assert 0 < float(share[1]) < 100
 
@@ -74,7 +74,8 @@ def test_at_most_n_points_are_drawn_by_the_seed(runs):
     assert first == again != different
     first, amides, *_ = panels(runs, n=6)
     assert (len(hits(amides)), len(background(first))) == (6, 6)
-    assert "15 hits (R ≥ 0.8), 6 of them chosen at random." in amides.note
+    assert "15 hits (R ≥ 0.8), 6 of them chosen at random. Rings mark those" in amides.note
+    assert "which 15 of all hits have" in amides.note
     assert "chosen at random" not in panels(runs)[1].note
 
 

@@ -135,7 +135,7 @@ LATER = {"format": "chemkl-manifest-2", "new": 1, "versions": {"chemkl": "9.9"}}
         ('["a"]', r"not a chemkl manifest \("),
         (
             json.dumps(LATER),
-            rf"not .* that version {__version__} can read; version 9.9 wrote it \(",
+            rf"not .* that version {__version__} can read; version 9.9 wrote it \(format: ",
         ),
     ],
 )

@@ -33,7 +33,7 @@ THREE_FOUR_SIX = "C1CC1C1CCC1c1ccccc1"
 MOLECULES = [
     *(ASPIRIN, CELECOXIB, HALOPERIDOL, "C[C@H]1CC[C@@H](O)C1=O", "C[N+](C)(C)CC(=O)[O-]"),
     *("O=S(=O)(O)c1ccccc1.[Na+]", "C", "C" * 300, "[CH3]", HEAVY_WATER),
-    "C1CC2(C1)CC1CC2CCCCCC1",  # spiro, bridged, macrocycle
+    "C1CC2(C1)CC1CC2CCCCCCC1",  # spiro, bridged, macrocycle
 ]
 
 

@@ -176,7 +176,7 @@ BAD = [
      r"generator\.fragments\.0: \*CC: 1 fragment, not a pair; give two, as in \[\*c1ccccc1, "),
     ({"kind": "analogues", "molecules": ["C1CC"]},
      r"generator\.molecules\.0: molecule 'C1CC': not parsable: unclosed ring 1 opened at"),
-    ({"kind": "decorate", "scaffolds": ["*CC", "*CC"]}, r"scaffolds\.1: \*CC stands twice"),
+    ({"kind": "decorate", "scaffolds": ["*CC", "*CC"]}, r"scaffolds\.1: \*CC is given twice"),
     ({"kind": "analogues", "molecules": ["C" * n for n in range(2, 12)]},
      r"batch_size: 16 rows for 10 parts of a step: .* Take 20 or more, or set generator\.per"),
     ({"kind": "analogues", "molecules": ["CCO"], "keep": [0.9, 0.5]},

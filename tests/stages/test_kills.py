@@ -1,6 +1,8 @@
 """Runs that are killed or stopped by a signal end, bit for bit, as undisturbed ones."""
 
+import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from small_runs import (
     EXPLORES,
     RUNNING,
     SILENT,
+    TAGGED,
     TINY,
     checkpoint_of,
     manifest_of,
@@ -184,6 +187,53 @@ def test_a_killed_run_ends_as_the_undisturbed_one(forks, whole, tmp_path, name, 
     check_kill(forks, stage, config, tmp_path / "run", moment, undisturbed, same)
 
 
+RUN_IT = """
+import json, sys
+from chemkl.stages.registry import STAGES
+if __name__ == "__main__":
+    STAGES[sys.argv[1]].run(json.loads(sys.argv[2]), sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["posttrain", "pretrain", "pretrain_llm"])
+def test_a_run_killed_at_random_again_and_again_ends_as_the_undisturbed_one(
+    stage, tiny_prior, tmp_path
+):
+    longer = {"epochs": 4, "checkpoint_every": 3, "randomise": True}
+    config = {
+        "posttrain": CONFIG
+        | RUNNING
+        | {"prior": str(tiny_prior), "budget": 900, "max_samples": 4000, "learning_rate": 1e-3}
+        | {"callbacks": SILENT | {"checkpoint_every": 4}},
+        "pretrain": TINY | longer,
+        "pretrain_llm": TAGGED | longer,
+    }[stage]
+    command = [sys.executable, "-c", RUN_IT, stage, json.dumps(config)]
+    whole, out, kills = tmp_path / "whole", tmp_path / "killed", 0
+    subprocess.run([*command, str(whole)], check=True, capture_output=True)
+    for longest in (0.5, 1, 2, 3, 4, 5):
+        n_starts = count_starts(out)
+        process = subprocess.Popen([*command, str(out)], stderr=subprocess.DEVNULL)
+        while process.poll() is None and count_starts(out) == n_starts:
+            time.sleep(0.01)  # until this process has claimed the folder
+        time.sleep(random.uniform(0, longest))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills >= (3 if stage == "posttrain" else 1)  # the others are short
+    subprocess.run([*command, str(out)], check=True, capture_output=True)
+    same_run(whole, out, but=() if stage == "posttrain" else ("train/", "lr-"))
+    names = [sorted(path.name for path in (run / "checkpoints").iterdir()) for run in (whole, out)]
+    assert names[0] == names[1]
+
+
+def count_starts(out):
+    """Count how often a run was started or resumed."""
+    return 1 + len(Manifest.load(out).resumed) if (out / "manifest.json").exists() else 0
+
+
 # ---- signals that stop a run
 
 CODES = {"SIGTERM": 143, "SIGHUP": 129, "SIGUSR1": 138}
@@ -323,7 +373,7 @@ def test_a_pipeline_is_stopped_before_its_first_job(
     monkeypatch.setattr(stage, "plan_pipeline", plan)
     assert chemkl("run", pipeline) == 129
     assert capsys.readouterr().err == (
-        "interrupted: no job has begun; the same command begins anew.\n"
+        "interrupted: no job has begun; the same command starts again.\n"
     )
     assert not (tmp_path / "runs").exists()
 

@@ -269,12 +269,11 @@ def test_a_seed_that_cannot_be_read_is_one_clear_error(seeded, refusal, text, op
 def test_check_names_the_line_of_the_seed(seeded, tmp_path, chemkl, capsys):
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(seeded("SMILES\nC1CC\n")))
-    number = 1 + next(
-        n for n, line in enumerate(file.read_text().splitlines()) if "seed.csv" in line
-    )
+    lines = file.read_text().splitlines()
+    number = next(n for n, line in enumerate(lines) if "seed.csv" in line)
     assert chemkl("check", file, "--stage", "posttrain") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{file}:{number - 1}: ")
+    assert line.startswith(f"{file}:{number}: ")
     assert "seed.csv: line 2: no molecule" in line
 
 

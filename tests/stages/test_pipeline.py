@@ -124,7 +124,7 @@ def test_ctrl_c_says_what_is_saved(stages, capsys):
     STAGES["posttrain"] = fake
     fake.behaviour["raise"] = {"mara": KeyboardInterrupt()}
     for message in (
-        "no checkpoint had been written yet; the same command begins anew.",
+        "no checkpoint had been written yet; the same command starts again.",
         "runs/demo/mara keeps everything up to the last checkpoint; the same command continues "
         "from there.",
     ):
@@ -276,7 +276,10 @@ def test_only_takes_an_entry_a_job_or_a_stage_and_index_one_of_them(stages):
         ({"only": "mra"}, "mra: the pipeline has no such entry, job or stage; did you mean 'mara'"),
         ({"only": "plain", "index": 2}, "--index 2: there are 2 jobs of plain, 0 to 1"),
         ({"index": -1}, "--index -1: there are 4 jobs, 0 to 3"),
-        ({"only": "evaluate"}, r"evaluate: reads .*plain-seed=0, which is not complete; first"),
+        (
+            {"only": "evaluate"},
+            r"evaluate: reads .*plain-seed=0, which is not complete; first run it: --",
+        ),
     ],
 )
 def test_choices_that_cannot_be_run(stages, settings, problem):

@@ -364,13 +364,13 @@ def test_other_kinds_of_run_resume_exactly(config, tmp_path, monkeypatch, change
     same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_a_run_killed_before_its_first_checkpoint_says_that_it_begins_anew(
+def test_a_run_killed_before_its_first_checkpoint_says_that_it_starts_again(
     config, tmp_path, monkeypatch, capsys
 ):
     run_and_kill(monkeypatch, killed_at_step(1), config | {"budget": 30}, tmp_path)
-    assert "anew" not in capsys.readouterr().err
+    assert "starts again" not in capsys.readouterr().err
     posttrain.run(config | {"budget": 30}, tmp_path)
-    line = f"{tmp_path}: begins anew: there is no checkpoint to resume from\n"
+    line = f"{tmp_path}: starts again: there is no checkpoint to resume from\n"
     assert capsys.readouterr().err.count(line) == 1
 
 

@@ -122,7 +122,7 @@ def test_a_finished_folder_is_skipped_with_a_line(stage, config_of, output_of, p
     capsys.readouterr()
     again = STAGES[stage].run(config_of(stage), folder)
     output = capsys.readouterr()
-    assert output.err == f"{folder}: complete, skipped; --fresh makes it anew\n"
+    assert output.err == f"{folder}: complete, skipped; --fresh repeats it\n"
     assert output.out == ""
     assert state(folder) == before
     assert state(place) == inputs
@@ -186,7 +186,7 @@ def test_no_part_of_a_trace_may_be_damaged_but_the_last_checkpoint_gone(config_o
     (copy / LAST).unlink()
     capsys.readouterr()
     STAGES["posttrain"].run(config, copy)
-    assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh makes it anew\n"
+    assert capsys.readouterr().err == f"{copy}: complete, skipped; --fresh repeats it\n"
 
 
 def test_pretraining_cannot_be_made_longer(config_of, output_of):
@@ -259,7 +259,7 @@ def test_a_new_stage_is_a_file_and_a_row(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "said na\n"
     assert Manifest.load(out).results == {"letters": 4}
     assert say.run({"text": "na"}, out) == "nana"
-    assert capsys.readouterr() == ("", f"{out}: complete, skipped; --fresh makes it anew\n")
+    assert capsys.readouterr() == ("", f"{out}: complete, skipped; --fresh repeats it\n")
     (out / "said.txt").unlink()
     assert say.run({"text": "na"}, out) == "nana"
     with pytest.raises(InputError, match="times: 2 in the folder, 3 in the new config"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_truncated_rows_are_marked(config, tmp_path, tiny_prior):
     assert tokens == pytest.approx(rows["n_tokens"].mean())
     assert results["operations_a_molecule"] == pytest.approx(short.operations(1) * tokens)
     assert results["molecules_a_processor_second"] > 0
+
+
+def test_again_into_the_same_folder_gives_the_same_file(config, sampled, tmp_path):
+    folder = shutil.copytree(sampled.parent, tmp_path / "copy")
+    (folder / ".samples.parquet.tmp").write_bytes(b"left by a kill")
+    (folder / "samples.parquet").unlink()
+    assert sample.run(config, folder).read_bytes() == sampled.read_bytes()
+    assert not (folder / ".samples.parquet.tmp").exists()
 
 
 def test_the_seed_decides_and_more_samples_begin_with_the_same_ones(config, sampled, tmp_path):

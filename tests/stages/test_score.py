@@ -263,7 +263,7 @@ def test_an_existing_table_is_kept_without_fresh(chemkl, capsys, name):
     capsys.readouterr()
     assert chemkl(*call) == 0
     assert capsys.readouterr() == (
-        f"output: {name}\n", f"{name}: complete, skipped; --fresh makes it anew\n"
+        f"output: {name}\n", f"{name}: complete, skipped; --fresh repeats it\n"
     )  # fmt: skip
     assert chemkl(*call, "batch_size=1") == 2
     assert f"{name}: exists, and was not made of this file with these" in capsys.readouterr().err

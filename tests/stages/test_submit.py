@@ -156,7 +156,9 @@ def test_a_damaged_record_is_one_line_and_nothing_is_submitted(
     submitted = [*Path().glob("call*")]
     capsys.readouterr()
     assert chemkl(command, "p.yaml") == 2
-    assert re.search(r"^\S+slurm.json: damaged, .*; remove it once", capsys.readouterr().err)
+    assert re.fullmatch(
+        r"\S+slurm.json: damaged, .*; remove it once the queue .*\n", capsys.readouterr().err
+    )
     assert [*Path().glob("call*")] == submitted
 
 

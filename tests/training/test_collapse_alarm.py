@@ -292,7 +292,7 @@ def test_a_stopped_run_is_complete_with_its_policy_and_its_reason(config, finish
 
     before = {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
     posttrain.run(config | STOP, out)
-    assert capsys.readouterr().err == f"{out}: complete, skipped; --fresh makes it anew\n"
+    assert capsys.readouterr().err == f"{out}: complete, skipped; --fresh repeats it\n"
     assert {p: p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()} == before
 
 

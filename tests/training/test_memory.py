@@ -218,7 +218,7 @@ def test_the_chance_of_a_sampled_row_is_that_of_its_own_tokens():
         ([1, 1, 1, 1], 2, [0.5] * 4),
     ],
 )
-def test_chances_are_proportional_to_weights_up_to_1_and_sum_to_n(weights, n, chances):
+def test_chances_are_proportional_to_weights_up_to_1(weights, n, chances):
     assert inclusion_chances(np.array(weights, dtype=float), n) == pytest.approx(chances)
 
 
