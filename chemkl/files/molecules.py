@@ -57,6 +57,8 @@ _PROPERTY = re.compile(r"^>.*<(.+)>.*\n?", re.MULTILINE)
 NO_CELL = "missing: the line has no such column"
 NULL = "missing: the cell is null"
 EMPTY = "the file is empty; expected a line for each molecule"
+CHOOSE_COLUMN = "choose one with `column`"
+"""The fix where no column, or several, could hold the SMILES."""
 HEADER_ONLY = "the file has a header but no rows; expected a row for each molecule"
 
 ENDINGS = {
@@ -290,7 +292,7 @@ def _by_name(names: Sequence[str], table: Table) -> str:
         return name
     problem = f"several columns are called {name}" if name else "no column is called smiles"
     number = ", by its number from 0" if name else ""
-    problem += f"; choose one with `column`{number}. Known: {', '.join(names)}"
+    problem += f"; {CHOOSE_COLUMN}{number}. Known: {', '.join(names)}"
     raise InputError(f"{table.place}: {problem if names else EMPTY}")
 
 

@@ -23,7 +23,7 @@ from chemkl.chem.fingerprints import Fingerprinter, FingerprintKind, build_finge
 from chemkl.chem.molecules import as_mol, parse, read_molecule
 from chemkl.chem.scaffolds import generic_scaffold, murcko_scaffold
 from chemkl.config import InputError, InputPath
-from chemkl.files.molecules import MoleculeFile
+from chemkl.files.molecules import CHOOSE_COLUMN, MoleculeFile
 from chemkl.rewards.registry import OneOrMore, Score, component, refuse
 
 
@@ -83,7 +83,7 @@ def read_references(references: Sequence[str] | None = None, file: Path | None =
             from_file = [(f"{file}:{number}", text) for number, text in lines if text]
     except InputError as error:
         fix = "rename that with the SMILES to smiles"  # there is no setting for the column
-        text = str(error).replace("say which one it is with `column`", fix)
+        text = str(error).replace(CHOOSE_COLUMN, fix)
         raise InputError(f"references_file: {text}") from None
     molecules = [(place, read_molecule(text)) for place, text in texts + from_file]
     problems = [
