@@ -579,7 +579,7 @@ def _export(
     ),
     force: Force = False,
 ) -> None:
-    """Write the distinct molecules of a run for other programs, in the order of first scoring.
+    """Write the distinct molecules of a run for other programs, in the order of their calls.
 
     With --top or --per-scaffold, the best come first.
     """

@@ -106,6 +106,12 @@ def test_an_error_of_the_stage_decides_the_exit_code(posttrain, chemkl, capsys, 
     assert (err == says) == (code != 1)
 
 
+def test_a_pipeline_given_to_a_stage_is_one_line(posttrain, chemkl, capsys):
+    Path("p.yaml").write_text("name: two\nstages: [{stage: posttrain, config: a.yaml}]\n")
+    assert chemkl("posttrain", "p.yaml") == 2
+    assert capsys.readouterr().err == "p.yaml: a pipeline; use chemkl run p.yaml\n"
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), StoppedBySignal(signal.SIGTERM)])
 def test_an_interrupted_score_says_so(chemkl, capsys, monkeypatch, stop):
     def interrupt(*_arguments, **_options):

@@ -675,6 +675,12 @@ class Draft:
         return [f"{place.text}: {line}" for place, line in zip(places, lines, strict=True)]
 
 
+def _refuse_pipeline(document: Document, model: type[BaseModel]) -> None:
+    keys = [*document.data] if isinstance(document.data, Mapping) else []
+    if {*keys} == {"name", "stages"} and "name" not in model.model_fields:
+        raise InputError(f"{document.name}: a pipeline; use chemkl run {document.name}")
+
+
 def load_config(
     model: type[Model],
     source: object,
@@ -719,6 +725,7 @@ def load_config(
             raise InputError("these are the settings of another stage.")
         source = source.model_dump()
     document = Document.of(source, "settings", None if folder is None else Path(folder), kinds)
+    _refuse_pipeline(document, model)
     problems: list[tuple[int, str]] = []
     for keys, line, first in document.repeated:
         key = ".".join(map(str, keys))

@@ -342,9 +342,9 @@ class FilterConfig(Config):
     kind: str
     """Which molecules share a bucket."""
     bucket: int = Field(25, ge=1)
-    """Number of sampled molecules per bucket that are paid; all later ones get 0. Exact even within
-    a batch, as rows are taken in order. A molecule that is sampled again counts again if `repeats`
-    is true."""
+    """Number of sampled molecules per bucket that get their reward; later ones get 0, also within a
+    batch, whose rows are taken in order. A molecule that is sampled again counts again if
+    `repeats` is true."""
     min_score: float = Field(0.4, ge=0, le=1)
     """Rewards below this are not filtered and do not fill a bucket."""
     penalty: Penalty = "step"
@@ -353,9 +353,9 @@ class FilterConfig(Config):
     floor: float = Field(0.0, ge=0, lt=1)
     """Share of the reward that is always paid, however full the bucket; 0 to less than 1."""
     repeats: bool = True
-    """Whether a molecule that has already cost a call counts and is paid like a new one. false: it
-    gets 0, whatever its reward, min_score and floor, and takes no place in a bucket; a memory still
-    replays it while its bucket is paid."""
+    """Whether a molecule that was scored before still gets its reward and counts in its bucket.
+    false: its reward is 0, whatever min_score and floor, and it does not count; a memory may still
+    replay it until its bucket is full."""
 
     @model_serializer(mode="wrap")
     def _without_defaults(
@@ -410,7 +410,7 @@ class SameSmilesFilterConfig(FilterConfig):
     kind: Literal["same_smiles"]
     """Identical canonical SMILES."""
     bucket: int = Field(1, ge=1)
-    """How often a molecule is paid when it is sampled repeatedly; later it gets 0."""
+    """How often a molecule gets its reward when it is sampled repeatedly; later it gets 0."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Refuse `repeats: false`, which would leave nothing to count."""

@@ -240,7 +240,7 @@ def _resolve_model(path: Path, info: ValidationInfo) -> Path:
     try:
         return _resolve(path, info)
     except ValueError as error:
-        names = f". No prior that comes with chemkl{did_you_mean(str(path), shipped_priors())}"
+        names = f". No included prior has this name{did_you_mean(str(path), shipped_priors())}"
         raise ValueError(f"{error}{names if str(path) == path.name else ''}") from None
 
 
@@ -316,7 +316,7 @@ def _nearest_file(file: Path, kinds: Iterable[str]) -> str:
     if shipped is not None:
         return f"did you mean {shipped!r}, which comes with chemkl?"
     where = f"looked in {folder}" if folder.is_dir() else f"there is no folder {folder}"
-    return f"{where}; nor does one come with chemkl (chemkl show configs)" if kinds else where
+    return f"{where}; no included file has this name (chemkl show configs)" if kinds else where
 
 
 # ---- data from a pipe

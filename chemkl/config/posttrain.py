@@ -179,7 +179,7 @@ class CollapseLimits(Config):
     grows with the window, so there is no universal value. null: not watched."""
     with_scaffold: float = Field(0.5, ge=0, le=1)
     """top_share and effective_scaffolds apply only while at least this share of the window has a
-    scaffold; 0 to 1. Among mostly acyclic molecules the few rings say nothing about a collapse."""
+    scaffold; 0 to 1. If most molecules are acyclic, their few scaffolds indicate no collapse."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Require at least one limit."""
@@ -317,7 +317,7 @@ class StageConfig(Config):
     keep_filter: bool = False
     """Keep the buckets of the previous stage; false: the filter starts empty."""
     learning_rate: float | None = Field(None, gt=0)
-    """Learning rate of Adam, whose moments are kept; null: as at the top level."""
+    """Learning rate of the stage, above 0; Adam keeps its moments. null: as at the top level."""
     until: TerminationConfig | None = None
     """What ends the stage, counted from its start; the step that reaches it is completed. null: the
     end of the run, for the last stage only."""
@@ -338,13 +338,13 @@ class PosttrainConfig(ObjectiveConfig):
     """KL-regularised reinforcement learning of a SMILES generator (arXiv 2510.20817)."""
 
     prior: ModelPath
-    """Model file of the reference policy pi_ref, which does not change."""
+    """The prior (pi_ref), which stays fixed: moses, chembl, or a .safetensors or .prior file."""
     agent: ModelPath | None = None
     """Model file of the policy to start from, with the prior's vocabulary; null: the prior."""
     generator: Generator | None = added_later()
     """A fixed part of all molecules: kind decorate (scaffolds), link (pairs of fragments) or
-    analogues (molecules). Each part is a group with its own anchor and baseline, and log p is that
-    of the added tokens. null: whole molecules without a fixed part."""
+    analogues (molecules). Each part is a group with its own anchor and baseline, and only the added
+    tokens count in log p. null: whole molecules without a fixed part."""
     reward: RewardSource
     """The reward of a molecule: components and aggregate, or the path of a file with them."""
     target: TargetConfig
@@ -355,8 +355,8 @@ class PosttrainConfig(ObjectiveConfig):
     divergence: js}; chemkl/losses/README.md compares them."""
     shaper: ShaperConfig | None = None
     """Adds another signal to the advantage, for estimators that have one (rloo, grpo, forward_kl,
-    f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo or ips; null: none. It moves the
-    policy off the target."""
+    f_dpg, alpha_dpg): set_diversity, differential_smoothing, ucpo, ips, entropy or rnd; null: none.
+    It moves the policy off the target."""
     diversity_filter: DiversityFilter | None = None
     """Withdraws the reward of overused scaffolds or molecules before the target is computed:
     murcko, generic, scaffold_similarity, molecule_similarity or same_smiles; null: none."""

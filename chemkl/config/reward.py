@@ -450,7 +450,7 @@ class RewardConfig(Config):
     arithmetic mean one component can compensate for another; the product penalises every imperfect
     component; the minimum counts only the worst one."""
     max_atoms: int = Field(500, ge=1, le=5000)
-    """Molecules with more explicit atoms are invalid, which keeps runaway strings cheap. 1 to
+    """Molecules with more explicit atoms are invalid, so very long strings cost little time. 1 to
     5,000, beyond which RDKit takes seconds per molecule."""
     most_failures: float = Field(0.5, ge=0, le=1, exclude=True)
     """A component that fails on more than this share of at least 100 molecules ends the run with

@@ -652,7 +652,7 @@ def page(
         "*: the target of this config. top: share of the largest Bemis-Murcko scaffold, with its "
         "standard error; eff.: exp of the entropy over scaffolds; hits, >=: share with R >= tau; "
         "KL: to the prior, nats; ESS: effective sample size; bonus: what MARA adds to R on hits. "
-        f"{UNTRUSTED}: unreliable, ESS below {min_ess:g} or a target of hits without a hit."
+        f"{UNTRUSTED}: unreliable, ESS below {min_ess:g} or no sample is a hit."
         f"{runs_legend} A crossover of two families is reported if the standard error of its sigma "
         "is below half of sigma and each family has an ESS of at least "
         f"{FAMILY_ESS}; this needs fewer samples than shares do."

@@ -345,7 +345,7 @@ def f_dpg(
         divergence: kl covers the target, reverse_kl is that of rloo, js (Jensen-Shannon) and tv
             (total variation) lie between; all but reverse_kl accept the target filter.
         decay: weight of the past in the running estimate of the target's mass; 0: this batch alone.
-        clip: nats: bound of exp() for rows that the policy makes far too rare.
+        clip: nats: bound of exp() for rows to which the policy gives far too low a probability.
 
     Metrics: advantage_std; log_z, the mean over the rows.
     """

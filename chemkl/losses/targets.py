@@ -321,8 +321,8 @@ class Mara(Target):
             or a batch of zeros would consist of hits. Fewer than 2 hits: plain gibbs for that
             batch.
         alpha: how flat the hits are: the log prior of a hit is moved by this share towards the
-            anchor's. 1 is the paper; less favours long, odd molecules less.
-        cap: no hit is lifted by more than so many nats; null: no cap, as in the paper.
+            anchor's. 1 is the paper; below 1, long and unusual molecules gain less.
+        cap: largest gain of a hit in log density, nats; null: no cap, as in the paper.
         reward_on_hits: reward of hits in the target: the anchor's (the paper; ranking above tau is
             lost), the molecule's own, or tau.
         anchor: the hit of the batch that is likeliest under the prior (batch, the paper), or a high

@@ -292,7 +292,7 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
                 code = f"it holds {name}, which could run code"
                 problem = f"refused: {code if name else 'not a torch file, or cut short'}"
         except Exception as error:  # noqa: BLE001 - torch raises exceptions of many kinds
-            state = f"damaged, or cut short ({type(error).__name__})"
+            state = f"damaged or incomplete ({type(error).__name__})"
             problem = f"{state if path.stat().st_size else 'empty'}: download it again"
     missing = [key for key in _KEYS if not isinstance(content, Mapping) or key not in content]
     if missing:

@@ -304,6 +304,7 @@ def outcome_of(trace: pd.DataFrame, manifest: Mapping[str, Any]) -> Outcome:
         hits = rows.loc[rows["hit"].astype(bool), identity_columns(trace)]
         n = len(hits.drop_duplicates())
         by = f"at or above the quantile {target.get('tau_quantile') or 0:g} of their batch"
+        by += " and its replayed rows" if config.get("memory") else ""
         if moves:
             by = f"R >= tau of their step, at last {trace['tau'].iloc[-1]:.4g}"
     if by and "final_reward" in trace:

@@ -166,7 +166,8 @@ def no_trace(run_dir: Path, contents: str = "") -> str:
     """Return the message for a folder without a trace."""
     return (
         f"{run_dir}: no parts (part-*.parquet) in '{FOLDER}/', so there is no trace to read."
-        f"{contents} Give the folder of a posttrain run that has written its first part."
+        f"{contents} Give the folder of a posttrain run; a run that ended before its first "
+        "checkpoint has no molecules yet: repeat its command."
     )
 
 

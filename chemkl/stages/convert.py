@@ -17,7 +17,7 @@ from chemkl.chem.molecules import silenced
 from chemkl.config import InputError
 from chemkl.config.loading import Document, dump
 from chemkl.config.paths import model_file, shipped_root
-from chemkl.display import Column, facts, say, table
+from chemkl.display import Column, counted, facts, say, table
 from chemkl.peers import Notes, read_config, translate
 from chemkl.policies import load_policy, read_header
 from chemkl.policies.checkpoint import convert_reinvent
@@ -113,8 +113,8 @@ def _convert_config(source: Path, target: Path, *, lenient: bool) -> str:
     if notes.gaps and not lenient:
         problems += [
             *notes.gaps,
-            f"{source}: {len(notes.gaps)} settings without a counterpart in chemkl: remove them, "
-            "or let --lenient leave them out",
+            f"{source}: {counted(len(notes.gaps), 'setting')} without a counterpart in chemkl: "
+            "remove them, or let --lenient leave them out",
         ]
     InputError.refuse(problems)
     for job in jobs:
@@ -203,7 +203,7 @@ def _convert_model(source: Path, target: Path) -> str:
         policy = as_reinvents(policy, target)
         say("fitting the embedding of the end token takes a minute or more")
         nats = write_reinvent(policy, target, metadata=metadata)
-        padding = f"; {PADDING} end tokens behind a molecule cost {nats:.2f} nats on average"
+        padding = f"; padding with {PADDING} end tokens changes log p by {nats:.2f} nats on average"
     return f"{_parameters(policy):,} parameters, {len(policy.vocabulary)} tokens{padding}"
 
 

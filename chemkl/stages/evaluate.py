@@ -122,7 +122,7 @@ def _evaluate_molecules(config: EvaluateConfig, start: Start) -> None:
                 say(run.note)
             source = None if folder is None else Manifest.load(folder)
             if source is not None and source.status != "complete":
-                say(f"{run.name}: not finished ({source.status}); its numbers are those so far")
+                say(f"{run.name}: not complete; its numbers are those so far")
             summaries[run.name] = metrics.nested(run_rows[TABLE])
             if folder is not None and config.into_runs:
                 _write_tables(folder / IN_RUN, run_rows, to_make)

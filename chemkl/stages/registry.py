@@ -259,7 +259,7 @@ _ROWS = (
     Stage(
         "posttrain",
         "chemkl.config.posttrain:PosttrainConfig",
-        "Steer a prior toward molecules with a high reward; keep every molecule it proposes.",
+        "Train a prior toward molecules with a high reward; record every molecule.",
         outputs=_files(
             f"{POLICY} {LAST} logs/* trace/part-*.parquet evaluation/diversity.parquet "
             "evaluation/metrics.json"

@@ -143,7 +143,7 @@ def check_folder(
     if report is not None and manifest.status == "complete" and changed:
         before = " and ".join(f"a {key} of {_number(manifest.config.get(key))}" for key in changed)
         now = " and ".join(_number(plain[key]) for key in changed)
-        report(f"{out}: was complete with {before}; goes on to {now}")
+        report(f"{out}: was complete with {before}; continues to {now}")
 
 
 def _number(limit: int | None) -> str:

@@ -34,7 +34,7 @@ COLUMNS = (
     Column("why", "why"),
 )
 
-KILLED = "killed, or its lock is not visible here; the same command continues"
+KILLED = "stopped without an end (killed, or running on another machine); repeat the command"
 """Said of an unfinished run without a process."""
 
 

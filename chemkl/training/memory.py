@@ -399,7 +399,7 @@ def _parse_seeds(seed: MemorySeed) -> tuple[dict[str, Seed], list[str], list[str
             reason = line.reason or molecule.reason
             problems.append(f"line {line.number}: no molecule ({reason})")
         elif seed.reward is not None and not 0 <= reward <= 1:
-            what = f"{seed.reward} is {value!r}, no number from 0 to 1"
+            what = f"{seed.reward} is {value!r}, not a number from 0 to 1"
             problems.append(f"line {line.number}: {what}")
         else:
             stated = None if seed.reward is None else reward

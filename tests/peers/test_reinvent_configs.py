@@ -305,7 +305,7 @@ def test_settings_without_a_counterpart_are_refused_or_listed(
     first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("in.toml:")
     assert note in first
-    assert second.startswith("in.toml: 1 settings without a counterpart in chemkl: ")
+    assert second.startswith("in.toml: 1 setting without a counterpart in chemkl: ")
     assert "remove them, or let --lenient leave them out" in second
     assert not Path("out.yaml").exists()
     assert chemkl("convert", "in.toml", "out.yaml", "--lenient") == 0

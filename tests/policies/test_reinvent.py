@@ -235,9 +235,9 @@ def test_what_does_not_fit_is_named(tmp_path, change, says):
     [
         (b"", "empty: download it again"),
         (b"CCO\n", "refused: not a torch file, or cut short"),
-        (b"PK\x03\x04 no zip", r"damaged, or cut short \(\w+\): download it again"),
-        (100, r"damaged, or cut short \(\w+\): download it again"),
-        (-100, r"damaged, or cut short \(\w+\): download it again"),
+        (b"PK\x03\x04 no zip", r"damaged or incomplete \(\w+\): download it again"),
+        (100, r"damaged or incomplete \(\w+\): download it again"),
+        (-100, r"damaged or incomplete \(\w+\): download it again"),
     ],
 )
 def test_another_file_is_refused(tmp_path, content, says):

@@ -75,7 +75,7 @@ def test_a_model_is_the_same_after_conversion_and_back(model, tmp_path):
     there, back = tmp_path / "model.prior", tmp_path / "back.safetensors"
     to, _, padding = convert(model, there).partition("; ")
     assert to == convert(there, back)
-    assert re.fullmatch(r"90 end tokens behind a molecule cost \d+\.\d\d nats .*", padding)
+    assert re.fullmatch(r"padding with 90 end tokens changes log p by \d+\.\d\d nats .*", padding)
     expected = load_policy(model)
     n = sum(weight.numel() for weight in expected.parameters())
     for path in (model, there, back):
@@ -156,7 +156,7 @@ def test_an_existing_file_stays_without_force(model, tmp_path, capsys, chemkl, m
 @pytest.mark.parametrize(
     ("source", "target", "says"),
     [
-        ("damaged.prior", "a.safetensors", "damaged.prior: damaged, or cut short"),
+        ("damaged.prior", "a.safetensors", "damaged.prior: damaged or incomplete"),
         ("text.safetensors", "a.prior", "not a readable safetensors file"),
         ("mol2mol.prior", "a.safetensors", "a model of type 'Mol2Mol'; expected 'Reinvent'"),
         ("nowhere.prior", "a.safetensors", "nowhere.prior: no such model file"),

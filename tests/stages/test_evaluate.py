@@ -52,8 +52,8 @@ def test_several_runs_by_a_pattern(runs, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out.count("b_good") == 5
     assert "Hits: R >= 0.9" in out
-    assert [line for line in err.splitlines() if "not finished" in line] == [
-        "a_poor: not finished (interrupted); its numbers are those so far"
+    assert [line for line in err.splitlines() if "not complete" in line] == [
+        "a_poor: not complete; its numbers are those so far"
     ]
     # each run also gets its own table
     expected = runs / "b_good" / "evaluation"

@@ -253,7 +253,7 @@ def test_seeds_without_rewards_cost_a_call_each(seeded, tmp_path, monkeypatch, c
     ("text", "options", "says"),
     [
         ("SMILES\nCCO\nC1CC\nCCN\n", {}, "seed.csv: line 3: no molecule (not parsable"),
-        ("SMILES,a\nCCO,\nCCN,2\n", {"reward": "a"}, "line 2: a is '', no number from 0 to 1; "),
+        ("SMILES,a\nCCO,\nCCN,2\n", {"reward": "a"}, "line 2: a is '', not a number from 0 to 1; "),
         ("SMILES,a\nCCO,1\n", {"reward": "b"}, "b"),
         ("SMILES,a\nCCO,1\n", {"reward": ""}, "seed.csv: no column ''"),
         ("SMILES,a\nCCO,1\n", {"column": -2}, "seed.csv: no column -2: columns are counted from 0"),

@@ -518,7 +518,7 @@ def test_a_run_can_be_made_longer_again_and_again(config, tmp_path, run_of, caps
     budgets = [(before["budget"], before["results"]["calls"]) for before in extended]
     assert budgets == [(40, 40), (60, 60), (61, 61)]
     start = f"{tmp_path}: was complete with a budget of"
-    pairs = ("40; goes on to 60", "60; goes on to 61", "61; goes on to 100")
+    pairs = ("40; continues to 60", "60; continues to 61", "61; continues to 100")
     assert [line for line in lines if line.startswith(start)] == [f"{start} {p}" for p in pairs]
     posttrain.run(config | {"budget": 100}, tmp_path)
     assert "complete, skipped" in capsys.readouterr().err

@@ -160,7 +160,11 @@ def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
 @pytest.mark.parametrize(
     ("status", "ended_by", "says"),
     [
-        ("running", "budget", "killed, or its lock is not visible here; the same command"),
+        (
+            "running",
+            "budget",
+            "stopped without an end (killed, or running on another machine); repeat",
+        ),
         ("interrupted", "KeyboardInterrupt", "interrupted: KeyboardInt"),
         ("failed", "ValueError: [x] \n y", "failed: ValueError: [x]"),
     ],

@@ -218,7 +218,7 @@ def test_the_table_of_a_pipeline(pipeline, chemkl, capsys, write_run):
     assert (rows["corpus-seed=1"].state, rows["corpus-seed=1"].why) == (
         "failed", "ValueError: no molecule",
     )  # fmt: skip
-    assert rows["corpus-seed=2"].why.startswith("killed, or its lock is not visible here")
+    assert rows["corpus-seed=2"].why.startswith("stopped without an end (killed")
     assert (rows["corpus-seed=3"].state, rows["corpus-seed=3"].why) == ("running", "")
     assert rows["one"].why == "for corpus-seed=2"
     assert chemkl("status", "p.yaml", out / "corpus-seed=0", out) == 0
