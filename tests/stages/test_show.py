@@ -163,7 +163,7 @@ def test_a_long_smiles_is_folded_and_kept_whole(tmp_path, write_run):
         (
             "running",
             "budget",
-            "stopped without an end (killed, or running on another machine); repeat",
+            "stopped without an end (killed, or running",
         ),
         ("interrupted", "KeyboardInterrupt", "interrupted: KeyboardInt"),
         ("failed", "ValueError: [x] \n y", "failed: ValueError: [x]"),
