@@ -234,7 +234,7 @@ earlier job counts as existing."""
 
 def _resolve_model(path: Path, info: ValidationInfo) -> Path:
     prior = model_file(path)
-    is_a_file = any(place.is_file() for place in candidate_paths(path, info.context or {}))
+    is_a_file = any(os.path.isfile(place) for place in candidate_paths(path, info.context or {}))
     if prior != path and not is_a_file:
         return prior
     try:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from chemkl.config import Config, InputError, InputPath, load_config
 from chemkl.config.base import by_kind
+from chemkl.config.evaluate import ForecastConfig
 from chemkl.config.loading import Override
 
 
@@ -379,6 +380,7 @@ def test_the_output_of_an_earlier_job_counts_as_existing(places):
 
 
 DEVICE = "a device, not a file or a folder: "
+REWARDED = {"reward": {"components": [{"kind": "qed"}]}, "target": "gibbs"}
 
 
 @pytest.mark.parametrize(
@@ -391,6 +393,8 @@ DEVICE = "a device, not a file or a folder: "
 def test_paths_that_are_no_files_are_problems_like_others(path, message):
     (line,) = problems_of({"prior": path})
     assert line.startswith(f"settings: prior: {message}")
+    lines = problems_of(REWARDED | {"prior": path}, model=ForecastConfig)  # may be a prior's name
+    assert lines[0].startswith(f"settings: prior: {message}")
 
 
 def test_relative_files_are_named_as_the_user_wrote_them(places):
